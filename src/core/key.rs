@@ -1,0 +1,57 @@
+//! What names a business event, and what says whether two events of one name are the same.
+//!
+//! The **ledger key** is (source, detail-type, idempotency key): one request's key is commonly copied into several
+//! event types. It is kept as a hash of fixed size, so that a ledger of a billion entries stays affordable.
+//! The **payload hash** is computed once, at the region where the event was published, and travels in the stamp.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The first 16 bytes of SHA-256 over (source, detail-type, idempotency key), each length-prefixed.
+///
+/// 128 bits: the chance that any two of 10^12 keys collide is below 2^-49 (birthday bound), and finding a collision on
+/// purpose costs 2^64 hashes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct KeyHash(pub [u8; 16]);
+
+impl KeyHash {
+    pub fn of(source: &str, detail_type: &str, key: &str) -> Self {
+        let mut hasher = Sha256::new();
+        for part in [source, detail_type, key] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let digest = hasher.finalize();
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest[..16]);
+        KeyHash(short)
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+/// SHA-256 of an event's source, detail-type and canonical detail, without stamp and claim-check references.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PayloadHash(pub [u8; 32]);
+
+impl fmt::Debug for PayloadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Display for PayloadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}

@@ -1,0 +1,3 @@
+//! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
+
+pub mod core;
