@@ -1,3 +1,6 @@
 //! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
 
 pub mod core;
+
+pub mod embedded;
+pub mod ports;

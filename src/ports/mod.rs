@@ -1,0 +1,4 @@
+//! What an adapter promises. Every adapter of a port runs the port's conformance suite.
+
+pub mod clock;
+pub mod disk;
