@@ -1,6 +1,26 @@
 //! An event: as a draft before the hub took it, as a record in the log and on the wire, as an envelope for readers.
+//!
+//! A [`Record`] is one contiguous run of bytes. What a producer wrote (key, source, detail-type, resources, detail) is
+//! kept as its text in one piece, the *portable part*: a link passes it on without looking inside, and the receiving
+//! hub copies it behind a header of its own. Only readers turn a record into JSON.
+//!
+//! ```text
+//! header (160 bytes, little endian) | portable part: key source detail-type resources detail | provenance: origin id account
+//! ```
 
-use super::{key::PayloadHash, time::Timestamp};
+use bytes::{BufMut, Bytes};
+
+use super::{
+    key::{KeyHash, PayloadHash},
+    position::{EventId, Incarnation, Position},
+    time::Timestamp,
+};
+
+/// The account of an embedded region, which has none: EventBridge's envelope wants twelve digits.
+pub const EMBEDDED_ACCOUNT: &str = "000000000000";
+
+/// Events of this source are hubweave's own (heartbeats, deltas, digests): exempt from link patterns.
+pub const RESERVED_SOURCE: &str = "hubweave";
 
 /// A validated publish of a local service, before the hub gave it an offset and an id.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,4 +37,499 @@ pub struct Draft {
     pub payload_hash: PayloadHash,
     /// A stamp was found in `detail` and taken out (inherited from a received event, or forged).
     pub stamp_stripped: bool,
+}
+
+/// The fixed part of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Position in the log of the hub that holds this record. Starts at 1, has no gaps.
+    pub offset: u64,
+    /// When that hub accepted it. Never decreases along a log.
+    pub accepted: Timestamp,
+    /// The producer's time.
+    pub time: Timestamp,
+    /// Hybrid logical time at the origin.
+    pub hlc: Timestamp,
+    /// Where the event stands in its origin's log; for a local record the incarnation and the own offset.
+    pub origin: Position,
+    pub key_hash: KeyHash,
+    pub payload_hash: PayloadHash,
+    /// How many services' events this hub had accepted up to and with this record, remote and reserved ones left out.
+    /// Differences between two records of one log give a backlog without a scan.
+    pub local_events: u64,
+    /// The same, in bytes of records.
+    pub local_bytes: u64,
+    /// How many links the event has crossed.
+    pub hops: u8,
+    flags: u8,
+}
+
+const REMOTE: u8 = 1;
+const RESERVED: u8 = 2;
+const REPAIRED: u8 = 4;
+
+/// Bytes of the fixed part with its seven lengths.
+pub const HEADER_BYTES: usize = 160;
+
+impl Header {
+    /// The event came over a link: it carries a stamp and is not sent on.
+    pub fn is_remote(&self) -> bool {
+        self.flags & REMOTE != 0
+    }
+
+    /// The event's source is [`RESERVED_SOURCE`].
+    pub fn is_reserved(&self) -> bool {
+        self.flags & RESERVED != 0
+    }
+
+    /// The event came in a repair stream, from a region that is not its origin.
+    pub fn is_repaired(&self) -> bool {
+        self.flags & REPAIRED != 0
+    }
+
+    /// A service of this region published the event.
+    pub fn is_local_business(&self) -> bool {
+        self.flags & (REMOTE | RESERVED) == 0
+    }
+}
+
+/// A record that is malformed. Over a wire it is the peer's fault; in the log it is corruption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed event record: {0}")]
+pub struct Malformed(&'static str);
+
+/// One event as bytes, checked when it is built from them. Cloning is cheap.
+#[derive(Clone, PartialEq)]
+pub struct Record {
+    pub header: Header,
+    raw: Bytes,
+    /// Ends of key, source, detail-type, resources, detail, origin, origin id, account within `raw`.
+    ends: [u32; 8],
+}
+
+impl Record {
+    /// Reads a record. Nothing is copied.
+    ///
+    /// # Errors
+    /// Lengths that do not add up, text that is not UTF-8. The detail's JSON is not parsed: its hub did that.
+    pub fn parse(raw: Bytes) -> Result<Record, Malformed> {
+        let mut fields = Fields(raw.get(..HEADER_BYTES).ok_or(Malformed("shorter than its header"))?);
+        let flags = fields.u8();
+        let hops = fields.u8();
+        let key = u32::from(fields.u16());
+        let source = u32::from(fields.u16());
+        let detail_type = u32::from(fields.u16());
+        let resources = fields.u32();
+        let detail = fields.u32();
+        let header = Header {
+            flags,
+            hops,
+            offset: fields.u64(),
+            accepted: Timestamp(fields.u64()),
+            time: Timestamp(fields.u64()),
+            hlc: Timestamp(fields.u64()),
+            local_events: fields.u64(),
+            local_bytes: fields.u64(),
+            origin: Position { incarnation: Incarnation(fields.u64()), sequence: fields.u64() },
+            key_hash: KeyHash(fields.array()),
+            payload_hash: PayloadHash(fields.array()),
+        };
+        let origin = u32::from(fields.u16());
+        let id = u32::from(fields.u16());
+        let account = u32::from(fields.u16());
+        let mut ends = [0; 8];
+        let mut end = HEADER_BYTES as u32;
+        for (slot, length) in ends.iter_mut().zip([key, source, detail_type, resources, detail, origin, id, account]) {
+            end = end.checked_add(length).ok_or(Malformed("lengths overflow"))?;
+            *slot = end;
+        }
+        if end as usize != raw.len() {
+            return Err(Malformed("lengths do not add up"));
+        }
+        let text = std::str::from_utf8(&raw[HEADER_BYTES..]).map_err(|_| Malformed("text is not UTF-8"))?;
+        if ends.iter().any(|end| !text.is_char_boundary(*end as usize - HEADER_BYTES)) {
+            return Err(Malformed("a length splits a character"));
+        }
+        Ok(Record { header, raw, ends })
+    }
+
+    /// The record's bytes, as in the log and on the wire.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    pub fn key(&self) -> &str {
+        self.text(HEADER_BYTES, self.ends[0])
+    }
+
+    pub fn source(&self) -> &str {
+        self.text(self.ends[0] as usize, self.ends[1])
+    }
+
+    pub fn detail_type(&self) -> &str {
+        self.text(self.ends[1] as usize, self.ends[2])
+    }
+
+    /// A JSON array of strings.
+    pub fn resources_json(&self) -> &str {
+        self.text(self.ends[2] as usize, self.ends[3])
+    }
+
+    /// The detail without stamp, a JSON object.
+    pub fn detail(&self) -> &str {
+        self.text(self.ends[3] as usize, self.ends[4])
+    }
+
+    /// The origin region; `None` for a local event.
+    pub fn origin_region(&self) -> Option<&str> {
+        self.header.is_remote().then(|| self.text(self.ends[4] as usize, self.ends[5]))
+    }
+
+    /// The id that the event has at its origin.
+    pub fn origin_id(&self) -> String {
+        match self.text(self.ends[5] as usize, self.ends[6]) {
+            "" => EventId(self.header.origin).to_string(),
+            id => id.to_owned(),
+        }
+    }
+
+    /// The id that the event has in the hub that holds it; `incarnation` is the one that wrote this offset.
+    pub fn id(&self, incarnation: Incarnation) -> EventId {
+        let incarnation = if self.header.is_remote() { incarnation } else { self.header.origin.incarnation };
+        EventId(Position { incarnation, sequence: self.header.offset })
+    }
+
+    fn text(&self, start: usize, end: u32) -> &str {
+        // Checked in `parse`: boundaries and UTF-8. `unwrap_or_default` keeps a mistake here from being a panic.
+        std::str::from_utf8(&self.raw[start..end as usize]).unwrap_or_default()
+    }
+
+    /// The event as a reader of `region`'s hub sees it: EventBridge's JSON, with the stamp if it came over a link.
+    pub fn envelope_json(&self, region: &str, incarnation: Incarnation) -> String {
+        let mut out = String::with_capacity(self.raw.len() + 512);
+        out.push_str("{\"version\":\"0\",\"id\":\"");
+        out.push_str(&self.id(incarnation).to_string());
+        out.push_str("\",\"detail-type\":");
+        push_json_string(&mut out, self.detail_type());
+        out.push_str(",\"source\":");
+        push_json_string(&mut out, self.source());
+        out.push_str(",\"account\":\"");
+        out.push_str(EMBEDDED_ACCOUNT);
+        out.push_str("\",\"time\":\"");
+        out.push_str(&self.header.time.to_rfc3339());
+        out.push_str("\",\"region\":");
+        push_json_string(&mut out, region);
+        out.push_str(",\"resources\":");
+        out.push_str(self.resources_json());
+        out.push_str(",\"detail\":");
+        self.push_detail(&mut out);
+        out.push('}');
+        out
+    }
+
+    /// The detail with the stamp if there is one.
+    pub fn detail_json(&self) -> String {
+        let mut out = String::with_capacity(self.detail().len() + 512);
+        self.push_detail(&mut out);
+        out
+    }
+
+    fn push_detail(&self, out: &mut String) {
+        let detail = self.detail();
+        if !self.header.is_remote() {
+            out.push_str(detail);
+            return;
+        }
+        let open = detail.trim_end().strip_suffix('}').unwrap_or(detail).trim_end();
+        out.push_str(open);
+        if !open.ends_with('{') {
+            out.push(',');
+        }
+        out.push_str("\"hubweave\":");
+        self.push_stamp(out);
+        out.push('}');
+    }
+
+    fn push_stamp(&self, out: &mut String) {
+        out.push_str("{\"origin\":");
+        push_json_string(out, self.origin_region().unwrap_or_default());
+        out.push_str(",\"id\":");
+        push_json_string(out, &self.origin_id());
+        out.push_str(",\"account\":");
+        push_json_string(out, self.text(self.ends[6] as usize, self.ends[7]));
+        out.push_str(",\"key\":");
+        push_json_string(out, self.key());
+        out.push_str(",\"hash\":\"");
+        out.push_str(&self.header.payload_hash.to_string());
+        out.push_str("\",\"sequence\":");
+        match self.header.origin.sequence {
+            0 => out.push_str("null"),
+            sequence => out.push_str(&sequence.to_string()),
+        }
+        out.push_str(",\"time\":\"");
+        out.push_str(&self.header.hlc.to_rfc3339());
+        out.push_str("\",\"hops\":");
+        out.push_str(&self.header.hops.to_string());
+        out.push('}');
+    }
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("header", &self.header)
+            .field("key", &self.key())
+            .field("source", &self.source())
+            .field("origin", &self.origin_region())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the receiving or publishing hub decides about a record when it appends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    pub offset: u64,
+    pub accepted: Timestamp,
+    pub hlc: Timestamp,
+    pub local_events: u64,
+    pub local_bytes: u64,
+}
+
+/// Appends the record of a local publish to `out`.
+pub fn encode_local(
+    out: &mut Vec<u8>,
+    draft: &Draft,
+    key: &str,
+    key_hash: KeyHash,
+    incarnation: Incarnation,
+    at: Placement,
+) {
+    let resources = if draft.resources.is_empty() {
+        "[]".to_owned()
+    } else {
+        serde_json::to_string(&draft.resources).unwrap_or_else(|_| "[]".to_owned())
+    };
+    let header = Header {
+        flags: if draft.source == RESERVED_SOURCE { RESERVED } else { 0 },
+        hops: 0,
+        offset: at.offset,
+        accepted: at.accepted,
+        time: draft.time.unwrap_or(at.accepted),
+        hlc: at.hlc,
+        local_events: at.local_events,
+        local_bytes: at.local_bytes,
+        origin: Position { incarnation, sequence: at.offset },
+        key_hash,
+        payload_hash: draft.payload_hash,
+    };
+    let texts = [key, &draft.source, &draft.detail_type, &resources, &draft.detail];
+    let lengths = texts.map(|text| text.len() as u32);
+    put_header(out, &header, lengths, ["", "", ""]);
+    texts.iter().for_each(|text| out.put_slice(text.as_bytes()));
+}
+
+/// How many bytes [`encode_local`] will append, near enough to count a backlog in bytes.
+pub fn local_size(draft: &Draft, key: &str) -> usize {
+    HEADER_BYTES + key.len() + draft.source.len() + draft.detail_type.len() + draft.detail.len()
+}
+
+/// Appends the record of an event that arrived from `sender` to `out`: the portable part as it is, one hop more.
+///
+/// A local record of the sender's gets the sender as its origin; a remote one (repair stream) keeps its own.
+pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Placement) {
+    let from = &record.header;
+    let repaired = from.is_remote();
+    let mut flags = (from.flags & RESERVED) | REMOTE;
+    if repaired {
+        flags |= REPAIRED;
+    }
+    let header = Header {
+        flags,
+        hops: from.hops.saturating_add(1),
+        offset: at.offset,
+        accepted: at.accepted,
+        local_events: at.local_events,
+        local_bytes: at.local_bytes,
+        ..*from
+    };
+    let mut lengths = [0; 5];
+    let mut start = HEADER_BYTES as u32;
+    for (length, end) in lengths.iter_mut().zip(record.ends) {
+        *length = end - start;
+        start = end;
+    }
+    let provenance = if repaired {
+        [
+            record.text(record.ends[4] as usize, record.ends[5]),
+            record.text(record.ends[5] as usize, record.ends[6]),
+            record.text(record.ends[6] as usize, record.ends[7]),
+        ]
+    } else {
+        [sender, "", EMBEDDED_ACCOUNT]
+    };
+    put_header(out, &header, lengths, provenance);
+    out.put_slice(&record.raw[HEADER_BYTES..record.ends[4] as usize]);
+    provenance.iter().for_each(|text| out.put_slice(text.as_bytes()));
+}
+
+fn put_header(out: &mut Vec<u8>, header: &Header, portable: [u32; 5], provenance: [&str; 3]) {
+    let start = out.len();
+    out.put_u8(header.flags);
+    out.put_u8(header.hops);
+    // Ingress bounds key, source and detail-type to 1,024, 256 and 128 bytes and region names to 63.
+    for length in &portable[..3] {
+        out.put_u16_le(*length as u16);
+    }
+    for length in &portable[3..] {
+        out.put_u32_le(*length);
+    }
+    for number in [
+        header.offset,
+        header.accepted.0,
+        header.time.0,
+        header.hlc.0,
+        header.local_events,
+        header.local_bytes,
+        header.origin.incarnation.0,
+        header.origin.sequence,
+    ] {
+        out.put_u64_le(number);
+    }
+    out.put_slice(&header.key_hash.0);
+    out.put_slice(&header.payload_hash.0);
+    provenance.iter().for_each(|text| out.put_u16_le(text.len() as u16));
+    out.resize(start + HEADER_BYTES, 0);
+}
+
+/// Reads a header that was checked to be long enough.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut value = [0; N];
+        let (head, tail) = self.0.split_at(N);
+        value.copy_from_slice(head);
+        self.0 = tail;
+        value
+    }
+
+    fn u8(&mut self) -> u8 {
+        self.array::<1>()[0]
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+}
+
+fn push_json_string(out: &mut String, text: &str) {
+    match serde_json::to_string(text) {
+        Ok(json) => out.push_str(&json),
+        Err(_) => out.push_str("\"\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(detail: &str) -> Draft {
+        Draft {
+            key: Some("k-1".to_owned()),
+            source: "app.orders".to_owned(),
+            detail_type: "Order \"Placed\"".to_owned(),
+            detail: detail.to_owned(),
+            time: None,
+            resources: vec!["arn:a".to_owned()],
+            payload_hash: PayloadHash([7; 32]),
+            stamp_stripped: false,
+        }
+    }
+
+    fn placement(offset: u64) -> Placement {
+        let at = Timestamp::from_millis(1_700_000_000_000);
+        Placement { offset, accepted: at, hlc: at, local_events: offset, local_bytes: 10 }
+    }
+
+    fn local(detail: &str) -> Record {
+        let mut out = Vec::new();
+        let draft = draft(detail);
+        let key_hash = KeyHash::of(&draft.source, &draft.detail_type, "k-1");
+        encode_local(&mut out, &draft, "k-1", key_hash, Incarnation::from_random(9), placement(42));
+        Record::parse(Bytes::from(out)).unwrap()
+    }
+
+    #[test]
+    fn a_local_record_reads_back_and_has_no_stamp() {
+        let record = local(r#"{"a":1}"#);
+        assert_eq!((record.key(), record.source(), record.detail()), ("k-1", "app.orders", r#"{"a":1}"#));
+        assert!(record.header.is_local_business());
+        let envelope: serde_json::Value =
+            serde_json::from_str(&record.envelope_json("eu-central-1", Incarnation(1))).unwrap();
+        assert_eq!(envelope["detail-type"], "Order \"Placed\"");
+        assert_eq!(envelope["time"], "2023-11-14T22:13:20Z");
+        assert_eq!(envelope["detail"], serde_json::json!({"a": 1}));
+        assert_eq!(envelope["resources"], serde_json::json!(["arn:a"]));
+    }
+
+    #[test]
+    fn an_arrival_keeps_what_the_producer_wrote_and_gains_the_stamp() {
+        for detail in ["{}", " { } ", r#"{"a":1.50 , "b":"ü"}"#] {
+            let home = local(detail);
+            let mut out = Vec::new();
+            encode_arrival(&mut out, &home, "eu-central-1", placement(7));
+            let arrived = Record::parse(Bytes::from(out)).unwrap();
+            let envelope: serde_json::Value =
+                serde_json::from_str(&arrived.envelope_json("us-east-1", Incarnation::from_random(3))).unwrap();
+            let stamp = &envelope["detail"]["hubweave"];
+            assert_eq!(stamp["origin"], "eu-central-1");
+            assert_eq!(stamp["id"], home.id(Incarnation(0)).to_string());
+            assert_eq!(stamp["sequence"], 42);
+            assert_eq!(stamp["hops"], 1);
+            assert_eq!(stamp["key"], "k-1");
+            assert_eq!(stamp["account"], EMBEDDED_ACCOUNT);
+            assert_ne!(envelope["id"], stamp["id"]);
+            assert_eq!(arrived.detail(), detail);
+        }
+    }
+
+    #[test]
+    fn a_repaired_event_keeps_its_first_origin() {
+        let home = local("{}");
+        let mut out = Vec::new();
+        encode_arrival(&mut out, &home, "a", placement(7));
+        let at_b = Record::parse(Bytes::from(out)).unwrap();
+        let mut out = Vec::new();
+        encode_arrival(&mut out, &at_b, "b", placement(8));
+        let at_c = Record::parse(Bytes::from(out)).unwrap();
+        assert_eq!(at_c.origin_region(), Some("a"));
+        assert_eq!(at_c.header.hops, 2);
+        assert!(at_c.header.is_repaired());
+        assert_eq!(at_c.header.origin, home.header.origin);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+            let _ = Record::parse(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn a_flipped_byte_never_panics(position in 0usize..200, value in proptest::num::u8::ANY) {
+            let mut bytes = local(r#"{"a":"ü"}"#).raw().to_vec();
+            let position = position % bytes.len();
+            bytes[position] = value;
+            if let Ok(record) = Record::parse(Bytes::from(bytes)) {
+                let _ = record.envelope_json("r", Incarnation(1));
+            }
+        }
+    }
 }

@@ -4,5 +4,8 @@
 //! published, [`key`] names it, [`pattern`] selects it for a link.
 
 pub mod event;
+pub mod frame;
+pub mod hlc;
 pub mod key;
+pub mod position;
 pub mod time;
