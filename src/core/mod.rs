@@ -1,11 +1,18 @@
 //! Decisions without effects: no clock, randomness, file, socket or runtime in here.
 //!
-//! Modules in the order an event meets them: [`json`] and [`ingress`] make a [`event::Draft`] of what a service
-//! published, [`key`] names it, [`pattern`] selects it for a link.
+//! Modules in the order an event meets them. Ingress makes an [`event::Draft`] of what a service published; [`key`]
+//! names it; the hub writes an [`event::Record`] at a [`position`], in [`frame`]s, beside the changes of its
+//! [`journal`]; a [`link`] decides what goes over, in a [`batch`], and what to do with each answer.
 
+pub mod backoff;
+pub mod batch;
 pub mod event;
 pub mod frame;
 pub mod hlc;
+pub mod journal;
 pub mod key;
+pub mod link;
 pub mod position;
+#[cfg(test)]
+pub mod testing;
 pub mod time;

@@ -1,0 +1,256 @@
+//! All that a region keeps besides events, as a fold over changes.
+//!
+//! Changes stand in the hub's log between the events, so one fsync makes an event, the high-water that it moves and the
+//! ledger entry that it implies durable together. A log segment begins with the [`State`] so far; recovery reads that
+//! and folds the changes behind it.
+//!
+//! Both are encoded with postcard; variants and fields are only ever appended, and the segment's header carries the
+//! format's version.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    batch::Reason,
+    key::KeyHash,
+    position::{Incarnation, Lives, Position},
+    time::Timestamp,
+};
+
+/// How many lives of one origin a region remembers. An origin whose crash loop goes past it is sent again from its
+/// log's beginning: keys suppress the repeats.
+const LIVES_MAX: usize = 64;
+
+/// How many own lives are remembered before the oldest is folded away.
+const OWN_LIVES_MAX: usize = 4096;
+
+/// How many single deliveries outside of the order are remembered for a peer that may be restored.
+const BYPASSED_MAX: usize = 1024;
+
+/// How many discarded letters and losses stay listed.
+const CLOSED_MAX: usize = 10_000;
+
+/// What happened. Appended to the log before anybody relies on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    /// This hub began a new life after `after`.
+    Began { incarnation: Incarnation, after: u64 },
+    /// This region has everything of `origin` up to here.
+    HighWater { origin: String, incarnation: Incarnation, sequence: u64 },
+    /// How far the link to `peer` is.
+    Progress { peer: String, progress: Progress },
+    /// From `after` on, the link to `peer` passes what `pattern` (JSON) matches.
+    Filter { peer: String, after: u64, pattern: String },
+    /// An operator stopped or started the link to `peer`.
+    Paused { peer: String, paused: bool, at: Timestamp },
+    /// An event of this hub can never be delivered to the letter's peer. Its bytes follow the change in the frame.
+    DeadLettered { letter: Letter },
+    /// A letter left the queue.
+    Closed { id: u64, how: Closed, at: Timestamp },
+    /// The link to `peer` lost its place.
+    Lost { peer: String, loss: Loss },
+    /// An arrival from `sender` had no effect because its key was known (`payload` the same) or was refused.
+    Suppressed { sender: String, key: KeyHash, origin: Position, at: Timestamp, same_payload: bool },
+    /// The link to `peer` delivered one event outside of the order while the peer's high-water was `mark`.
+    Bypassed { peer: String, sequence: u64, mark: u64 },
+}
+
+/// How far a link is: a low-water and the exceptions above or below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Every offset up to here is at the peer, was left out on purpose, or is named in `held` or a dead letter.
+    pub cursor: u64,
+    /// The last offset that a batch to the peer covered; at or below `cursor`, since gaps at the end are not sent.
+    pub sent: u64,
+    /// Offsets that wait for something of their own (a payload, a claim), with how often they were tried.
+    pub held: Vec<(u64, u32)>,
+    pub at: Timestamp,
+}
+
+/// An event that could not be delivered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Letter {
+    pub id: u64,
+    pub peer: String,
+    /// The event's offset in this hub.
+    pub sequence: u64,
+    pub key: String,
+    pub key_hash: KeyHash,
+    pub source: String,
+    pub detail_type: String,
+    pub reason: Reason,
+    pub accepted: Timestamp,
+    pub dead: Timestamp,
+    pub attempts: u32,
+}
+
+/// Where a letter's event is kept: a frame of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// First offset of the segment.
+    pub segment: u64,
+    pub position: u64,
+    pub size: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Closed {
+    /// The peer has it now.
+    Redriven,
+    /// An operator gave it up.
+    Discarded,
+}
+
+/// Events that a link can never deliver, because the log had to drop them first. An entry of the loss inventory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Offsets after `from` up to and with `to`.
+    pub from: u64,
+    pub to: u64,
+    /// How many of these were services' events of this region; what the link's filter left out is counted too.
+    pub events: u64,
+    pub first_accepted: Timestamp,
+    pub last_accepted: Timestamp,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkState {
+    pub progress: Option<Progress>,
+    pub filters: Vec<(u64, String)>,
+    pub paused: bool,
+    pub losses: Vec<Loss>,
+    pub bypassed: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub lives: Lives,
+    /// By origin: how far each of its lives is here.
+    pub high_waters: BTreeMap<String, Vec<(Incarnation, u64)>>,
+    pub links: BTreeMap<String, LinkState>,
+    pub letters: BTreeMap<u64, (Letter, Place)>,
+    pub letters_given: u64,
+    /// Peer and key of letters that an operator gave up, oldest first.
+    pub discarded: Vec<(String, KeyHash)>,
+    /// The log's end when this was written.
+    pub head: Head,
+}
+
+/// The end of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub offset: u64,
+    pub accepted: Timestamp,
+    pub hlc: Timestamp,
+    /// Services' events accepted here since the log began, and their bytes.
+    pub local_events: u64,
+    pub local_bytes: u64,
+    /// Services' events taken in over links since the log began.
+    pub applied_events: u64,
+}
+
+impl State {
+    /// Folds one change in. `place` is where the change's frame stands.
+    pub fn fold(&mut self, change: &Change, place: Place) {
+        match change {
+            Change::Began { incarnation, after } => {
+                self.lives.0.retain(|(_, began)| began < after);
+                self.lives.0.push((*incarnation, *after));
+                if self.lives.0.len() > OWN_LIVES_MAX {
+                    self.lives.0.remove(0);
+                }
+            }
+            Change::HighWater { origin, incarnation, sequence } => {
+                let marks = match self.high_waters.get_mut(origin) {
+                    Some(marks) => marks,
+                    None => self.high_waters.entry(origin.clone()).or_default(),
+                };
+                raise(marks, *incarnation, *sequence);
+            }
+            Change::Progress { peer, progress } => self.link(peer).progress = Some(progress.clone()),
+            Change::Filter { peer, after, pattern } => self.link(peer).filters.push((*after, pattern.clone())),
+            Change::Paused { peer, paused, .. } => self.link(peer).paused = *paused,
+            Change::DeadLettered { letter } => {
+                self.letters_given = self.letters_given.max(letter.id);
+                self.letters.insert(letter.id, (letter.clone(), place));
+            }
+            Change::Closed { id, how, .. } => {
+                if let Some((letter, _)) = self.letters.remove(id)
+                    && *how == Closed::Discarded
+                {
+                    self.discarded.push((letter.peer, letter.key_hash));
+                    let excess = self.discarded.len().saturating_sub(CLOSED_MAX);
+                    self.discarded.drain(..excess);
+                }
+            }
+            Change::Lost { peer, loss } => {
+                let losses = &mut self.link(peer).losses;
+                losses.push(loss.clone());
+                let excess = losses.len().saturating_sub(CLOSED_MAX);
+                losses.drain(..excess);
+            }
+            Change::Suppressed { .. } => {}
+            Change::Bypassed { peer, sequence, mark } => {
+                let bypassed = &mut self.link(peer).bypassed;
+                bypassed.push((*sequence, *mark));
+                let excess = bypassed.len().saturating_sub(BYPASSED_MAX);
+                bypassed.drain(..excess);
+            }
+        }
+    }
+
+    fn link(&mut self, peer: &str) -> &mut LinkState {
+        self.links.entry(peer.to_owned()).or_default()
+    }
+
+    /// The dead letter for this event and peer, if there is one.
+    pub fn letter_of(&self, peer: &str, sequence: u64) -> Option<u64> {
+        self.letters
+            .iter()
+            .find(|(_, (letter, _))| letter.sequence == sequence && letter.peer == peer)
+            .map(|(id, _)| *id)
+    }
+}
+
+/// Raises the mark of `incarnation`; a new life goes to the end, and the oldest is forgotten beyond [`LIVES_MAX`].
+pub fn raise(marks: &mut Vec<(Incarnation, u64)>, incarnation: Incarnation, sequence: u64) {
+    match marks.iter_mut().find(|(known, _)| *known == incarnation) {
+        Some((_, mark)) => *mark = sequence.max(*mark),
+        None => {
+            marks.push((incarnation, sequence));
+            if marks.len() > LIVES_MAX {
+                marks.remove(0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place = Place { segment: 1, position: 0, size: 0 };
+
+    #[test]
+    fn a_high_water_never_falls_within_a_life() {
+        let mut state = State::default();
+        for (life, sequence) in [(1, 10), (1, 4), (2, 3)] {
+            let change =
+                Change::HighWater { origin: "a".to_owned(), incarnation: Incarnation(life), sequence };
+            state.fold(&change, PLACE);
+        }
+        assert_eq!(state.high_waters["a"], [(Incarnation(1), 10), (Incarnation(2), 3)]);
+    }
+
+    #[test]
+    fn a_life_that_wrote_nothing_leaves_no_trace() {
+        let mut state = State::default();
+        for (life, after) in [(1, 0), (2, 10), (3, 10)] {
+            state.fold(&Change::Began { incarnation: Incarnation(life), after }, PLACE);
+        }
+        assert_eq!(state.lives.0, [(Incarnation(1), 0), (Incarnation(3), 10)]);
+    }
+}

@@ -1,0 +1,550 @@
+//! One link: what to read, what to send, what to make of each answer.
+//!
+//! # The problem
+//! A link must keep several batches on the wire (one at a time would cost a round trip and an fsync each), must not
+//! lose its place when some of them fail, and must notice when the peer lost what it had confirmed. The obvious answer,
+//! a cursor that moves with each success, skips a batch that failed while a later one succeeded.
+//!
+//! # The method
+//! The log is cut into *spans*, `(from, to]`, kept in order. Each span is ready, on the wire or done; the low-water
+//! moves over done spans at the front only. A failure makes a span ready again and the link careful: one batch at a
+//! time, the lowest first, after a pause. A batch says which part of the log it covers, gaps included, so the peer
+//! notices what it misses and answers [`Answer::Gap`]; if that happens to the lowest span, sent with nothing unanswered
+//! below it, the peer was restored from an older copy and the link rewinds to what the peer says it has. Sequences only
+//! detect; what suppresses a second effect is the peer's ledger.
+//!
+//! [`Link`] does no I/O: its owner asks what it [wants](Link::wants), hands in chunks, answers and the time, and
+//! performs the [effects](Effect) in order.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    backoff::Backoff,
+    batch::{Answer, Outcome, Reason, Reply},
+    event::Record,
+    journal::Progress,
+    position::{Incarnation, Lives},
+    time::Timestamp,
+};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub batch_events: usize,
+    pub batch_bytes: usize,
+    /// Batches on the wire at once. Each costs up to `batch_bytes` of memory here and at the peer.
+    pub in_flight: usize,
+    pub backoff: Backoff,
+    /// Events that may wait for something of their own before the link stops reading on.
+    pub held_max: usize,
+    pub hops_max: u8,
+    /// An event accepted longer ago than this is not sent: the peer's ledger may have forgotten its key.
+    pub expire_after: Duration,
+    /// Ask what the peer would do, deliver nothing.
+    pub shadow: bool,
+}
+
+/// Why an event of the log is not meant for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Skip {
+    /// It came over a link; only its origin sends it on.
+    Foreign,
+    /// The link's pattern does not match.
+    Filtered,
+    /// It crossed too many links.
+    HopLimit,
+    /// It is being held and goes its own way.
+    Held,
+}
+
+impl Skip {
+    pub const ALL: [Skip; 4] = [Skip::Foreign, Skip::Filtered, Skip::HopLimit, Skip::Held];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Skip::Foreign => "foreign",
+            Skip::Filtered => "filtered",
+            Skip::HopLimit => "hop_limit",
+            Skip::Held => "held",
+        }
+    }
+}
+
+/// A part of the log, as the feed read it.
+#[derive(Clone, Debug, Default)]
+pub struct Chunk {
+    /// Covers offsets after `from` up to and with `to`; equal at the end of the log.
+    pub from: u64,
+    pub to: u64,
+    pub records: Vec<Record>,
+}
+
+/// What the owner should read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub after: u64,
+    pub events: usize,
+    pub bytes: usize,
+}
+
+/// A batch to put on the wire now.
+#[derive(Clone, Debug)]
+pub struct Send {
+    pub id: u64,
+    /// Covers the log after `from` up to and with `to`.
+    pub from: u64,
+    pub to: u64,
+    pub records: Arc<Vec<Record>>,
+}
+
+/// Why a batch has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Not reached, or no answer in time: it may or may not have been taken.
+    #[error("{0}")]
+    Unanswered(String),
+    /// The peer is there and takes nothing from us: another cluster, another format, a wrong secret.
+    #[error("{0}")]
+    Refused(String),
+    /// The peer asks for a pause.
+    #[error("the peer asks to wait {} ms", after.as_millis())]
+    Throttled { after: Duration },
+}
+
+/// What the owner has to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// The event was answered; count it and, if it was delivered, its lag.
+    Settled { record: Record, outcome: Outcome },
+    /// Left out on purpose.
+    Skipped { record: Record, why: Skip },
+    /// Write the event to the dead letters. Durable before the progress that goes past it.
+    DeadLetter { record: Record, reason: Reason, attempts: u32 },
+    /// The peer lost what it had confirmed after `to`; reading starts there again.
+    Rewound { from: u64, to: u64 },
+    /// Events up to `to` that the peer misses are in the log no more.
+    Unrecoverable { from: u64, to: u64 },
+    /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
+    Behind,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Ready,
+    /// `first`: nothing below it was unanswered when it was sent.
+    Sent { id: u64, first: bool },
+    Done,
+}
+
+#[derive(Debug)]
+struct Span {
+    from: u64,
+    to: u64,
+    records: Arc<Vec<Record>>,
+    stage: Stage,
+    attempts: u32,
+    /// Acceptance time of the last record in the span.
+    accepted: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    attempts: u32,
+    due: Timestamp,
+    in_flight: bool,
+}
+
+/// The state of a link for people and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    /// Sends fail; the text says how.
+    Retrying(String),
+    /// The peer refuses us; the text says why.
+    Refused(String),
+    Paused,
+}
+
+impl Status {
+    pub const NAMES: [&str; 5] = ["active", "retrying", "refused", "paused", "disabled"];
+
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Retrying(_) => "retrying",
+            Status::Refused(_) => "refused",
+            Status::Paused => "paused",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Link {
+    options: Options,
+    low: u64,
+    /// Acceptance time of the event at `low`.
+    low_accepted: Timestamp,
+    read: u64,
+    /// What the peer's high-water is when all that was sent is answered.
+    covered: u64,
+    spans: VecDeque<Span>,
+    held: BTreeMap<u64, Held>,
+    sends: u64,
+    failures: u32,
+    failure: Option<Failure>,
+    retry_at: Timestamp,
+    paused: bool,
+    behind_said: bool,
+}
+
+impl Link {
+    /// A link that goes on where `progress` says, or at the log's `base`.
+    pub fn new(options: Options, progress: Option<&Progress>, base: u64, now: Timestamp) -> Self {
+        let low = progress.map_or(base, |progress| progress.cursor.max(base));
+        let held = progress.map(|progress| progress.held.as_slice()).unwrap_or_default();
+        Self {
+            options,
+            low,
+            low_accepted: Timestamp::ZERO,
+            read: low,
+            covered: progress.map_or(base, |progress| progress.sent),
+            spans: VecDeque::new(),
+            held: held
+                .iter()
+                .map(|(sequence, attempts)| (*sequence, Held { attempts: *attempts, due: now, in_flight: false }))
+                .collect(),
+            sends: 0,
+            failures: 0,
+            failure: None,
+            retry_at: Timestamp::ZERO,
+            paused: false,
+            behind_said: false,
+        }
+    }
+
+    pub fn set_options(&mut self, options: Options) {
+        self.options = options;
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Stops sending and reading. What is on the wire is still answered.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    pub fn status(&self) -> Status {
+        match &self.failure {
+            _ if self.paused => Status::Paused,
+            Some(Failure::Refused(why)) => Status::Refused(why.clone()),
+            Some(failure) => Status::Retrying(failure.to_string()),
+            None => Status::Active,
+        }
+    }
+
+    /// Everything up to here is at the peer, left out on purpose, held or dead.
+    pub fn low(&self) -> u64 {
+        self.low
+    }
+
+    /// When the event at [`low`](Self::low) was accepted; zero if that is not known yet.
+    pub fn low_accepted(&self) -> Timestamp {
+        self.low_accepted
+    }
+
+    /// The lowest offset that the link may still have to read, for the log's retention: everything up to here is done.
+    pub fn needs_after(&self) -> u64 {
+        self.held.keys().next().map_or(self.low, |held| self.low.min(held - 1))
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Nothing is on the wire.
+    pub fn is_quiet(&self) -> bool {
+        !self.spans.iter().any(|span| matches!(span.stage, Stage::Sent { .. }))
+            && !self.held.values().any(|held| held.in_flight)
+    }
+
+    /// What to write down.
+    pub fn progress(&self, now: Timestamp) -> Progress {
+        let first = self.spans.front().map_or(self.covered, |span| span.from);
+        Progress {
+            cursor: self.low,
+            sent: self.covered.min(first),
+            held: self.held.iter().map(|(sequence, held)| (*sequence, held.attempts)).collect(),
+            at: now,
+        }
+    }
+
+    /// The part of the log to read next; `None` while enough is at hand or the link is stopped.
+    pub fn wants(&self) -> Option<Want> {
+        let waiting = self.spans.iter().filter(|span| !matches!(span.stage, Stage::Done)).count();
+        // One span more than may be on the wire, so that a free place is filled without waiting for a read. While the
+        // peer does not answer nothing is read ahead.
+        let ahead = if self.failures > 0 { 1 } else { self.options.in_flight + 1 };
+        (!self.paused && waiting < ahead && self.held.len() < self.options.held_max).then_some(Want {
+            after: self.read,
+            events: self.options.batch_events,
+            bytes: self.options.batch_bytes,
+        })
+    }
+
+    /// Takes in what was read after [`Want::after`]; `selects` is the link's pattern.
+    pub fn on_chunk(&mut self, chunk: Chunk, now: Timestamp, selects: impl Fn(&Record) -> bool) -> Vec<Effect> {
+        if chunk.from != self.read || chunk.to <= chunk.from {
+            return Vec::new();
+        }
+        let mut effects = Vec::new();
+        let accepted = chunk.records.last().map_or(self.low_accepted, |record| record.header.accepted);
+        let mut meant = Vec::with_capacity(chunk.records.len());
+        for record in chunk.records {
+            let header = &record.header;
+            if header.is_remote() {
+                effects.push(Effect::Skipped { record, why: Skip::Foreign });
+            } else if self.held.contains_key(&header.offset) {
+                effects.push(Effect::Skipped { record, why: Skip::Held });
+            } else if header.hops >= self.options.hops_max {
+                effects.push(Effect::Skipped { record, why: Skip::HopLimit });
+            } else if !header.is_reserved() && !selects(&record) {
+                effects.push(Effect::Skipped { record, why: Skip::Filtered });
+            } else if self.is_expired(&record, now) {
+                effects.push(Effect::DeadLetter { record, reason: Reason::Expired, attempts: 0 });
+            } else {
+                meant.push(record);
+            }
+        }
+        self.read = chunk.to;
+        let stage = if meant.is_empty() { Stage::Done } else { Stage::Ready };
+        self.spans.push_back(Span {
+            from: chunk.from,
+            to: chunk.to,
+            records: Arc::new(meant),
+            stage,
+            attempts: 0,
+            accepted,
+        });
+        self.settle();
+        effects
+    }
+
+    /// Whether the peer's ledger may have forgotten the event's key already.
+    pub fn is_expired(&self, record: &Record, now: Timestamp) -> bool {
+        record.header.accepted.plus(self.options.expire_after) <= now
+    }
+
+    /// The batch to send now, if any. Call until `None`.
+    pub fn next_send(&mut self, now: Timestamp) -> Option<Send> {
+        if self.paused || now < self.retry_at {
+            return None;
+        }
+        let on_wire = self.spans.iter().filter(|span| matches!(span.stage, Stage::Sent { .. })).count();
+        let places = if self.failures > 0 { 1 } else { self.options.in_flight };
+        if on_wire >= places {
+            return None;
+        }
+        let index = self.spans.iter().position(|span| matches!(span.stage, Stage::Ready))?;
+        let first = self.spans.range(..index).all(|span| matches!(span.stage, Stage::Done));
+        if self.failures > 0 && !first {
+            return None;
+        }
+        // What was left out between the last batch and this one belongs to this one, or the peer would miss it.
+        let from = self.spans.range(..index).rev().find(|span| !span.records.is_empty()).map_or(self.covered, |b| b.to);
+        self.sends += 1;
+        let span = &mut self.spans[index];
+        span.stage = Stage::Sent { id: self.sends, first };
+        span.attempts += 1;
+        Some(Send { id: self.sends, from: from.min(span.from), to: span.to, records: span.records.clone() })
+    }
+
+    /// The earliest time at which [`next_send`](Self::next_send) or [`due_held`](Self::due_held) may have more to do.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let retry = (self.failures > 0 && self.is_quiet()).then_some(self.retry_at);
+        let held = self.held.values().filter(|held| !held.in_flight).map(|held| held.due).min();
+        [retry, held].into_iter().flatten().min().filter(|_| !self.paused)
+    }
+
+    /// An answer to the batch `id`. `lives` and `head` are this hub's, `base` is where its log begins.
+    pub fn on_reply(
+        &mut self,
+        id: u64,
+        reply: &Reply,
+        now: Timestamp,
+        hub: &HubView<'_>,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.failure = None;
+        self.failures = 0;
+        self.retry_at = Timestamp::ZERO;
+        self.notice_behind(&reply.high_waters, hub, &mut effects);
+        let Some(index) = self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
+        else {
+            return effects;
+        };
+        match &reply.answer {
+            Answer::Gap if matches!(self.spans[index].stage, Stage::Sent { first: true, .. }) => {
+                self.rewind(hub.lives.covered(&reply.high_waters, hub.head), hub.base, &mut effects);
+            }
+            // Something below it was unanswered when it was sent, so the gap may be closed by now.
+            Answer::Gap => self.spans[index].stage = Stage::Ready,
+            Answer::Applied(outcomes) if outcomes.len() == self.spans[index].records.len() => {
+                self.apply(index, outcomes, now, &mut effects);
+            }
+            Answer::Applied(outcomes) => {
+                let why = format!("{} outcomes for {} events", outcomes.len(), self.spans[index].records.len());
+                self.fail(index, Failure::Refused(why), now, 1.0);
+            }
+        }
+        effects
+    }
+
+    fn apply(&mut self, index: usize, outcomes: &[Outcome], now: Timestamp, effects: &mut Vec<Effect>) {
+        let attempts = self.spans[index].attempts;
+        let records = self.spans[index].records.clone();
+        for (record, outcome) in records.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Rejected(reason) if !self.options.shadow => {
+                    effects.push(Effect::DeadLetter { record: record.clone(), reason: *reason, attempts });
+                }
+                Outcome::Retry { after_millis } if !self.options.shadow => {
+                    let due = now.plus(Duration::from_millis(u64::from(*after_millis)));
+                    self.held.insert(record.header.offset, Held { attempts, due, in_flight: false });
+                }
+                _ => {}
+            }
+            effects.push(Effect::Settled { record: record.clone(), outcome: *outcome });
+        }
+        self.covered = self.covered.max(self.spans[index].to);
+        self.spans[index].stage = Stage::Done;
+        self.settle();
+    }
+
+    /// The batch `id` has no answer. `chance` is drawn from [0, 1), for the pause.
+    pub fn on_failure(&mut self, id: u64, failure: Failure, now: Timestamp, chance: f64) {
+        let index = self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id));
+        if let Some(index) = index {
+            self.fail(index, failure, now, chance);
+        }
+    }
+
+    fn fail(&mut self, index: usize, failure: Failure, now: Timestamp, chance: f64) {
+        self.spans[index].stage = Stage::Ready;
+        // Batches that were on the wire together fail together; that is one failure.
+        if now >= self.retry_at {
+            self.failures = self.failures.saturating_add(1);
+            let pause = self.options.backoff.pause(self.failures, chance);
+            let asked = if let Failure::Throttled { after } = &failure { *after } else { Duration::ZERO };
+            self.retry_at = now.plus(pause.max(asked));
+        }
+        self.failure = Some(failure);
+    }
+
+    /// Tries again at once: somebody knows that the peer is back.
+    pub fn retry_now(&mut self) {
+        self.retry_at = Timestamp::ZERO;
+    }
+
+    fn rewind(&mut self, to: u64, base: u64, effects: &mut Vec<Effect>) {
+        if to < base {
+            effects.push(Effect::Unrecoverable { from: to, to: base });
+        }
+        let target = to.max(base);
+        effects.push(Effect::Rewound { from: self.low, to: target });
+        self.spans.clear();
+        self.low = target;
+        self.low_accepted = Timestamp::ZERO;
+        self.read = target;
+        self.covered = target;
+    }
+
+    /// The log dropped what the link had not delivered: goes on at `base`.
+    pub fn lose_place(&mut self, base: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.read < base {
+            let from = self.read;
+            effects.push(Effect::Unrecoverable { from, to: base });
+            // What was read before is still at hand and goes out; the gap is one that the peer cannot know of, so the
+            // next batch covers it.
+            self.spans.push_back(Span {
+                from,
+                to: base,
+                records: Arc::default(),
+                stage: Stage::Done,
+                attempts: 0,
+                accepted: self.low_accepted,
+            });
+            self.read = base;
+            self.settle();
+        }
+        effects
+    }
+
+    fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {
+        if !self.behind_said && hub.lives.is_behind(marks, hub.head) {
+            self.behind_said = true;
+            effects.push(Effect::Behind);
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(span) = self.spans.pop_front_if(|span| matches!(span.stage, Stage::Done)) {
+            self.low = span.to;
+            self.low_accepted = span.accepted;
+        }
+    }
+
+    /// Held events to try now, at most `limit`; they count as on the wire until [`settle_held`](Self::settle_held).
+    pub fn due_held(&mut self, now: Timestamp, limit: usize) -> Vec<u64> {
+        if self.paused || now < self.retry_at {
+            return Vec::new();
+        }
+        let due = self.held.iter_mut().filter(|(_, held)| !held.in_flight && held.due <= now).take(limit);
+        due.map(|(sequence, held)| {
+            held.in_flight = true;
+            *sequence
+        })
+        .collect()
+    }
+
+    /// Adds events that must be sent (again) by themselves: deliveries outside of the order that a restored peer lost.
+    pub fn hold(&mut self, sequence: u64, now: Timestamp) {
+        self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
+    }
+
+    /// What became of a held event; `None` if there was no answer.
+    pub fn settle_held(&mut self, sequence: u64, outcome: Option<Outcome>, now: Timestamp, chance: f64) -> u32 {
+        let Some(held) = self.held.get_mut(&sequence) else { return 0 };
+        held.attempts += 1;
+        held.in_flight = false;
+        let attempts = held.attempts;
+        match outcome {
+            Some(Outcome::Retry { after_millis }) => {
+                held.due = now.plus(Duration::from_millis(u64::from(after_millis)));
+            }
+            None => held.due = now.plus(self.options.backoff.pause(attempts, chance)),
+            Some(_) => {
+                self.held.remove(&sequence);
+            }
+        }
+        attempts
+    }
+}
+
+/// What a link must know of its own hub to read a peer's high-waters.
+#[derive(Clone, Copy, Debug)]
+pub struct HubView<'a> {
+    pub lives: &'a Lives,
+    pub head: u64,
+    /// The log begins after this offset.
+    pub base: u64,
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

@@ -1,0 +1,249 @@
+use super::*;
+use crate::core::testing;
+
+const NOW: Timestamp = Timestamp(10_000_000_000_000);
+
+fn options() -> Options {
+    Options {
+        batch_events: 10,
+        batch_bytes: 1 << 20,
+        in_flight: 3,
+        backoff: Backoff { min: Duration::from_millis(100), max: Duration::from_secs(10) },
+        held_max: 100,
+        hops_max: 4,
+        expire_after: Duration::from_secs(15 * 86_400),
+        shadow: false,
+    }
+}
+
+fn link() -> Link {
+    Link::new(options(), None, 0, NOW)
+}
+
+fn lives() -> Lives {
+    Lives(vec![(Incarnation(5), 0)])
+}
+
+/// Hands in the next ten events.
+fn read_on(link: &mut Link) -> Vec<Effect> {
+    let from = link.wants().unwrap().after;
+    let records = (from + 1..=from + 10).map(|offset| testing::record(offset, &offset.to_string(), "{}")).collect();
+    link.on_chunk(Chunk { from, to: from + 10, records }, NOW, |_| true)
+}
+
+fn reply(answer: Answer, mark: u64) -> Reply {
+    Reply {
+        region: "b".to_owned(),
+        answer,
+        high_waters: vec![(Incarnation(5), mark)],
+        received: NOW,
+        replied: NOW,
+    }
+}
+
+fn delivered(mark: u64) -> Reply {
+    reply(Answer::Applied(vec![Outcome::Delivered; 10]), mark)
+}
+
+fn on_reply(link: &mut Link, id: u64, reply: &Reply) -> Vec<Effect> {
+    let lives = lives();
+    link.on_reply(id, reply, NOW, &HubView { lives: &lives, head: 1_000, base: 0 })
+}
+
+#[test]
+fn the_low_water_does_not_pass_a_batch_that_failed_while_a_later_one_succeeded() {
+    let mut link = link();
+    read_on(&mut link);
+    read_on(&mut link);
+    let first = link.next_send(NOW).unwrap();
+    let second = link.next_send(NOW).unwrap();
+    assert_eq!((first.from, first.to, second.from, second.to), (0, 10, 10, 20));
+    link.on_failure(first.id, Failure::Unanswered("time-out".to_owned()), NOW, 0.5);
+    on_reply(&mut link, second.id, &delivered(20));
+    assert_eq!(link.low(), 0);
+    let again = link.next_send(NOW).unwrap();
+    assert_eq!((again.from, again.to), (0, 10));
+    on_reply(&mut link, again.id, &delivered(20));
+    assert_eq!(link.low(), 20);
+}
+
+#[test]
+fn after_a_failure_one_batch_at_a_time_goes_out_lowest_first_after_a_pause() {
+    let mut link = link();
+    for _ in 0..3 {
+        read_on(&mut link);
+    }
+    let sends = [0; 3].map(|_| link.next_send(NOW).unwrap());
+    for send in &sends {
+        link.on_failure(send.id, Failure::Unanswered("down".to_owned()), NOW, 1.0);
+    }
+    assert_eq!(link.status(), Status::Retrying("down".to_owned()));
+    assert!(link.next_send(NOW).is_none());
+    let later = link.deadline().unwrap();
+    assert_eq!(later, NOW.plus(Duration::from_millis(200)), "three failures together are one");
+    assert_eq!(link.next_send(later).unwrap().to, 10);
+    assert!(link.next_send(later).is_none());
+}
+
+#[test]
+fn a_gap_that_only_means_reordering_sends_again_without_a_rewind() {
+    let mut link = link();
+    read_on(&mut link);
+    read_on(&mut link);
+    let first = link.next_send(NOW).unwrap();
+    let second = link.next_send(NOW).unwrap();
+    on_reply(&mut link, first.id, &delivered(10));
+    let effects = on_reply(&mut link, second.id, &reply(Answer::Gap, 0));
+    assert!(effects.is_empty());
+    assert_eq!(link.low(), 10);
+    assert_eq!(link.next_send(NOW).unwrap().from, 10);
+}
+
+#[test]
+fn a_peer_that_lost_what_it_confirmed_is_sent_it_again() {
+    let mut link = link();
+    for _ in 0..3 {
+        read_on(&mut link);
+        let send = link.next_send(NOW).unwrap();
+        on_reply(&mut link, send.id, &delivered(send.to));
+    }
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    let effects = on_reply(&mut link, send.id, &reply(Answer::Gap, 12));
+    assert_eq!(effects, [Effect::Rewound { from: 30, to: 12 }]);
+    assert_eq!(link.wants().unwrap().after, 12);
+    assert_eq!(link.low(), 12);
+}
+
+#[test]
+fn a_rewind_below_the_log_names_what_cannot_be_refilled() {
+    let mut link = Link::new(options(), Some(&Progress { cursor: 50, sent: 50, ..Progress::default() }), 40, NOW);
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    let lives = lives();
+    let effects = link.on_reply(
+        send.id,
+        &reply(Answer::Gap, 7),
+        NOW,
+        &HubView { lives: &lives, head: 60, base: 40 },
+    );
+    assert_eq!(effects, [Effect::Unrecoverable { from: 7, to: 40 }, Effect::Rewound { from: 50, to: 40 }]);
+}
+
+#[test]
+fn a_gap_of_events_left_out_belongs_to_the_next_batch() {
+    let mut link = link();
+    let from = link.wants().unwrap().after;
+    let records = (1..=10).map(|offset| testing::record(offset, "k", "{}")).collect();
+    let effects = link.on_chunk(Chunk { from, to: 10, records }, NOW, |_| false);
+    assert_eq!(effects.len(), 10);
+    assert_eq!((link.low(), link.next_send(NOW).is_none()), (10, true));
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    assert_eq!((send.from, send.to), (0, 20));
+    assert_eq!(link.progress(NOW).sent, 0);
+    on_reply(&mut link, send.id, &delivered(20));
+    assert_eq!(link.progress(NOW).sent, 20);
+}
+
+#[test]
+fn a_rejected_event_goes_to_the_dead_letters_and_the_rest_goes_on() {
+    let mut link = link();
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    let mut outcomes = vec![Outcome::Delivered; 10];
+    outcomes[3] = Outcome::Rejected(Reason::Conflict);
+    let effects = on_reply(&mut link, send.id, &reply(Answer::Applied(outcomes), 10));
+    let dead: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::DeadLetter { record, reason, .. } => Some((record.header.offset, *reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dead, [(4, Reason::Conflict)]);
+    assert_eq!(link.low(), 10);
+}
+
+#[test]
+fn a_held_event_does_not_hold_up_the_others_and_is_remembered() {
+    let mut link = link();
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    let mut outcomes = vec![Outcome::Delivered; 10];
+    outcomes[6] = Outcome::Retry { after_millis: 500 };
+    on_reply(&mut link, send.id, &reply(Answer::Applied(outcomes), 10));
+    assert_eq!((link.low(), link.needs_after()), (10, 6));
+    let mut link = Link::new(options(), Some(&link.progress(NOW)), 0, NOW);
+    assert_eq!(link.due_held(NOW, 10), [7]);
+    assert!(link.due_held(NOW, 10).is_empty(), "it is on the wire");
+    link.settle_held(7, None, NOW, 0.0);
+    let due = link.deadline().unwrap();
+    assert_eq!(link.due_held(due, 10), [7]);
+    link.settle_held(7, Some(Outcome::Delivered), NOW, 0.0);
+    assert_eq!((link.held(), link.needs_after()), (0, 10));
+}
+
+#[test]
+fn an_event_older_than_the_peers_memory_is_not_sent() {
+    let mut options = options();
+    options.expire_after = Duration::from_secs(9_995);
+    let mut link = Link::new(options, None, 0, NOW);
+    let effects = read_on(&mut link);
+    let expired = effects.iter().filter(|effect| matches!(effect, Effect::DeadLetter { reason: Reason::Expired, .. }));
+    assert_eq!(expired.count(), 5);
+    assert_eq!(link.next_send(NOW).unwrap().records.len(), 5);
+}
+
+#[test]
+fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
+    let mut link = link();
+    for expected in [1, 0] {
+        read_on(&mut link);
+        let send = link.next_send(NOW).unwrap();
+        let effects = on_reply(&mut link, send.id, &delivered(2_000));
+        assert_eq!(effects.iter().filter(|effect| **effect == Effect::Behind).count(), expected);
+    }
+}
+
+#[test]
+fn a_log_that_dropped_undelivered_events_moves_the_link_on_and_says_which() {
+    let mut link = link();
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    assert_eq!(link.lose_place(400), [Effect::Unrecoverable { from: 10, to: 400 }]);
+    on_reply(&mut link, send.id, &delivered(10));
+    assert_eq!((link.low(), link.wants().unwrap().after), (400, 400));
+    read_on(&mut link);
+    assert_eq!(link.next_send(NOW).unwrap().from, 10);
+}
+
+#[test]
+fn a_paused_link_neither_reads_nor_sends() {
+    let mut link = link();
+    read_on(&mut link);
+    link.set_paused(true);
+    assert!(link.wants().is_none() && link.next_send(NOW).is_none() && link.deadline().is_none());
+    assert_eq!(link.status(), Status::Paused);
+    link.set_paused(false);
+    assert!(link.next_send(NOW).is_some());
+}
+
+#[test]
+fn an_answer_with_too_few_outcomes_is_no_answer() {
+    let mut link = link();
+    read_on(&mut link);
+    let send = link.next_send(NOW).unwrap();
+    on_reply(&mut link, send.id, &reply(Answer::Applied(vec![Outcome::Delivered]), 10));
+    assert_eq!(link.low(), 0);
+    assert!(matches!(link.status(), Status::Refused(_)));
+}
+
+#[test]
+fn memory_is_bounded_by_the_batches_in_flight() {
+    let mut link = link();
+    for _ in 0..4 {
+        read_on(&mut link);
+    }
+    assert_eq!(link.wants(), None);
+}

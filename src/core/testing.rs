@@ -1,0 +1,41 @@
+//! Records for tests.
+
+use bytes::Bytes;
+
+use super::{
+    event::{Draft, Placement, Record, encode_local},
+    key::{KeyHash, PayloadHash},
+    position::Incarnation,
+    time::Timestamp,
+};
+use sha2::{Digest, Sha256};
+
+/// A draft as ingress would make it of `detail`.
+pub fn draft(key: &str, detail: &str) -> Draft {
+    Draft {
+        key: Some(key.to_owned()),
+        source: "app.test".to_owned(),
+        detail_type: "Tested".to_owned(),
+        detail: detail.to_owned(),
+        time: None,
+        resources: Vec::new(),
+        payload_hash: PayloadHash(Sha256::digest(detail).into()),
+        stamp_stripped: false,
+    }
+}
+
+/// A local record of life 5, accepted `offset` seconds after the epoch.
+pub fn record(offset: u64, key: &str, detail: &str) -> Record {
+    let mut out = Vec::new();
+    let at = Timestamp::from_millis(offset * 1000);
+    let draft = draft(key, detail);
+    encode_local(
+        &mut out,
+        &draft,
+        key,
+        KeyHash::of(&draft.source, &draft.detail_type, key),
+        Incarnation(5),
+        Placement { offset, accepted: at, hlc: at, local_events: offset, local_bytes: offset * 100 },
+    );
+    Record::parse(Bytes::from(out)).unwrap()
+}
