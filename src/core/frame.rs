@@ -23,6 +23,9 @@ pub enum Kind {
     Change,
     /// All that the region keeps besides events; the first frame of every log segment.
     Snapshot,
+    /// Its own position in the segment (u64): everything before it was synced when this was written. First of every
+    /// group, so that recovery can tell a torn tail (never acknowledged) from rot (acknowledged).
+    Sync,
 }
 
 impl Kind {
@@ -31,6 +34,7 @@ impl Kind {
             1 => Some(Kind::Event),
             2 => Some(Kind::Change),
             3 => Some(Kind::Snapshot),
+            4 => Some(Kind::Sync),
             _ => None,
         }
     }
@@ -40,6 +44,7 @@ impl Kind {
             Kind::Event => 1,
             Kind::Change => 2,
             Kind::Snapshot => 3,
+            Kind::Sync => 4,
         }
     }
 }
@@ -100,6 +105,16 @@ pub fn step(bytes: &Bytes, position: usize) -> Step {
         },
         None => Step::Garbage("an unknown kind of frame"),
     }
+}
+
+/// Whether a whole [`Kind::Sync`] frame that names its own position stands anywhere at or after `position`.
+pub fn has_sync_after(bytes: &Bytes, position: usize) -> bool {
+    // A sync frame is 17 bytes: length 9, CRC, kind 4, position.
+    (position..bytes.len().saturating_sub(16)).any(|at| {
+        bytes[at..at + 4] == [9, 0, 0, 0]
+            && matches!(step(bytes, at), Step::Frame { kind: Kind::Sync, payload, .. }
+                if payload[..] == (at as u64).to_le_bytes())
+    })
 }
 
 #[cfg(test)]

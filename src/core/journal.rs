@@ -65,7 +65,24 @@ pub struct Progress {
     pub sent: u64,
     /// Offsets that wait for something of their own (a payload, a claim), with how often they were tried.
     pub held: Vec<(u64, u32)>,
+    /// What stands at `cursor`.
+    pub mark: Mark,
     pub at: Timestamp,
+}
+
+/// What the record at an offset says of the log up to there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub accepted: Timestamp,
+    /// See [`Header::local_events`](super::event::Header::local_events).
+    pub local_events: u64,
+    pub local_bytes: u64,
+}
+
+impl From<&super::event::Header> for Mark {
+    fn from(header: &super::event::Header) -> Self {
+        Mark { accepted: header.accepted, local_events: header.local_events, local_bytes: header.local_bytes }
+    }
 }
 
 /// An event that could not be delivered.
@@ -150,6 +167,14 @@ pub struct Head {
     pub local_bytes: u64,
     /// Services' events taken in over links since the log began.
     pub applied_events: u64,
+    /// The last offset that was published here; what follows came over links.
+    pub last_local: u64,
+}
+
+impl Head {
+    pub fn mark(&self) -> Mark {
+        Mark { accepted: self.accepted, local_events: self.local_events, local_bytes: self.local_bytes }
+    }
 }
 
 impl State {

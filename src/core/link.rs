@@ -26,7 +26,7 @@ use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
-    journal::Progress,
+    journal::{Mark, Progress},
     position::{Incarnation, Lives},
     time::Timestamp,
 };
@@ -146,8 +146,8 @@ struct Span {
     records: Arc<Vec<Record>>,
     stage: Stage,
     attempts: u32,
-    /// Acceptance time of the last record in the span.
-    accepted: Timestamp,
+    /// What the last record in the span says of the log up to there.
+    mark: Mark,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +185,7 @@ impl Status {
 pub struct Link {
     options: Options,
     low: u64,
-    /// Acceptance time of the event at `low`.
-    low_accepted: Timestamp,
+    low_mark: Mark,
     read: u64,
     /// What the peer's high-water is when all that was sent is answered.
     covered: u64,
@@ -208,7 +207,7 @@ impl Link {
         Self {
             options,
             low,
-            low_accepted: Timestamp::ZERO,
+            low_mark: progress.map(|progress| progress.mark).unwrap_or_default(),
             read: low,
             covered: progress.map_or(base, |progress| progress.sent),
             spans: VecDeque::new(),
@@ -252,9 +251,14 @@ impl Link {
         self.low
     }
 
-    /// When the event at [`low`](Self::low) was accepted; zero if that is not known yet.
-    pub fn low_accepted(&self) -> Timestamp {
-        self.low_accepted
+    /// What the record at [`low`](Self::low) says of the log up to there; zeros if that is not known.
+    pub fn low_mark(&self) -> Mark {
+        self.low_mark
+    }
+
+    /// Tells the link what stands at [`low`](Self::low), after a start or a rewind.
+    pub fn set_low_mark(&mut self, mark: Mark) {
+        self.low_mark = mark;
     }
 
     /// The lowest offset that the link may still have to read, for the log's retention: everything up to here is done.
@@ -279,6 +283,7 @@ impl Link {
             cursor: self.low,
             sent: self.covered.min(first),
             held: self.held.iter().map(|(sequence, held)| (*sequence, held.attempts)).collect(),
+            mark: self.low_mark,
             at: now,
         }
     }
@@ -302,7 +307,7 @@ impl Link {
             return Vec::new();
         }
         let mut effects = Vec::new();
-        let accepted = chunk.records.last().map_or(self.low_accepted, |record| record.header.accepted);
+        let mark = chunk.records.last().map_or(self.low_mark, |record| Mark::from(&record.header));
         let mut meant = Vec::with_capacity(chunk.records.len());
         for record in chunk.records {
             let header = &record.header;
@@ -328,7 +333,7 @@ impl Link {
             records: Arc::new(meant),
             stage,
             attempts: 0,
-            accepted,
+            mark,
         });
         self.settle();
         effects
@@ -458,13 +463,13 @@ impl Link {
         effects.push(Effect::Rewound { from: self.low, to: target });
         self.spans.clear();
         self.low = target;
-        self.low_accepted = Timestamp::ZERO;
+        self.low_mark = Mark::default();
         self.read = target;
         self.covered = target;
     }
 
-    /// The log dropped what the link had not delivered: goes on at `base`.
-    pub fn lose_place(&mut self, base: u64) -> Vec<Effect> {
+    /// The log dropped what the link had not delivered: goes on at `base`, where `at` stands.
+    pub fn lose_place(&mut self, base: u64, at: Mark) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.read < base {
             let from = self.read;
@@ -477,7 +482,7 @@ impl Link {
                 records: Arc::default(),
                 stage: Stage::Done,
                 attempts: 0,
-                accepted: self.low_accepted,
+                mark: at,
             });
             self.read = base;
             self.settle();
@@ -495,7 +500,7 @@ impl Link {
     fn settle(&mut self) {
         while let Some(span) = self.spans.pop_front_if(|span| matches!(span.stage, Stage::Done)) {
             self.low = span.to;
-            self.low_accepted = span.accepted;
+            self.low_mark = span.mark;
         }
     }
 

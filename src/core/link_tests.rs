@@ -211,7 +211,7 @@ fn a_log_that_dropped_undelivered_events_moves_the_link_on_and_says_which() {
     let mut link = link();
     read_on(&mut link);
     let send = link.next_send(NOW).unwrap();
-    assert_eq!(link.lose_place(400), [Effect::Unrecoverable { from: 10, to: 400 }]);
+    assert_eq!(link.lose_place(400, Mark::default()), [Effect::Unrecoverable { from: 10, to: 400 }]);
     on_reply(&mut link, send.id, &delivered(10));
     assert_eq!((link.low(), link.wants().unwrap().after), (400, 400));
     read_on(&mut link);

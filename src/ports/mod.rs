@@ -2,3 +2,5 @@
 
 pub mod clock;
 pub mod disk;
+pub mod hub;
+pub mod peer;

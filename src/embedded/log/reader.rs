@@ -1,0 +1,140 @@
+//! A place in the log that moves on, over segments, up to what is durable.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{Log, Segment};
+use crate::{
+    core::{
+        event::Record,
+        frame::{self, Kind, Step},
+        journal::Change,
+    },
+    ports::hub::{ReadError, Reader},
+};
+
+pub struct LogReader {
+    log: Arc<Log>,
+    /// The last offset read.
+    after: u64,
+    /// Where the next frame stands, once it is known.
+    place: Option<(Arc<Segment>, u64)>,
+}
+
+/// What a pass over some frames may collect.
+struct Limits {
+    events: usize,
+    bytes: usize,
+    changes: bool,
+}
+
+impl LogReader {
+    pub fn new(log: Arc<Log>, after: u64) -> Self {
+        Self { log, after, place: None }
+    }
+
+    fn find(&mut self) -> Result<(Arc<Segment>, u64), ReadError> {
+        if let Some(place) = &self.place {
+            return Ok(place.clone());
+        }
+        let start = self.log.start();
+        let segment = match self.log.find(self.after + 1) {
+            Some(segment) if self.after >= start.offset => segment,
+            _ => return Err(ReadError::Dropped { base: start.offset, mark: start.mark() }),
+        };
+        let position = segment.seek(self.after + 1);
+        Ok((segment, position))
+    }
+
+    async fn pass(&mut self, limits: &Limits, changes: &mut Vec<Change>) -> Result<Vec<Record>, ReadError> {
+        let mut records = Vec::new();
+        let mut length = limits.bytes.max(4096);
+        loop {
+            let (segment, position) = self.find()?;
+            let tail = segment.tail();
+            let available = usize::try_from(tail.bytes.saturating_sub(position)).unwrap_or(usize::MAX);
+            let failed = |why: String| ReadError::Failed(format!("{}, byte {position}: {why}", segment.path()));
+            let bytes = segment
+                .file()
+                .read_at(position, length.min(available))
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+            let mut at = 0;
+            let ended = loop {
+                if records.len() >= limits.events {
+                    break false;
+                }
+                match frame::step(&bytes, at) {
+                    Step::Frame { kind: Kind::Event, payload, size } => {
+                        let record = Record::parse(payload).map_err(|error| failed(error.to_string()))?;
+                        let offset = record.header.offset;
+                        segment.remember(offset, position + at as u64);
+                        at += size;
+                        if offset > self.after {
+                            self.after = offset;
+                            records.push(record);
+                        }
+                    }
+                    Step::Frame { kind: Kind::Change, payload, size } => {
+                        // A dead letter's change is followed by the event.
+                        if limits.changes
+                            && let Ok((change, _)) = postcard::take_from_bytes::<Change>(&payload)
+                        {
+                            changes.push(change);
+                        }
+                        at += size;
+                    }
+                    Step::Frame { size, .. } => at += size,
+                    Step::Partial { size } if at == 0 && size > length => {
+                        length = size;
+                        break false;
+                    }
+                    Step::Partial { .. } => break available <= bytes.len(),
+                    Step::End => break true,
+                    Step::Garbage(why) => return Err(failed(why.to_owned())),
+                }
+            };
+            self.place = Some((segment.clone(), position + at as u64));
+            if records.len() >= limits.events {
+                return Ok(records);
+            }
+            if ended {
+                // A closed segment is followed by another; an open one ends at what is durable.
+                let next = if tail.closed { self.log.after(segment.first()) } else { None };
+                match next {
+                    Some(next) => self.place = Some((next.clone(), next.begin())),
+                    None => return Ok(records),
+                }
+            }
+            if !records.is_empty() && !limits.changes {
+                return Ok(records);
+            }
+        }
+    }
+}
+
+impl Reader for LogReader {
+    fn next(&mut self, events: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Record>, ReadError>> {
+        async move {
+            let limits = Limits { events, bytes, changes: false };
+            self.pass(&limits, &mut Vec::new()).await
+        }
+        .boxed()
+    }
+
+    fn seek(&mut self, after: u64) {
+        self.after = after;
+        self.place = None;
+    }
+
+    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>> {
+        async move {
+            let limits = Limits { events: 8192, bytes: 4 << 20, changes: true };
+            let mut changes = Vec::new();
+            while !self.pass(&limits, &mut changes).await?.is_empty() {}
+            Ok(changes)
+        }
+        .boxed()
+    }
+}
