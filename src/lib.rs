@@ -1,3 +1,4 @@
 //! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
 
+pub mod config;
 pub mod core;
