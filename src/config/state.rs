@@ -1,0 +1,146 @@
+//! `[state.TYPE]`: document types, the kinds of their fields, and plain DynamoDB items that are documents.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use toml::de::DeValue;
+
+use super::reader::{Entry, Section, one_of};
+
+/// Maps within maps within maps are a data model's mistake, and each level costs a recursion.
+const NESTED_MAX: usize = 4;
+
+/// A document type.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateType {
+    /// The fields by name. Removing one or changing its kind leaves stored values that no longer merge.
+    pub fields: BTreeMap<String, Kind>,
+    /// `[state.TYPE.dynamodb]`: documents of this type are items of a table. Default: none.
+    pub dynamodb: Option<Dynamodb>,
+}
+
+/// How concurrent writes to a field merge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The last writer by hybrid logical clock wins; the other value is kept for the conflict feed.
+    Register,
+    /// Concurrent values are all kept.
+    MultiValue,
+    /// The greatest value.
+    Max,
+    /// The least value.
+    Min,
+    /// Increments add up.
+    Counter,
+    /// Add-wins, observed remove.
+    Set,
+    /// Enable-wins.
+    Flag,
+    /// `{ map = KIND }`: keys with a value of one kind each.
+    Map(Box<Kind>),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Register => f.write_str("register"),
+            Kind::MultiValue => f.write_str("multi-value"),
+            Kind::Max => f.write_str("max"),
+            Kind::Min => f.write_str("min"),
+            Kind::Counter => f.write_str("counter"),
+            Kind::Set => f.write_str("set"),
+            Kind::Flag => f.write_str("flag"),
+            Kind::Map(of) => write!(f, "map of {of}"),
+        }
+    }
+}
+
+/// `[state.TYPE.dynamodb]`: services keep writing plain items, the agent takes each change as operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dynamodb {
+    /// The table, under the same name in every region. Default: the document type's name.
+    pub table: String,
+    /// The attribute that is the partition key, and the document's id. Default `id`.
+    pub key: String,
+}
+
+/// All of `[state]`.
+pub(super) fn read(mut section: Section<'_, '_>) -> BTreeMap<String, StateType> {
+    let mut types = BTreeMap::new();
+    for (name, entry) in section.others() {
+        let right = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.bytes().all(right) || name.len() > 128 {
+            entry.refuse("a document type's name is a letter, then at most 127 letters, digits, `_` and `-`");
+        }
+        if let Some(section) = entry.table() {
+            types.insert(name.clone(), read_type(section, &name));
+        }
+    }
+    types
+}
+
+fn read_type(mut section: Section<'_, '_>, name: &str) -> StateType {
+    let (mut table, given) = section.table_if_given("dynamodb");
+    let dynamodb = Dynamodb {
+        table: table.parsed("table", table_name).unwrap_or_else(|| name.to_owned()),
+        key: table.parsed("key", attribute).unwrap_or_else(|| "id".to_owned()),
+    };
+    table.finish();
+    let mut fields = BTreeMap::new();
+    for (field, entry) in section.others() {
+        if let Err(why) = attribute(&field) {
+            entry.refuse(why);
+        }
+        if given && field == dynamodb.key {
+            entry.refuse("the table's key names the document and can be no field of it");
+        }
+        if let Some(kind) = read_kind(&entry, 0) {
+            fields.insert(field, kind);
+        }
+    }
+    StateType { fields, dynamodb: given.then_some(dynamodb) }
+}
+
+fn read_kind(entry: &Entry<'_, '_>, depth: usize) -> Option<Kind> {
+    if let DeValue::Table(_) = entry.value {
+        let mut table = entry.table()?;
+        let Some(of) = table.entry("map") else {
+            entry.refuse("expected a kind, or `{ map = KIND }`");
+            return None;
+        };
+        table.finish();
+        if depth == NESTED_MAX {
+            of.refuse(format!("at most {NESTED_MAX} maps may stand in each other"));
+            return None;
+        }
+        return Some(Kind::Map(Box::new(read_kind(&of, depth + 1)?)));
+    }
+    let kinds = [
+        ("register", Kind::Register),
+        ("multi-value", Kind::MultiValue),
+        ("max", Kind::Max),
+        ("min", Kind::Min),
+        ("counter", Kind::Counter),
+        ("set", Kind::Set),
+        ("flag", Kind::Flag),
+    ];
+    entry.parsed(|text| match text {
+        "map" => Err("a map says what it is a map of: `{ map = \"max\" }`".to_owned()),
+        text => one_of(text, &kinds),
+    })
+}
+
+fn table_name(text: &str) -> Result<String, String> {
+    let right = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (3..=255).contains(&text.len()) && text.bytes().all(right) {
+        true => Ok(text.to_owned()),
+        false => Err("a table's name has 3 to 255 letters, digits, `.`, `_` and `-`".to_owned()),
+    }
+}
+
+fn attribute(text: &str) -> Result<String, String> {
+    match (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err("a field's name has 1 to 255 bytes and no control character".to_owned()),
+    }
+}
