@@ -66,6 +66,11 @@ impl Log {
         self.list().clone()
     }
 
+    /// The one that is written to.
+    pub fn last(&self) -> Option<Arc<Segment>> {
+        self.list().last().cloned()
+    }
+
     pub fn push(&self, segment: Arc<Segment>) {
         self.list_mut().push(segment);
     }

@@ -1,0 +1,456 @@
+//! The one writer: judges, appends, syncs, answers.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, RwLock, RwLockWriteGuard},
+};
+
+use bytes::BufMut;
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+use super::{
+    OpenError, Options, Request, letter_event,
+    recover::{advance, ledger_entry},
+};
+use crate::{
+    core::{
+        batch::{self, Answer, Batch, Outcome, Reason, Reply},
+        event::{Draft, Placement, Record, encode_arrival, encode_local, local_size},
+        frame::{self, Kind},
+        hlc::HybridClock,
+        journal::{Change, Head, Place, State},
+        key::KeyHash,
+        position::{EventId, Incarnation, Position},
+        time::Timestamp,
+    },
+    embedded::{
+        ledger::{self, Ledger, Merged},
+        log::{self, Log, Segment, Tail},
+    },
+    ports::{
+        clock::{Clock, Entropy},
+        disk::Disk,
+        hub::{Error, Note, Published},
+    },
+};
+
+/// A group is written once it has this many bytes; larger groups sync less often but answer later.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// What the writer is made of.
+pub(super) struct Parts {
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub options: Options,
+    pub log: Arc<Log>,
+    pub ledger: Ledger,
+    pub state: Arc<RwLock<State>>,
+    pub requests: mpsc::Receiver<Request>,
+    pub head: watch::Sender<Head>,
+    pub failed: watch::Sender<Option<String>>,
+}
+
+/// Runs until every handle is dropped or a write fails.
+pub struct Writer {
+    parts: Parts,
+    group: Group,
+    /// The head with what is in the group.
+    head: Head,
+    hlc: HybridClock,
+    life: Life,
+    merge: Option<BoxFuture<'static, Result<Merged, ledger::Error>>>,
+}
+
+/// What this process may write as.
+#[derive(Clone, Copy, PartialEq)]
+enum Life {
+    /// Nothing was written yet since the start; a first local write begins a new life.
+    Unknown,
+    Begun(Incarnation),
+}
+
+/// What goes to disk with one sync, and whom to tell afterwards.
+#[derive(Default)]
+struct Group {
+    bytes: Vec<u8>,
+    answers: Vec<Ready>,
+}
+
+/// An answer that may go out once the group is durable.
+enum Ready {
+    Published(oneshot::Sender<Result<Vec<Published>, Error>>, Vec<Published>, OwnedSemaphorePermit),
+    Applied(oneshot::Sender<Result<Reply, Error>>, Reply, OwnedSemaphorePermit),
+    Noted(oneshot::Sender<Result<(), Error>>),
+}
+
+impl Writer {
+    pub(super) fn new(parts: Parts) -> Self {
+        let head = *parts.head.borrow();
+        Self { hlc: HybridClock::restored(head.hlc), parts, group: Group::default(), head, life: Life::Unknown, merge: None }
+    }
+
+    /// # Errors
+    /// A write or sync failed, or the log or ledger cannot be read. What was waiting is not answered: whether it is
+    /// durable is unknown. The process must end; retrying a failed sync could acknowledge what is lost.
+    pub async fn run(mut self) -> Result<(), OpenError> {
+        let result = self.serve().await;
+        if let Err(error) = &result {
+            tracing::error!(%error, "the hub failed; the agent must restart");
+            self.parts.failed.send_replace(Some(error.to_string()));
+        }
+        result
+    }
+
+    async fn serve(&mut self) -> Result<(), OpenError> {
+        while let Some(request) = self.next_request().await? {
+            self.roll_if_full().await?;
+            self.take(request).await?;
+            while self.group.bytes.len() < GROUP_BYTES
+                && let Ok(request) = self.parts.requests.try_recv()
+            {
+                self.take(request).await?;
+            }
+            self.commit().await?;
+            if self.parts.ledger.is_full() {
+                self.parts.ledger.flush(self.head.offset).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a request, and merges runs of the ledger meanwhile.
+    async fn next_request(&mut self) -> Result<Option<Request>, OpenError> {
+        loop {
+            if self.merge.is_none()
+                && let Some(merge) = self.parts.ledger.merge_candidate()
+            {
+                let now = self.parts.clock.now();
+                self.merge = Some(async move { merge.run(now).await }.boxed());
+            }
+            let Some(merge) = &mut self.merge else {
+                return Ok(self.parts.requests.recv().await);
+            };
+            tokio::select! {
+                biased;
+                request = self.parts.requests.recv() => return Ok(request),
+                merged = merge => {
+                    self.merge = None;
+                    self.parts.ledger.install(merged?).await?;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, request: Request) -> Result<(), OpenError> {
+        match request {
+            Request::Publish { drafts, reply, permit } => {
+                let mut published = Vec::with_capacity(drafts.len());
+                for draft in &drafts {
+                    published.push(self.publish(draft).await?);
+                }
+                self.group.answers.push(Ready::Published(reply, published, permit));
+            }
+            Request::Apply { batch, reply, permit } => {
+                let answer = self.apply(&batch).await?;
+                let high_waters = self.high_waters(&batch.opening.sender);
+                let answer = Reply {
+                    region: self.parts.options.region.clone(),
+                    answer,
+                    high_waters,
+                    received: Timestamp::ZERO,
+                    replied: Timestamp::ZERO,
+                };
+                self.group.answers.push(Ready::Applied(reply, answer, permit));
+            }
+            Request::Note { notes, reply } => {
+                for note in notes {
+                    self.note(note);
+                }
+                self.group.answers.extend(reply.map(Ready::Noted));
+            }
+            Request::Confirm => {
+                if let (Life::Unknown, Some(life)) = (self.life, self.state().lives.current()) {
+                    self.life = Life::Begun(life);
+                }
+            }
+            Request::Retain { needed_after } => self.retain(needed_after).await?,
+        }
+        Ok(())
+    }
+
+    async fn publish(&mut self, draft: &Draft) -> Result<Published, OpenError> {
+        let life = self.life();
+        let id = EventId(Position { incarnation: life, sequence: self.head.offset + 1 });
+        let own_key;
+        let key = match &draft.key {
+            Some(key) => key,
+            None => {
+                own_key = format!("{}/{id}", self.parts.options.region);
+                &own_key
+            }
+        };
+        let key_hash = KeyHash::of(&draft.source, &draft.detail_type, key);
+        let now = self.parts.clock.now();
+        match self.known(&key_hash, &draft.payload_hash.0, now).await? {
+            Known::Same(offset) => {
+                let incarnation = self.state().lives.at(offset).unwrap_or(life);
+                return Ok(Published::Duplicate(EventId(Position { incarnation, sequence: offset })));
+            }
+            Known::Other => return Ok(Published::Conflict),
+            Known::New => {}
+        }
+        let hlc = self.hlc.tick(now);
+        let business = draft.source != crate::core::event::RESERVED_SOURCE;
+        let at = Placement {
+            offset: self.head.offset + 1,
+            accepted: now.max(self.head.accepted),
+            hlc,
+            local_events: self.head.local_events + u64::from(business),
+            local_bytes: self.head.local_bytes + if business { local_size(draft, key) as u64 } else { 0 },
+        };
+        self.append(key_hash, |out| encode_local(out, draft, key, key_hash, life, at));
+        Ok(Published::Accepted(id))
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<Answer, OpenError> {
+        let opening = &batch.opening;
+        if let batch::Kind::Stream { from, .. } = &opening.kind {
+            let covered = opening.lives.covered(&self.high_waters(&opening.sender), opening.head);
+            if *from > covered.max(opening.base) {
+                return Ok(Answer::Gap);
+            }
+        }
+        let mut outcomes = Vec::with_capacity(batch.records.len());
+        for record in &batch.records {
+            outcomes.push(self.arrive(record, opening).await?);
+        }
+        if let batch::Kind::Stream { from, to } = &opening.kind {
+            for (incarnation, after) in &opening.lives.0 {
+                let end = opening.lives.end(*incarnation, opening.head).unwrap_or(0).min(*to);
+                if end > *from && after < to {
+                    let origin = opening.sender.clone();
+                    self.change(&Change::HighWater { origin, incarnation: *incarnation, sequence: end }, None);
+                }
+            }
+        }
+        Ok(Answer::Applied(outcomes))
+    }
+
+    async fn arrive(&mut self, record: &Record, opening: &batch::Opening) -> Result<Outcome, OpenError> {
+        let now = self.parts.clock.now();
+        let header = &record.header;
+        let shadow = opening.kind == batch::Kind::Shadow;
+        let same_payload = match self.known(&header.key_hash, &header.payload_hash.0, now).await? {
+            Known::New => {
+                if !shadow {
+                    self.hlc.observe(header.hlc, now);
+                    let at = Placement {
+                        offset: self.head.offset + 1,
+                        accepted: now.max(self.head.accepted),
+                        hlc: header.hlc,
+                        local_events: self.head.local_events,
+                        local_bytes: self.head.local_bytes,
+                    };
+                    let sender = &opening.sender;
+                    self.append(header.key_hash, |out| encode_arrival(out, record, sender, at));
+                }
+                return Ok(Outcome::Delivered);
+            }
+            Known::Same(_) => true,
+            Known::Other => false,
+        };
+        if !shadow {
+            let suppressed = Change::Suppressed {
+                sender: opening.sender.clone(),
+                key: header.key_hash,
+                origin: header.origin,
+                at: now,
+                same_payload,
+            };
+            self.change(&suppressed, None);
+        }
+        Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
+    }
+
+    async fn known(&self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
+        let entry = self.parts.ledger.get(key, now).await?;
+        Ok(match entry {
+            None => Known::New,
+            Some(entry) if entry.payload[..] == payload[..16] => Known::Same(entry.offset),
+            Some(_) => Known::Other,
+        })
+    }
+
+    /// Puts an event's frame into the group; `encode` writes the record.
+    fn append(&mut self, key_hash: KeyHash, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.begin_group();
+        let start = self.group.bytes.len() + frame::PREFIX_BYTES + 1;
+        frame::put(&mut self.group.bytes, Kind::Event, encode);
+        // The header that was just written, read back: one definition of what a record says.
+        let raw = bytes::Bytes::copy_from_slice(&self.group.bytes[start..]);
+        if let Ok(record) = Record::parse(raw) {
+            advance(&mut self.head, &record.header);
+            self.parts.ledger.insert(key_hash, ledger_entry(&record.header));
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        let mut change = note.change;
+        if let Change::DeadLettered { letter } = &mut change {
+            // An event that is dead already stays the same letter: a rewind may bring it up again.
+            let state = self.state();
+            letter.id = state.letter_of(&letter.peer, letter.sequence).unwrap_or(state.letters_given + 1);
+        }
+        self.change(&change, note.event.as_ref());
+    }
+
+    /// Puts a change into the group and into the state.
+    fn change(&mut self, change: &Change, event: Option<&Record>) {
+        self.begin_group();
+        let start = self.group.bytes.len();
+        frame::put(&mut self.group.bytes, Kind::Change, |out| {
+            // Plain data: encoding it cannot fail.
+            out.extend(postcard::to_allocvec(change).unwrap_or_default());
+            if let Some(event) = event {
+                out.put_slice(event.raw());
+            }
+        });
+        let segment = self.segment();
+        let place = Place {
+            segment: segment.as_ref().map_or(0, |segment| segment.first()),
+            position: segment.map_or(0, |segment| segment.tail().bytes) + start as u64,
+            size: (self.group.bytes.len() - start) as u32,
+        };
+        self.state().fold(change, place);
+    }
+
+    /// Says, ahead of the group's first frame, that everything before it was synced.
+    fn begin_group(&mut self) {
+        if self.group.bytes.is_empty()
+            && let Some(segment) = self.segment()
+        {
+            let position = segment.tail().bytes;
+            frame::put(&mut self.group.bytes, Kind::Sync, |out| out.put_u64_le(position));
+        }
+    }
+
+    /// The life to write as; begins one if this process has not written yet.
+    fn life(&mut self) -> Incarnation {
+        if let Life::Begun(life) = self.life {
+            return life;
+        }
+        let life = Incarnation::from_random(self.parts.entropy.next_u64());
+        tracing::info!(%life, after = self.head.offset, "beginning a new life of this hub");
+        self.life = Life::Begun(life);
+        self.change(&Change::Began { incarnation: life, after: self.head.offset }, None);
+        life
+    }
+
+    async fn commit(&mut self) -> Result<(), OpenError> {
+        if !self.group.bytes.is_empty()
+            && let Some(segment) = self.segment()
+        {
+            let position = segment.tail().bytes;
+            segment.file().write_at(position, &self.group.bytes).await.map_err(log::Error::from)?;
+            segment.file().sync().await.map_err(log::Error::from)?;
+            let bytes = position + self.group.bytes.len() as u64;
+            segment.set_tail(Tail { bytes, head: self.head, closed: false });
+            self.state().head = self.head;
+            self.parts.head.send_replace(self.head);
+            self.group.bytes.clear();
+            // One huge request must not leave its buffer behind.
+            self.group.bytes.shrink_to(2 * GROUP_BYTES);
+        }
+        for answer in self.group.answers.drain(..) {
+            // Whoever gave up waiting misses the answer; what was done stays done, and a retry is a duplicate.
+            match answer {
+                Ready::Published(reply, published, _) => drop(reply.send(Ok(published))),
+                Ready::Applied(reply, applied, _) => drop(reply.send(Ok(applied))),
+                Ready::Noted(reply) => drop(reply.send(Ok(()))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn roll_if_full(&mut self) -> Result<(), OpenError> {
+        let size = self.parts.options.segment_bytes;
+        let margin = (GROUP_BYTES as u64).min(size / 4);
+        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else { return Ok(()) };
+        let state = self.state().clone();
+        let next = Segment::create(&*self.parts.disk, &state, size).await?;
+        segment.close(self.head);
+        self.parts.log.push(Arc::new(next));
+        Ok(())
+    }
+
+    /// Drops the oldest segments that nobody needs, and those beyond the size limit whoever needs them.
+    async fn retain(&mut self, needed_after: u64) -> Result<(), OpenError> {
+        let now = self.parts.clock.now();
+        self.parts.ledger.expire(now).await?;
+        let mut to_drop = VecDeque::new();
+        let mut bytes = self.parts.log.bytes();
+        let segments = self.parts.log.segments();
+        for segment in segments.iter().filter(|segment| segment.tail().closed) {
+            let tail = segment.tail();
+            let old = tail.head.accepted.plus(self.parts.options.log_retention) <= now;
+            if (old && tail.head.offset <= needed_after) || bytes > self.parts.options.log_bytes_max {
+                bytes = bytes.saturating_sub(tail.bytes);
+                to_drop.push_back(segment.clone());
+            } else {
+                break;
+            }
+        }
+        for segment in to_drop {
+            self.drop_segment(&segment).await?;
+        }
+        Ok(())
+    }
+
+    async fn drop_segment(&mut self, segment: &Segment) -> Result<(), OpenError> {
+        // Dead letters outlive the log's retention: theirs are written again at the end.
+        let letters: Vec<_> = {
+            let state = self.state();
+            let within = state.letters.values().filter(|(_, place)| place.segment == segment.first());
+            within.cloned().collect()
+        };
+        for (letter, place) in letters {
+            let event = letter_event(&self.parts.log, place).await?;
+            self.change(&Change::DeadLettered { letter }, event.as_ref());
+            if self.group.bytes.len() >= GROUP_BYTES {
+                self.commit().await?;
+                self.roll_if_full().await?;
+            }
+        }
+        self.commit().await?;
+        if self.parts.ledger.covered() < segment.tail().head.offset {
+            self.parts.ledger.flush(self.head.offset).await?;
+        }
+        tracing::info!(file = segment.path(), "dropping a segment of the log");
+        self.parts.log.pop_oldest();
+        self.parts.disk.remove(segment.path()).await.map_err(log::Error::from)?;
+        self.parts.disk.sync_dir(log::DIR).await.map_err(log::Error::from)?;
+        Ok(())
+    }
+
+    fn segment(&self) -> Option<Arc<Segment>> {
+        self.parts.log.last()
+    }
+
+    fn high_waters(&self, origin: &str) -> Vec<(Incarnation, u64)> {
+        self.state().high_waters.get(origin).cloned().unwrap_or_default()
+    }
+
+    fn state(&self) -> RwLockWriteGuard<'_, State> {
+        self.parts.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What the ledger says of a key.
+enum Known {
+    New,
+    /// With this payload, at this offset.
+    Same(u64),
+    Other,
+}
