@@ -4,3 +4,4 @@ pub mod disk;
 pub mod hub;
 pub mod ledger;
 pub mod log;
+pub mod system;
