@@ -1,3 +1,4 @@
 //! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
 
+pub mod api;
 pub mod core;

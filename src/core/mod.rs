@@ -4,5 +4,8 @@
 //! published, [`key`] names it, [`pattern`] selects it for a link.
 
 pub mod event;
+pub mod ingress;
+pub mod json;
 pub mod key;
+pub mod pattern;
 pub mod time;
