@@ -4,4 +4,6 @@ pub mod api;
 pub mod config;
 pub mod core;
 pub mod embedded;
+pub mod faults;
+pub mod metrics;
 pub mod ports;

@@ -24,6 +24,8 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairRequest {
     pub cluster: String,
+    /// The region that asks.
+    pub asker: String,
     /// Whose events.
     pub origin: String,
     /// What the asker has: each life with its last offset. What lies beyond is to be sent.
