@@ -1,3 +1,4 @@
 //! The durable default: hub, ledger and links of one region on local disk; HTTP between regions.
 
 pub mod disk;
+pub mod ledger;
