@@ -49,6 +49,9 @@ async fn settle(ledger: &mut Ledger) {
     while let Some(merge) = ledger.merge_candidate() {
         let merged = merge.run(NOW).await.expect("a merge");
         ledger.install(merged).await.expect("an installation");
+        if let Some(leftovers) = ledger.take_leftovers() {
+            leftovers.remove().await.expect("a removal");
+        }
     }
 }
 

@@ -14,16 +14,16 @@
 //!
 //! # The method
 //! The hub's log is the truth: its records carry key hash, payload hash, sequence and acceptance time. The ledger only
-//! sorts them. New keys go to a [`memtable`]; when that is full it becomes one immutable sorted file, a *run*, and
-//! runs of like size are [merged](merge). After a crash the caller replays the log's records above
+//! sorts them. New keys go to a `memtable`; when that is full it becomes one immutable sorted file, a *run*, and
+//! runs of like size are merged (`merge`). After a crash the caller replays the log's records above
 //! [`Ledger::covered`]. So inserting writes nothing and syncs nothing, and no lost or torn write can make the ledger
 //! claim a key that the log lacks. This is the log-structured merge tree of O'Neil et al. (1996), with tiers, without
 //! its log.
 //!
-//! A lookup asks the memtable, then the runs from new to old: the run's [`filter`] in memory, one fence search in
+//! A lookup asks the memtable, then the runs from new to old: the run's `filter` in memory, one fence search in
 //! memory, one block from the disk. Filters of the newest runs are kept in memory up to [`Options::filter_bytes_max`]
 //! (32 MiB are 27 million keys); an older run's filter is asked on disk, one page. Entries past the retention do not
-//! exist, wherever they still lie; [`Ledger::expire`] removes whole runs.
+//! exist, wherever they still lie; [`Ledger::expire`] drops whole runs.
 //!
 //! # No manifest
 //! A flush gets the next number *n* and makes the run *n-n*; merging neighbours from *a-b* to *c-d* makes *a-d*. The
@@ -33,8 +33,8 @@
 //! - Only neighbours are merged, and a merged run's span is the hull of its inputs'. So two spans either exclude each
 //!   other, or one lies within the other and is *superseded*: everything in it that still lives is in the wider one.
 //!   A partial overlap cannot come from here, and is refused.
-//! - Inputs are removed only after the merged name was synced. A crash in between leaves both, and the wider wins. A
-//!   removal that a crash undoes brings back a superseded run, or an expired one: no answer changes.
+//! - Inputs are removed some time after the merged name was synced. A crash in between leaves both, and the wider wins.
+//!   A removal that a crash undoes brings back a superseded run, or an expired one: no answer changes.
 //! - Numbers never come back: the newest run stays, so that the next number stays above it. When even that has
 //!   expired, an empty run with the next number takes over `covered` first.
 //! - [`Ledger::open`] syncs the folder before it believes a name: otherwise a name that a killed process left in the
@@ -136,6 +136,8 @@ pub struct Ledger {
     memtable: Memtable,
     /// Oldest first; spans rise and exclude each other.
     runs: Vec<Held>,
+    /// Paths of files out of use.
+    leftovers: Vec<String>,
     /// Set while files are being changed, so that a failed or cancelled change leaves it set.
     stopped: bool,
 }
@@ -161,7 +163,7 @@ impl Ledger {
             runs.push(Held { run, filter: None });
         }
         let (dir, memtable) = (dir.to_owned(), Memtable::new());
-        let mut ledger = Ledger { disk, dir, options, memtable, runs, stopped: false };
+        let mut ledger = Ledger { disk, dir, options, memtable, runs, leftovers: Vec::new(), stopped: false };
         for name in names.into_iter().filter(|name| name.ends_with(".tmp")) {
             ledger.remove(&name).await?;
         }
@@ -254,7 +256,10 @@ impl Ledger {
         Some(Merge::new(Arc::clone(&self.disk), self.dir.clone(), inputs, self.options.retention))
     }
 
-    /// Puts a merged run in the place of its inputs. A crash leaves either the old set or the new one.
+    /// Puts a merged run in the place of its inputs, which become [leftovers]. A crash leaves either the old set or the
+    /// new one.
+    ///
+    /// [leftovers]: Ledger::take_leftovers
     ///
     /// # Errors
     /// After [`Error::Io`] the ledger still answers from the old runs, and has stopped writing.
@@ -278,17 +283,17 @@ impl Ledger {
             publish(&*self.disk, &self.dir, span).await?;
             let run = Arc::new(Run::open(&*self.disk, &self.dir, span).await?);
             let inputs: Vec<Held> = self.runs.splice(first..end, [Held { run, filter: None }]).collect();
-            for held in inputs {
-                self.remove(&held.run.footer.span.run_name()).await?;
-            }
+            self.leftovers.extend(inputs.iter().map(|held| held.run.path().to_owned()));
             self.balance_filters().await?;
         }
         self.stopped = false;
         Ok(())
     }
 
-    /// Removes the runs of which nothing lives at `now`, and says how many. Runs that a [`Merge`] is reading are left
-    /// to it. `covered` stays.
+    /// Puts the runs of which nothing lives at `now` out of use, and says how many; their files become [leftovers].
+    /// Runs that a [`Merge`] is reading are left to it. `covered` stays.
+    ///
+    /// [leftovers]: Ledger::take_leftovers
     ///
     /// # Errors
     /// After [`Error::Io`] all that lives is still found, and the ledger has stopped writing.
@@ -310,14 +315,19 @@ impl Ledger {
             let successor = self.write_run(0, std::iter::empty(), self.covered()).await?;
             self.runs.push(successor);
         }
-        for span in &due {
-            self.runs.retain(|held| held.run.footer.span != *span);
-            self.remove(&span.run_name()).await?;
-        }
-        self.disk.sync_dir(&self.dir).await.map_err(Error::io("sync", &self.dir))?;
+        let is_gone = |held: &mut Held| due.contains(&held.run.footer.span);
+        self.leftovers.extend(self.runs.extract_if(.., is_gone).map(|held| held.run.path().to_owned()));
         self.balance_filters().await?;
         self.stopped = false;
         Ok(due.len())
+    }
+
+    /// The files that merges and expiry have put out of use since the last call. Removing a file of gigabytes takes
+    /// long (0.1 s for 400 MB on ext4), so it is not done while the writer waits. Dropped or never asked for, they
+    /// take room until the next [`Ledger::open`].
+    pub fn take_leftovers(&mut self) -> Option<Leftovers> {
+        let paths = std::mem::take(&mut self.leftovers);
+        (!paths.is_empty()).then(|| Leftovers { disk: Arc::clone(&self.disk), paths })
     }
 
     pub fn stats(&self) -> Stats {
@@ -381,6 +391,24 @@ impl Ledger {
     async fn remove(&self, name: &str) -> Result<(), Error> {
         let path = format!("{}/{name}", self.dir);
         self.disk.remove(&path).await.map_err(Error::io("remove", &path))
+    }
+}
+
+/// Files out of use, to be removed beside the writer.
+#[must_use = "the files take room until they are removed"]
+pub struct Leftovers {
+    disk: Arc<dyn Disk>,
+    paths: Vec<String>,
+}
+
+impl Leftovers {
+    /// # Errors
+    /// [`Error::Io`]: the rest stays until the next [`Ledger::open`]; the ledger is as well as before.
+    pub async fn remove(self) -> Result<(), Error> {
+        for path in &self.paths {
+            self.disk.remove(path).await.map_err(Error::io("remove", path))?;
+        }
+        Ok(())
     }
 }
 

@@ -29,10 +29,10 @@ async fn history(ledger: &mut Ledger, seen: &mut Seen) -> Result<(), Error> {
         ledger.flush(seen.log.len() as u64).await?;
         seen.covered = seen.log.len() as u64;
         merged += settle(ledger, Timestamp(now)).await?;
-        expired += ledger.expire(Timestamp(now)).await?;
+        expired += expire(ledger, Timestamp(now)).await?;
     }
     seen.now = 5000;
-    expired += ledger.expire(Timestamp(seen.now)).await?;
+    expired += expire(ledger, Timestamp(seen.now)).await?;
     assert!(merged >= 5 && expired >= 5, "{merged} merged, {expired} expired");
     Ok(())
 }

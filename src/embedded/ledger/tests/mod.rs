@@ -38,7 +38,21 @@ async fn settle(ledger: &mut Ledger, now: Timestamp) -> Result<usize, Error> {
     while let Some(merge) = ledger.merge_candidate() {
         let merged = merge.run(now).await?;
         ledger.install(merged).await?;
+        clear(ledger).await?;
         merges += 1;
     }
     Ok(merges)
+}
+
+async fn expire(ledger: &mut Ledger, now: Timestamp) -> Result<usize, Error> {
+    let runs = ledger.expire(now).await?;
+    clear(ledger).await?;
+    Ok(runs)
+}
+
+async fn clear(ledger: &mut Ledger) -> Result<(), Error> {
+    match ledger.take_leftovers() {
+        Some(leftovers) => leftovers.remove().await,
+        None => Ok(()),
+    }
 }

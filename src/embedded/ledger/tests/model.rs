@@ -19,6 +19,7 @@ enum Step {
     Merge,
     Install,
     Expire,
+    Clear,
     Restart(u8),
 }
 
@@ -30,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Merge),
         3 => Just(Step::Install),
         1 => Just(Step::Expire),
+        2 => Just(Step::Clear),
         1 => any::<u8>().prop_map(Step::Restart),
     ];
     proptest::collection::vec(step, 1..120)
@@ -91,6 +93,7 @@ impl World {
                 self.ledger.expire(Timestamp(self.now)).await?;
                 assert_eq!(self.ledger.covered(), covered);
             }
+            Step::Clear => clear(&mut self.ledger).await?,
             Step::Restart(seed) => {
                 let covered = self.ledger.covered();
                 let crash = match seed % 3 {

@@ -74,7 +74,7 @@ fn old_runs_vanish_while_keys_come_steadily() {
             if ledger.is_full() {
                 ledger.flush(now).await.unwrap();
                 settle(&mut ledger, Timestamp(now)).await.unwrap();
-                ledger.expire(Timestamp(now)).await.unwrap();
+                expire(&mut ledger, Timestamp(now)).await.unwrap();
                 runs_max = runs_max.max(ledger.stats().runs);
                 let entries = ledger.stats().entries;
                 assert!(entries <= retention + retention / 8 + 10, "{entries} at {now}");
