@@ -172,7 +172,6 @@ pub struct LinkTask {
     pub pacer: Arc<Pacer>,
     pub commands: mpsc::Receiver<Command>,
     pub view: Arc<Mutex<View>>,
-    pub repairs_wanted: Arc<tokio::sync::Notify>,
 }
 
 /// What the loop keeps besides the link itself.
@@ -536,7 +535,6 @@ impl LinkTask {
             peer = self.ends.peer_name,
             "the peer has events of this region that are not here: this region was restored; asking for them"
         );
-        self.repairs_wanted.notify_one();
         let ends = self.ends.clone();
         tokio::spawn(async move {
             for attempt in 1..=10 {

@@ -139,15 +139,6 @@ impl EmbeddedHub {
         Ok((EmbeddedHub { shared: Arc::new(shared), requests }, writer))
     }
 
-    /// From now on services get [`Error::Draining`]; peers and links go on.
-    pub fn set_draining(&self, draining: bool) {
-        self.shared.draining.store(draining, Ordering::SeqCst);
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::SeqCst)
-    }
-
     /// Completes, with the reason, when a write or sync failed: the process must end.
     pub async fn failed(&self) -> String {
         let mut failed = self.shared.failed.clone();
@@ -155,18 +146,6 @@ impl EmbeddedHub {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the writer ended".to_owned(),
         }
-    }
-
-    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
-    pub fn confirm_life(&self) {
-        // Without a place in the queue a new life begins, which is as right.
-        let _ = self.requests.try_send(Request::Confirm);
-    }
-
-    /// Drops what is past retention. Links still need everything after `needed_after`.
-    pub fn retain(&self, needed_after: u64) {
-        // It is asked again within seconds.
-        let _ = self.requests.try_send(Request::Retain { needed_after });
     }
 
     async fn request<T>(
@@ -266,6 +245,24 @@ impl Hub for EmbeddedHub {
 
     fn log_bytes(&self) -> u64 {
         self.shared.log.bytes()
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.shared.draining.store(draining, Ordering::SeqCst);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    fn confirm_life(&self) {
+        // Without a place in the queue a new life begins, which is as right.
+        let _ = self.requests.try_send(Request::Confirm);
+    }
+
+    fn retain(&self, needed_after: u64) {
+        // It is asked again within seconds.
+        let _ = self.requests.try_send(Request::Retain { needed_after });
     }
 }
 
