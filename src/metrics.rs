@@ -351,10 +351,10 @@ mod tests {
         let text = Metrics::new("a", &["b".to_owned()]).unwrap().text();
         for line in [
             r#"hubweave_events_accepted_total{region="a"} 0"#,
-            r#"hubweave_events_forwarded_total{peer="b",region="a",result="duplicate"} 0"#,
-            r#"hubweave_link_state{peer="b",region="a",state="active"} 1"#,
-            r#"hubweave_region_state{region="a",state="active"} 1"#,
-            r#"hubweave_replication_lag_seconds_count{peer="b",region="a",stream="heartbeat"} 0"#,
+            r#"hubweave_events_forwarded_total{peer="b",result="duplicate",region="a"} 0"#,
+            r#"hubweave_link_state{peer="b",state="active",region="a"} 1"#,
+            r#"hubweave_region_state{state="active",region="a"} 1"#,
+            r#"hubweave_replication_lag_seconds_count{peer="b",stream="heartbeat",region="a"} 0"#,
             r#"hubweave_dead_letters{peer="b",region="a"} 0"#,
         ] {
             assert!(text.contains(line), "{line}\n{text}");

@@ -319,7 +319,7 @@ impl LinkTask {
                 Ok(_) | Err(ReadError::Dropped { .. }) => {
                     // Retention keeps what is held; only the size limit takes it.
                     self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.clock.now(), 0.0);
-                    self.lost(sequence - 1, sequence).await;
+                    self.lost(sequence - 1, sequence, Mark::default()).await;
                 }
                 Err(ReadError::Failed(why)) => {
                     tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
@@ -446,7 +446,7 @@ impl LinkTask {
                     self.hold_bypassed(to);
                     self.find_low_mark().await;
                 }
-                Effect::Unrecoverable { from, to } => self.lost(from, to).await,
+                Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
                 Effect::Behind => self.ask_for_repair(),
                 Effect::Settled { .. } | Effect::Skipped { .. } | Effect::DeadLetter { .. } => {}
             }
@@ -492,17 +492,17 @@ impl LinkTask {
         }
     }
 
-    /// Names what the link can never deliver: the log dropped `(from, to]`.
-    async fn lost(&mut self, from: u64, to: u64) {
+    /// Names what the link can never deliver: the log dropped `(from, to]`. Where nobody knows any more what stood at
+    /// `from`, the count is an upper bound.
+    async fn lost(&mut self, from: u64, to: u64, mark: Mark) {
         let head = *self.ends.hub.head().borrow();
-        let low = self.core.low_mark();
         let end = self.mark_at(to).await.unwrap_or(head.mark());
-        let events = end.local_events.saturating_sub(low.local_events).min(to - from);
+        let events = end.local_events.saturating_sub(mark.local_events).min(to - from);
         let loss = Loss {
             from,
             to,
             events,
-            first_accepted: low.accepted,
+            first_accepted: mark.accepted,
             last_accepted: end.accepted,
             at: self.ends.clock.now(),
         };
@@ -617,6 +617,10 @@ impl LinkTask {
     fn refresh_view(&mut self, state: &mut Loop, at_once: bool) {
         let now = Instant::now();
         if !at_once && now < state.viewed_at {
+            // How far the link is costs nothing to say; the rest is counted.
+            let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+            view.cursor = self.core.low();
+            view.mark = self.core.low_mark();
             return;
         }
         state.viewed_at = now + VIEW_INTERVAL / 2;

@@ -485,3 +485,6 @@ async fn build_link(
     };
     Ok((task, commands))
 }
+
+#[cfg(test)]
+mod tests;

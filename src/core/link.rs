@@ -125,8 +125,8 @@ pub enum Effect {
     DeadLetter { record: Record, reason: Reason, attempts: u32 },
     /// The peer lost what it had confirmed after `to`; reading starts there again.
     Rewound { from: u64, to: u64 },
-    /// Events up to `to` that the peer misses are in the log no more.
-    Unrecoverable { from: u64, to: u64 },
+    /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
+    Unrecoverable { from: u64, to: u64, mark: Mark },
     /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
     Behind,
 }
@@ -457,7 +457,7 @@ impl Link {
 
     fn rewind(&mut self, to: u64, base: u64, effects: &mut Vec<Effect>) {
         if to < base {
-            effects.push(Effect::Unrecoverable { from: to, to: base });
+            effects.push(Effect::Unrecoverable { from: to, to: base, mark: Mark::default() });
         }
         let target = to.max(base);
         effects.push(Effect::Rewound { from: self.low, to: target });
@@ -473,7 +473,8 @@ impl Link {
         let mut effects = Vec::new();
         if self.read < base {
             let from = self.read;
-            effects.push(Effect::Unrecoverable { from, to: base });
+            let mark = self.spans.back().map_or(self.low_mark, |span| span.mark);
+            effects.push(Effect::Unrecoverable { from, to: base, mark });
             // What was read before is still at hand and goes out; the gap is one that the peer cannot know of, so the
             // next batch covers it.
             self.spans.push_back(Span {

@@ -127,7 +127,7 @@ fn a_rewind_below_the_log_names_what_cannot_be_refilled() {
         NOW,
         &HubView { lives: &lives, head: 60, base: 40 },
     );
-    assert_eq!(effects, [Effect::Unrecoverable { from: 7, to: 40 }, Effect::Rewound { from: 50, to: 40 }]);
+    assert_eq!(effects, [Effect::Unrecoverable { from: 7, to: 40, mark: Mark::default() }, Effect::Rewound { from: 50, to: 40 }]);
 }
 
 #[test]
@@ -211,7 +211,8 @@ fn a_log_that_dropped_undelivered_events_moves_the_link_on_and_says_which() {
     let mut link = link();
     read_on(&mut link);
     let send = link.next_send(NOW).unwrap();
-    assert_eq!(link.lose_place(400, Mark::default()), [Effect::Unrecoverable { from: 10, to: 400 }]);
+    let mark = Mark { accepted: Timestamp::from_millis(10_000), local_events: 10, local_bytes: 1000 };
+    assert_eq!(link.lose_place(400, Mark::default()), [Effect::Unrecoverable { from: 10, to: 400, mark }]);
     on_reply(&mut link, send.id, &delivered(10));
     assert_eq!((link.low(), link.wants().unwrap().after), (400, 400));
     read_on(&mut link);
