@@ -2,6 +2,6 @@
 
 pub mod disk;
 
-
 pub mod log;
+pub mod peer;
 pub mod system;
