@@ -1,5 +1,6 @@
 //! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
 
+pub mod admin;
 pub mod agent;
 pub mod api;
 pub mod config;

@@ -163,11 +163,7 @@ pub async fn clear(State(admin): Shared, Query(clear): Query<Clear>) -> Response
 }
 
 pub async fn reload(State(admin): Shared) -> Response {
-    let result = match (admin.reload)().await {
-        Ok(config) => admin.agent.reload(config).await,
-        Err(why) => Err(why),
-    };
-    match result {
+    match admin.reload().await {
         Ok(changed) => answer::json(StatusCode::OK, &json!({ "changed": changed })),
         Err(why) => answer::error(StatusCode::BAD_REQUEST, &why),
     }

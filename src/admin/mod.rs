@@ -52,6 +52,15 @@ impl Admin {
     pub fn new(agent: Arc<Agent>, auth: Auth, reload: Reload) -> Self {
         Self { agent, auth, reload, long: Semaphore::new(LONG_MAX) }
     }
+
+    /// Reads the topology file again and takes over what can change; answers what did.
+    ///
+    /// # Errors
+    /// The file is bad, or asks for what only a restart can change. Then nothing changed.
+    pub async fn reload(&self) -> Result<Vec<String>, String> {
+        let config = (self.reload)().await?;
+        self.agent.reload(config).await
+    }
 }
 
 /// All routes of the `admin` listener.

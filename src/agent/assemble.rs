@@ -49,6 +49,13 @@ pub enum Error {
     Metrics(#[from] prometheus::Error),
 }
 
+impl Error {
+    pub fn no_region(config: &Config, region: &str) -> Error {
+        let names: Vec<String> = config.regions.iter().map(|region| format!("`{}`", region.name)).collect();
+        Error::NoRegion(region.to_owned(), names.join(", "))
+    }
+}
+
 /// A running region and what its listeners need.
 pub struct Assembled {
     pub agent: Arc<Agent>,
@@ -65,8 +72,7 @@ pub struct Assembled {
 /// # Errors
 /// Something that a person has to mend; nothing was changed then.
 pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> {
-    let names = || config.regions.iter().map(|region| format!("`{}`", region.name)).collect::<Vec<_>>().join(", ");
-    let home = config.region(region).ok_or_else(|| Error::NoRegion(region.to_owned(), names()))?.clone();
+    let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
     if home.backend != Backend::Embedded {
         return Err(Error::Backend(region.to_owned()));
     }
