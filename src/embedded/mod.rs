@@ -1,6 +1,3 @@
 //! The durable default: hub, ledger and links of one region on local disk; HTTP between regions.
 
 pub mod disk;
-pub mod hub;
-pub mod ledger;
-pub mod log;
