@@ -295,7 +295,7 @@ pub struct Placement {
     pub local_bytes: u64,
 }
 
-/// Appends the record of a local publish to `out`.
+/// Appends the record of a local publish to `out`; answers its header.
 pub fn encode_local(
     out: &mut Vec<u8>,
     draft: &Draft,
@@ -303,7 +303,7 @@ pub fn encode_local(
     key_hash: KeyHash,
     incarnation: Incarnation,
     at: Placement,
-) {
+) -> Header {
     let resources = if draft.resources.is_empty() {
         "[]".to_owned()
     } else {
@@ -326,6 +326,7 @@ pub fn encode_local(
     let lengths = texts.map(|text| text.len() as u32);
     put_header(out, &header, lengths, ["", "", ""]);
     texts.iter().for_each(|text| out.put_slice(text.as_bytes()));
+    header
 }
 
 /// How many bytes [`encode_local`] will append, near enough to count a backlog in bytes.
@@ -336,7 +337,7 @@ pub fn local_size(draft: &Draft, key: &str) -> usize {
 /// Appends the record of an event that arrived from `sender` to `out`: the portable part as it is, one hop more.
 ///
 /// A local record of the sender's gets the sender as its origin; a remote one (repair stream) keeps its own.
-pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Placement) {
+pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Placement) -> Header {
     let from = &record.header;
     let repaired = from.is_remote();
     let mut flags = (from.flags & RESERVED) | REMOTE;
@@ -370,6 +371,7 @@ pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Plac
     put_header(out, &header, lengths, provenance);
     out.put_slice(&record.raw[HEADER_BYTES..record.ends[4] as usize]);
     provenance.iter().for_each(|text| out.put_slice(text.as_bytes()));
+    header
 }
 
 fn put_header(out: &mut Vec<u8>, header: &Header, portable: [u32; 5], provenance: [&str; 3]) {

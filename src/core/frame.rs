@@ -49,18 +49,18 @@ impl Kind {
     }
 }
 
-/// Appends a frame whose payload `write` appends; answers the payload's length.
-pub fn put(out: &mut Vec<u8>, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+/// Appends a frame whose payload `write` appends; answers what `write` answers.
+pub fn put<T>(out: &mut Vec<u8>, kind: Kind, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let start = out.len();
     out.put_u64_le(0);
     out.put_u8(kind.byte());
-    write(out);
+    let answer = write(out);
     let body = start + PREFIX_BYTES;
     let length = (out.len() - body) as u32;
     let crc = crc32fast::hash(&out[body..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..body].copy_from_slice(&crc.to_le_bytes());
-    length as usize - 1
+    answer
 }
 
 /// What stands at the front of some bytes.

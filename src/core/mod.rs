@@ -1,17 +1,21 @@
 //! Decisions without effects: no clock, randomness, file, socket or runtime in here.
 //!
-//! Modules in the order an event meets them. Ingress makes an [`event::Draft`] of what a service published; [`key`]
-//! names it; the hub writes an [`event::Record`] at a [`position`], in [`frame`]s, beside the changes of its
-//! [`journal`]; a [`link`] decides what goes over, in a [`batch`], and what to do with each answer.
+//! Modules in the order an event meets them. [`ingress`] makes an [`event::Draft`] of what a service published, looking
+//! into its [`json`]; [`key`] names it; the hub writes an [`event::Record`] at a [`position`], in [`frame`]s, beside the
+//! changes of its [`journal`]; a [`link`] decides what goes over ([`pattern`]), in a [`batch`], and what to do with each
+//! answer.
 
 pub mod backoff;
 pub mod batch;
 pub mod event;
 pub mod frame;
 pub mod hlc;
+pub mod ingress;
 pub mod journal;
+pub mod json;
 pub mod key;
 pub mod link;
+pub mod pattern;
 pub mod position;
 #[cfg(test)]
 pub mod testing;

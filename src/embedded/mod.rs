@@ -1,3 +1,7 @@
 //! The durable default: hub, ledger and links of one region on local disk; HTTP between regions.
 
 pub mod disk;
+pub mod hub;
+pub mod ledger;
+pub mod log;
+pub mod system;

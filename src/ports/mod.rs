@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod disk;
 pub mod hub;
+pub mod inbox;
 pub mod peer;

@@ -9,6 +9,7 @@ use crate::{
     core::{
         event::{Header, Record},
         frame::{self, Kind, Step},
+        hlc,
         journal::{Change, Head, Place, State},
         time::Timestamp,
     },
@@ -82,7 +83,10 @@ pub fn ledger_entry(header: &Header) -> ledger::Entry {
 pub fn advance(head: &mut Head, header: &Header) {
     head.offset = header.offset;
     head.accepted = header.accepted;
-    head.hlc = head.hlc.max(header.hlc);
+    // As the running clock does it: a time from far ahead is not followed.
+    if header.hlc <= header.accepted.plus(hlc::DRIFT_MAX) {
+        head.hlc = head.hlc.max(header.hlc);
+    }
     head.local_events = header.local_events;
     head.local_bytes = header.local_bytes;
     if !header.is_remote() {

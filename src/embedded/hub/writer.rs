@@ -16,7 +16,7 @@ use super::{
 use crate::{
     core::{
         batch::{self, Answer, Batch, Outcome, Reason, Reply},
-        event::{Draft, Placement, Record, encode_arrival, encode_local, local_size},
+        event::{Draft, Header, Placement, Record, encode_arrival, encode_local, local_size},
         frame::{self, Kind},
         hlc::HybridClock,
         journal::{Change, Head, Place, State},
@@ -171,7 +171,8 @@ impl Writer {
                 self.group.answers.extend(reply.map(Ready::Noted));
             }
             Request::Confirm => {
-                if let (Life::Unknown, Some(life)) = (self.life, self.state().lives.current()) {
+                let last = self.state().lives.current();
+                if let (Life::Unknown, Some(life)) = (self.life, last) {
                     self.life = Life::Begun(life);
                 }
             }
@@ -274,7 +275,7 @@ impl Writer {
         Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
     }
 
-    async fn known(&self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
+    async fn known(&mut self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
         let entry = self.parts.ledger.get(key, now).await?;
         Ok(match entry {
             None => Known::New,
@@ -284,16 +285,11 @@ impl Writer {
     }
 
     /// Puts an event's frame into the group; `encode` writes the record.
-    fn append(&mut self, key_hash: KeyHash, encode: impl FnOnce(&mut Vec<u8>)) {
+    fn append(&mut self, key_hash: KeyHash, encode: impl FnOnce(&mut Vec<u8>) -> Header) {
         self.begin_group();
-        let start = self.group.bytes.len() + frame::PREFIX_BYTES + 1;
-        frame::put(&mut self.group.bytes, Kind::Event, encode);
-        // The header that was just written, read back: one definition of what a record says.
-        let raw = bytes::Bytes::copy_from_slice(&self.group.bytes[start..]);
-        if let Ok(record) = Record::parse(raw) {
-            advance(&mut self.head, &record.header);
-            self.parts.ledger.insert(key_hash, ledger_entry(&record.header));
-        }
+        let header = frame::put(&mut self.group.bytes, Kind::Event, encode);
+        advance(&mut self.head, &header);
+        self.parts.ledger.insert(key_hash, ledger_entry(&header));
     }
 
     fn note(&mut self, note: Note) {

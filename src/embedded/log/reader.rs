@@ -71,6 +71,9 @@ impl LogReader {
                         let offset = record.header.offset;
                         segment.remember(offset, position + at as u64);
                         at += size;
+                        if offset > self.after + 1 {
+                            return Err(failed(format!("offset {offset} follows {}", self.after)));
+                        }
                         if offset > self.after {
                             self.after = offset;
                             records.push(record);
@@ -90,7 +93,9 @@ impl LogReader {
                         length = size;
                         break false;
                     }
+                    // The read may have stopped at a frame's border, or within the zeros of one's prefix.
                     Step::Partial { .. } => break available <= bytes.len(),
+                    Step::End if at + frame::PREFIX_BYTES > bytes.len() => break available <= bytes.len(),
                     Step::End => break true,
                     Step::Garbage(why) => return Err(failed(why.to_owned())),
                 }
