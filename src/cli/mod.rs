@@ -17,7 +17,9 @@ pub mod http;
 mod links;
 mod load;
 mod out;
+mod process;
 mod publish;
+mod run;
 mod status;
 mod tail;
 #[cfg(test)]
@@ -35,7 +37,7 @@ use clap::Parser;
 pub use context::Context;
 pub use error::Error;
 
-use crate::core::time::Timestamp;
+use crate::{core::time::Timestamp, embedded::system::SystemClock, ports::clock::Clock};
 use args::{Cli, Command};
 
 /// Runs the command line of this process.
@@ -79,7 +81,7 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
 async fn perform(context: &Context, command: Command) -> Result<(), Error> {
     match command {
         Command::Up(args) => up::up(context.file.clone(), args).await,
-        Command::Run(_) => Err(Error::no("this build has no agent")),
+        Command::Run(args) => run::run(context, args).await,
         Command::Check => check::check(context),
         Command::Env => check::env(context),
         Command::Status(args) => status::status(context, args).await,
@@ -99,8 +101,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
 
 /// This machine's clock.
 fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemClock.now()
 }
 
 /// Text that only this run has, for keys.

@@ -1,13 +1,10 @@
 //! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
 
-use std::{
-    collections::BTreeMap,
-    io::BufReader,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
 use futures::future::join_all;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     Context, Error, args,

@@ -28,6 +28,8 @@ use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::core::pattern::Pattern;
 use toml::de::DeTable;
 
 pub use address::Address;
@@ -45,7 +47,7 @@ pub use validate::Listener;
 pub type PatternCheck = fn(&Value) -> Result<(), String>;
 
 /// The one place that says what a valid pattern is.
-const PATTERN_CHECK: PatternCheck = |_| Ok(());
+const PATTERN_CHECK: PatternCheck = |pattern| Pattern::parse(pattern).map(drop).map_err(|error| error.to_string());
 
 /// A valid topology with every default filled in.
 #[derive(Clone, Debug, PartialEq)]

@@ -125,8 +125,8 @@ pub enum Effect {
     DeadLetter { record: Record, reason: Reason, attempts: u32 },
     /// The peer lost what it had confirmed after `to`; reading starts there again.
     Rewound { from: u64, to: u64 },
-    /// Events up to `to` that the peer misses are in the log no more.
-    Unrecoverable { from: u64, to: u64 },
+    /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
+    Unrecoverable { from: u64, to: u64, mark: Mark },
     /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
     Behind,
 }
@@ -135,7 +135,10 @@ pub enum Effect {
 enum Stage {
     Ready,
     /// `first`: nothing below it was unanswered when it was sent.
-    Sent { id: u64, first: bool },
+    Sent {
+        id: u64,
+        first: bool,
+    },
     Done,
 }
 
@@ -376,19 +379,14 @@ impl Link {
     }
 
     /// An answer to the batch `id`. `lives` and `head` are this hub's, `base` is where its log begins.
-    pub fn on_reply(
-        &mut self,
-        id: u64,
-        reply: &Reply,
-        now: Timestamp,
-        hub: &HubView<'_>,
-    ) -> Vec<Effect> {
+    pub fn on_reply(&mut self, id: u64, reply: &Reply, now: Timestamp, hub: &HubView<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
         self.notice_behind(&reply.high_waters, hub, &mut effects);
-        let Some(index) = self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
+        let Some(index) =
+            self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
             return effects;
         };
@@ -457,7 +455,7 @@ impl Link {
 
     fn rewind(&mut self, to: u64, base: u64, effects: &mut Vec<Effect>) {
         if to < base {
-            effects.push(Effect::Unrecoverable { from: to, to: base });
+            effects.push(Effect::Unrecoverable { from: to, to: base, mark: Mark::default() });
         }
         let target = to.max(base);
         effects.push(Effect::Rewound { from: self.low, to: target });
@@ -473,7 +471,8 @@ impl Link {
         let mut effects = Vec::new();
         if self.read < base {
             let from = self.read;
-            effects.push(Effect::Unrecoverable { from, to: base });
+            let mark = self.spans.back().map_or(self.low_mark, |span| span.mark);
+            effects.push(Effect::Unrecoverable { from, to: base, mark });
             // What was read before is still at hand and goes out; the gap is one that the peer cannot know of, so the
             // next batch covers it.
             self.spans.push_back(Span {

@@ -87,7 +87,7 @@ pub trait Hub: Send + Sync {
     /// The log begins after this offset.
     fn base(&self) -> u64;
 
-    /// What the region keeps besides events, as far as it is durable.
+    /// What the region keeps besides events; at most one sync ahead of what is durable.
     fn state(&self) -> Arc<RwLock<State>>;
 
     /// The event of a dead letter.
@@ -95,6 +95,17 @@ pub trait Hub: Send + Sync {
 
     /// Bytes of the log on disk.
     fn log_bytes(&self) -> u64;
+
+    /// From now on services get [`Error::Draining`]; peers and links go on.
+    fn set_draining(&self, draining: bool);
+
+    fn is_draining(&self) -> bool;
+
+    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
+    fn confirm_life(&self);
+
+    /// Drops what is past retention. Links still need everything after `needed_after`.
+    fn retain(&self, needed_after: u64);
 }
 
 /// A place in the log that moves on.

@@ -10,6 +10,9 @@ use crate::core::{
     time::Timestamp,
 };
 
+/// The content type of batches and replies where they go over HTTP.
+pub const BATCH_CONTENT_TYPE: &str = "application/x-hubweave-batch";
+
 /// Who a region is and what it has of the asker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
@@ -24,6 +27,8 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairRequest {
     pub cluster: String,
+    /// The region that asks.
+    pub asker: String,
     /// Whose events.
     pub origin: String,
     /// What the asker has: each life with its last offset. What lies beyond is to be sent.

@@ -73,13 +73,26 @@ pub enum OpenError {
 }
 
 enum Request {
-    Publish { drafts: Vec<Draft>, reply: oneshot::Sender<Result<Vec<Published>, Error>>, permit: OwnedSemaphorePermit },
-    Apply { batch: Batch, reply: oneshot::Sender<Result<Reply, Error>>, permit: OwnedSemaphorePermit },
-    Note { notes: Vec<Note>, reply: Option<oneshot::Sender<Result<(), Error>>> },
+    Publish {
+        drafts: Vec<Draft>,
+        reply: oneshot::Sender<Result<Vec<Published>, Error>>,
+        permit: OwnedSemaphorePermit,
+    },
+    Apply {
+        batch: Batch,
+        reply: oneshot::Sender<Result<Reply, Error>>,
+        permit: OwnedSemaphorePermit,
+    },
+    Note {
+        notes: Vec<Note>,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    },
     /// Peers confirmed that nothing of the last life is missing here: it goes on.
     Confirm,
     /// Drop what is past retention; links need everything after `needed_after`.
-    Retain { needed_after: u64 },
+    Retain {
+        needed_after: u64,
+    },
 }
 
 /// Cheap to clone; the writer ends when the last one is dropped.
@@ -139,15 +152,6 @@ impl EmbeddedHub {
         Ok((EmbeddedHub { shared: Arc::new(shared), requests }, writer))
     }
 
-    /// From now on services get [`Error::Draining`]; peers and links go on.
-    pub fn set_draining(&self, draining: bool) {
-        self.shared.draining.store(draining, Ordering::SeqCst);
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::SeqCst)
-    }
-
     /// Completes, with the reason, when a write or sync failed: the process must end.
     pub async fn failed(&self) -> String {
         let mut failed = self.shared.failed.clone();
@@ -155,18 +159,6 @@ impl EmbeddedHub {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the writer ended".to_owned(),
         }
-    }
-
-    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
-    pub fn confirm_life(&self) {
-        // Without a place in the queue a new life begins, which is as right.
-        let _ = self.requests.try_send(Request::Confirm);
-    }
-
-    /// Drops what is past retention. Links still need everything after `needed_after`.
-    pub fn retain(&self, needed_after: u64) {
-        // It is asked again within seconds.
-        let _ = self.requests.try_send(Request::Retain { needed_after });
     }
 
     async fn request<T>(
@@ -257,7 +249,9 @@ impl Hub for EmbeddedHub {
                 state.letters.get(&id).map(|(_, place)| *place)
             };
             match place {
-                Some(place) => letter_event(&self.shared.log, place).await.map_err(|error| Error::Failed(error.to_string())),
+                Some(place) => {
+                    letter_event(&self.shared.log, place).await.map_err(|error| Error::Failed(error.to_string()))
+                }
                 None => Ok(None),
             }
         }
@@ -266,6 +260,24 @@ impl Hub for EmbeddedHub {
 
     fn log_bytes(&self) -> u64 {
         self.shared.log.bytes()
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.shared.draining.store(draining, Ordering::SeqCst);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
+    fn confirm_life(&self) {
+        // Without a place in the queue a new life begins, which is as right.
+        let _ = self.requests.try_send(Request::Confirm);
+    }
+
+    fn retain(&self, needed_after: u64) {
+        // It is asked again within seconds.
+        let _ = self.requests.try_send(Request::Retain { needed_after });
     }
 }
 
@@ -278,8 +290,7 @@ async fn letter_event(log: &Log, place: crate::core::journal::Place) -> Result<O
     let Step::Frame { kind: Kind::Change, payload, .. } = segment.frame_at(place.position).await? else {
         return Err(damaged("no change where a dead letter was written"));
     };
-    let (_, event) =
-        postcard::take_from_bytes::<Change>(&payload).map_err(|error| damaged(&error.to_string()))?;
+    let (_, event) = postcard::take_from_bytes::<Change>(&payload).map_err(|error| damaged(&error.to_string()))?;
     let event = payload.slice_ref(event);
     Record::parse(event).map(Some).map_err(|error| damaged(&error.to_string()))
 }

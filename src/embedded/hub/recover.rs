@@ -25,6 +25,9 @@ use crate::{
 
 const LEDGER_DIR: &str = "ledger";
 
+/// Memory for the filters of the ledger's newest runs: 13 million keys' worth. With it an idle region stays under 40 MB.
+const LEDGER_FILTER_BYTES: usize = 16 << 20;
+
 pub struct Recovered {
     pub log: Arc<Log>,
     pub ledger: Ledger,
@@ -43,7 +46,11 @@ pub async fn recover(disk: Arc<dyn Disk>, options: &Options, now: Timestamp) -> 
             state
         }
     };
-    let ledger_options = ledger::Options { retention: options.retention, ..ledger::Options::default() };
+    let ledger_options = ledger::Options {
+        retention: options.retention,
+        filter_bytes_max: LEDGER_FILTER_BYTES,
+        ..ledger::Options::default()
+    };
     let mut ledger = Ledger::open(disk, LEDGER_DIR, ledger_options).await?;
     refill(&mut ledger, &log).await?;
     Ok(Recovered { log, ledger, state })
@@ -107,8 +114,7 @@ async fn fold_last(segment: &Segment) -> Result<State, log::Error> {
     loop {
         match frame::step(&bytes, position) {
             Step::Frame { kind, payload, size } => {
-                let place =
-                    Place { segment: segment.first(), position: position as u64, size: size as u32 };
+                let place = Place { segment: segment.first(), position: position as u64, size: size as u32 };
                 fold_frame(&mut state, kind, payload, place).map_err(|why| segment.damaged(place.position, &why))?;
                 if kind == Kind::Event {
                     segment.remember(state.head.offset, place.position);

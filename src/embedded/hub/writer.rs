@@ -6,8 +6,10 @@ use std::{
 };
 
 use bytes::BufMut;
-use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::{
     OpenError, Options, Request, letter_event,
@@ -60,7 +62,8 @@ pub struct Writer {
     head: Head,
     hlc: HybridClock,
     life: Life,
-    merge: Option<BoxFuture<'static, Result<Merged, ledger::Error>>>,
+    /// Runs of the ledger that are being merged beside the writer.
+    merge: Option<JoinHandle<Result<Merged, ledger::Error>>>,
 }
 
 /// What this process may write as.
@@ -76,19 +79,28 @@ enum Life {
 struct Group {
     bytes: Vec<u8>,
     answers: Vec<Ready>,
+    /// Places in the queue that become free with the answers.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// An answer that may go out once the group is durable.
 enum Ready {
-    Published(oneshot::Sender<Result<Vec<Published>, Error>>, Vec<Published>, OwnedSemaphorePermit),
-    Applied(oneshot::Sender<Result<Reply, Error>>, Reply, OwnedSemaphorePermit),
+    Published(oneshot::Sender<Result<Vec<Published>, Error>>, Vec<Published>),
+    Applied(oneshot::Sender<Result<Reply, Error>>, Reply),
     Noted(oneshot::Sender<Result<(), Error>>),
 }
 
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         let head = *parts.head.borrow();
-        Self { hlc: HybridClock::restored(head.hlc), parts, group: Group::default(), head, life: Life::Unknown, merge: None }
+        Self {
+            hlc: HybridClock::restored(head.hlc),
+            parts,
+            group: Group::default(),
+            head,
+            life: Life::Unknown,
+            merge: None,
+        }
     }
 
     /// # Errors
@@ -120,14 +132,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for a request, and merges runs of the ledger meanwhile.
+    /// Waits for a request; the ledger's runs are merged, and its old files removed, beside the writer.
     async fn next_request(&mut self) -> Result<Option<Request>, OpenError> {
         loop {
             if self.merge.is_none()
                 && let Some(merge) = self.parts.ledger.merge_candidate()
             {
                 let now = self.parts.clock.now();
-                self.merge = Some(async move { merge.run(now).await }.boxed());
+                self.merge = Some(tokio::spawn(merge.run(now)));
+            }
+            if let Some(leftovers) = self.parts.ledger.take_leftovers() {
+                tokio::spawn(async move {
+                    if let Err(error) = leftovers.remove().await {
+                        tracing::warn!(%error, "old ledger files stay until the next start");
+                    }
+                });
             }
             let Some(merge) = &mut self.merge else {
                 return Ok(self.parts.requests.recv().await);
@@ -137,7 +156,10 @@ impl Writer {
                 request = self.parts.requests.recv() => return Ok(request),
                 merged = merge => {
                     self.merge = None;
-                    self.parts.ledger.install(merged?).await?;
+                    match merged {
+                        Ok(merged) => self.parts.ledger.install(merged?).await?,
+                        Err(error) => tracing::error!(%error, "merging runs of the ledger failed; it is tried again"),
+                    }
                 }
             }
         }
@@ -150,7 +172,8 @@ impl Writer {
                 for draft in &drafts {
                     published.push(self.publish(draft).await?);
                 }
-                self.group.answers.push(Ready::Published(reply, published, permit));
+                self.group.answers.push(Ready::Published(reply, published));
+                self.group.permits.push(permit);
             }
             Request::Apply { batch, reply, permit } => {
                 let answer = self.apply(&batch).await?;
@@ -162,7 +185,8 @@ impl Writer {
                     received: Timestamp::ZERO,
                     replied: Timestamp::ZERO,
                 };
-                self.group.answers.push(Ready::Applied(reply, answer, permit));
+                self.group.answers.push(Ready::Applied(reply, answer));
+                self.group.permits.push(permit);
             }
             Request::Note { notes, reply } => {
                 for note in notes {
@@ -359,11 +383,12 @@ impl Writer {
             // One huge request must not leave its buffer behind.
             self.group.bytes.shrink_to(2 * GROUP_BYTES);
         }
+        self.group.permits.clear();
         for answer in self.group.answers.drain(..) {
             // Whoever gave up waiting misses the answer; what was done stays done, and a retry is a duplicate.
             match answer {
-                Ready::Published(reply, published, _) => drop(reply.send(Ok(published))),
-                Ready::Applied(reply, applied, _) => drop(reply.send(Ok(applied))),
+                Ready::Published(reply, published) => drop(reply.send(Ok(published))),
+                Ready::Applied(reply, applied) => drop(reply.send(Ok(applied))),
                 Ready::Noted(reply) => drop(reply.send(Ok(()))),
             }
         }
@@ -373,7 +398,9 @@ impl Writer {
     async fn roll_if_full(&mut self) -> Result<(), OpenError> {
         let size = self.parts.options.segment_bytes;
         let margin = (GROUP_BYTES as u64).min(size / 4);
-        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else { return Ok(()) };
+        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else {
+            return Ok(());
+        };
         let state = self.state().clone();
         let next = Segment::create(&*self.parts.disk, &state, size).await?;
         segment.close(self.head);

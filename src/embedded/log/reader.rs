@@ -108,6 +108,15 @@ impl LogReader {
                 // A closed segment is followed by another; an open one ends at what is durable.
                 let next = if tail.closed { self.log.after(segment.first()) } else { None };
                 match next {
+                    // Segments in between were dropped while this one was read.
+                    Some(next) if next.first() > self.after + 1 => {
+                        self.place = None;
+                        let start = next.start();
+                        return match records.is_empty() {
+                            true => Err(ReadError::Dropped { base: start.offset, mark: start.mark() }),
+                            false => Ok(records),
+                        };
+                    }
                     Some(next) => self.place = Some((next.clone(), next.begin())),
                     None => return Ok(records),
                 }

@@ -1,0 +1,216 @@
+//! Events that go over a link outside of their order: replays, redriven letters, repairs.
+//!
+//! An errand runs beside its link, with the link's pace, one batch at a time. Keys make it harmless, whatever the link
+//! does meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{filter::Filters, link::Ends, pacer::Pacer};
+use crate::{
+    core::{
+        batch::{Answer, Batch, Kind, Outcome, Reply},
+        event::Record,
+        journal::Change,
+        link::Failure,
+        position::Incarnation,
+        time::Timestamp,
+    },
+    ports::hub::{Note, ReadError},
+};
+
+/// What an errand did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Events that were meant to go.
+    pub events: u64,
+    pub delivered: u64,
+    pub duplicate: u64,
+    pub rejected: u64,
+    /// Left out: the filter, the expiry.
+    pub skipped: u64,
+    /// Not answered; they stay where they were.
+    pub failed: u64,
+}
+
+impl Report {
+    pub fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => self.delivered += 1,
+            Outcome::Duplicate => self.duplicate += 1,
+            Outcome::Rejected(_) => self.rejected += 1,
+            Outcome::Retry { .. } => self.failed += 1,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("region `{0}` has no link to `{1}`")]
+    NoLink(String, String),
+    #[error(transparent)]
+    Hub(#[from] crate::ports::hub::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The peer did not answer; what was done before counts.
+    #[error("{peer}: {failure} (before that: {report:?})")]
+    Peer { peer: String, failure: Failure, report: Report },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Tries of one batch before an errand gives up; a person waits for it.
+const ATTEMPTS: u32 = 5;
+
+pub struct Errand {
+    pub ends: Arc<Ends>,
+    pub pacer: Arc<Pacer>,
+    pub batch_events: usize,
+    pub batch_bytes: usize,
+}
+
+impl Errand {
+    /// Sends this region's events accepted from `since` to `until` again.
+    ///
+    /// # Errors
+    /// The log cannot be read, or the peer does not answer.
+    pub async fn replay(
+        &self,
+        filters: &Filters,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        expire_before: Timestamp,
+        dry_run: bool,
+    ) -> Result<Report, Error> {
+        let within = |record: &Record| {
+            let accepted = record.header.accepted;
+            record.header.is_local_business()
+                && since.is_none_or(|since| accepted >= since)
+                && until.is_none_or(|until| accepted < until)
+        };
+        let select = |record: &Record| match within(record) {
+            false => Choice::Ignore,
+            true if record.header.accepted <= expire_before || !filters.selects(record) => Choice::Skip,
+            true => Choice::Send,
+        };
+        self.pass(Kind::Redrive, select, dry_run).await
+    }
+
+    /// Sends what this region holds of `origin` beyond `known` (everything where a life is not listed).
+    ///
+    /// # Errors
+    /// The log cannot be read, or the peer does not answer.
+    pub async fn repair(&self, origin: &str, known: &[(Incarnation, u64)], dry_run: bool) -> Result<Report, Error> {
+        let select = |record: &Record| {
+            let position = record.header.origin;
+            let is_known = known.iter().any(|(life, end)| *life == position.incarnation && position.sequence <= *end);
+            match record.origin_region() == Some(origin) && !record.header.is_reserved() && !is_known {
+                true => Choice::Send,
+                false => Choice::Ignore,
+            }
+        };
+        self.pass(Kind::Repair, select, dry_run).await
+    }
+
+    async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Report, Error> {
+        let mut reader = self.ends.hub.reader(self.ends.hub.base());
+        let head = self.ends.hub.head().borrow().offset;
+        let mut report = Report::default();
+        let mut waiting: Vec<Record> = Vec::new();
+        let mut at = 0;
+        while at < head {
+            let records = match reader.next(self.batch_events, self.batch_bytes).await {
+                Ok(records) => records,
+                Err(ReadError::Dropped { base, .. }) => {
+                    reader.seek(base);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(last) = records.last() else { break };
+            at = last.header.offset;
+            for record in records.into_iter().filter(|record| record.header.offset <= head) {
+                match select(&record) {
+                    Choice::Ignore => {}
+                    Choice::Skip => report.skipped += 1,
+                    Choice::Send => {
+                        report.events += 1;
+                        waiting.push(record);
+                    }
+                }
+            }
+            let bytes: usize = waiting.iter().map(|record| record.raw().len()).sum();
+            if dry_run {
+                waiting.clear();
+            } else if waiting.len() >= self.batch_events || bytes >= self.batch_bytes {
+                let batch = std::mem::take(&mut waiting);
+                self.send(kind.clone(), batch, &mut report).await?;
+            }
+        }
+        if !dry_run && !waiting.is_empty() {
+            self.send(kind, waiting, &mut report).await?;
+        }
+        Ok(report)
+    }
+
+    async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
+        let outcomes = self.deliver(kind.clone(), &records).await;
+        match outcomes {
+            Ok((outcomes, mark)) => {
+                outcomes.iter().for_each(|outcome| report.add(*outcome));
+                if kind == Kind::Redrive {
+                    self.remember_bypassed(&records, &outcomes, mark).await?;
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                report.failed += records.len() as u64;
+                Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report: *report })
+            }
+        }
+    }
+
+    /// A peer that is restored later may lose these, and no rewind of the order brings them back.
+    async fn remember_bypassed(&self, records: &[Record], outcomes: &[Outcome], mark: u64) -> Result<(), Error> {
+        let new = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
+        let notes: Vec<Note> = new
+            .map(|(record, _)| {
+                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
+                Change::Bypassed { peer, sequence, mark }.into()
+            })
+            .collect();
+        if !notes.is_empty() {
+            self.ends.hub.note(notes).await?;
+        }
+        Ok(())
+    }
+
+    /// One batch, tried a few times. Answers the outcomes and how far the peer was.
+    pub async fn deliver(&self, kind: Kind, records: &[Record]) -> Result<(Vec<Outcome>, u64), Failure> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let bytes = records.iter().map(|record| record.raw().len()).sum();
+            self.pacer.admit(records.len(), bytes).await;
+            let batch = Batch { opening: self.ends.opening(kind.clone()), records: records.to_vec() };
+            let failure = match self.ends.deliver(batch).await {
+                Ok(Reply { answer: Answer::Applied(outcomes), high_waters, .. }) if outcomes.len() == records.len() => {
+                    return Ok((outcomes, high_waters.last().map_or(0, |(_, mark)| *mark)));
+                }
+                Ok(_) => Failure::Refused("an answer that does not fit the batch".to_owned()),
+                Err(failure) => failure,
+            };
+            if attempt == ATTEMPTS || matches!(failure, Failure::Refused(_)) {
+                return Err(failure);
+            }
+            tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+        }
+    }
+}
+
+enum Choice {
+    Send,
+    Skip,
+    Ignore,
+}

@@ -1,0 +1,194 @@
+//! What a region does with what its peers send: checks, order, counts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    core::{
+        batch::{Answer, Batch, Kind, Outcome, Reply},
+        event::Record,
+        journal::State,
+    },
+    metrics::Metrics,
+    ports::{
+        clock::Clock,
+        hub::{self, Hub},
+        inbox::{Inbox, Refusal},
+        peer::{Hello, RepairRequest},
+    },
+};
+
+/// How long a batch waits for the one before it, which another connection carries.
+const REORDER_WAIT: Duration = Duration::from_millis(250);
+
+pub struct RegionInbox {
+    pub cluster: String,
+    pub region: String,
+    pub hub: Arc<dyn Hub>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    /// By sender: the last offset that was handed to the hub.
+    pub handed: BTreeMap<String, watch::Sender<u64>>,
+    pub repairs: mpsc::Sender<RepairRequest>,
+    /// By sender: its head as it said last, and when. What it may take with it if it is lost now.
+    pub heads: Mutex<BTreeMap<String, u64>>,
+}
+
+impl RegionInbox {
+    fn check_sender(&self, cluster: &str, sender: &str) -> Result<(), Refusal> {
+        if cluster != self.cluster {
+            return Err(Refusal::Foreign(format!(
+                "this is cluster `{}`, region `{}`; `{sender}` belongs to cluster `{cluster}`",
+                self.cluster, self.region
+            )));
+        }
+        if !self.handed.contains_key(sender) {
+            return Err(Refusal::Foreign(format!("region `{}` has no peer `{sender}` in its file", self.region)));
+        }
+        Ok(())
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), Refusal> {
+        let opening = &batch.opening;
+        self.check_sender(&opening.cluster, &opening.sender)?;
+        if opening.receiver != self.region {
+            let why = format!("a batch for region `{}` arrived at `{}`", opening.receiver, self.region);
+            return Err(Refusal::Foreign(why));
+        }
+        let repair = opening.kind == Kind::Repair;
+        if let Some(record) = batch.records.iter().find(|record| record.header.is_remote() != repair) {
+            return Err(Refusal::Malformed(format!(
+                "event {} of `{}` has the wrong provenance for its batch",
+                record.header.offset, opening.sender
+            )));
+        }
+        if let Kind::Stream { from, to } = opening.kind {
+            let mut last = from;
+            for record in &batch.records {
+                if record.header.offset <= last || record.header.offset > to {
+                    let why = format!("event {} is out of order in ({from}, {to}]", record.header.offset);
+                    return Err(Refusal::Malformed(why));
+                }
+                last = record.header.offset;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the batch before this one was handed to the hub, for a moment.
+    async fn wait_for_turn(&self, batch: &Batch) {
+        let Kind::Stream { from, .. } = batch.opening.kind else { return };
+        let Some(handed) = self.handed.get(&batch.opening.sender) else { return };
+        let covered = {
+            let state = self.hub.state();
+            let state = state.read().unwrap_or_else(PoisonError::into_inner);
+            let marks = state.high_waters.get(&batch.opening.sender).map(Vec::as_slice).unwrap_or_default();
+            batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
+        };
+        if from > covered {
+            let mut handed = handed.subscribe();
+            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(|to| *to >= from)).await;
+        }
+    }
+
+    fn count(&self, records: &[Record], reply: &Reply, sender: &str, kind: &Kind) {
+        let Answer::Applied(outcomes) = &reply.answer else { return };
+        if *kind == Kind::Shadow {
+            return;
+        }
+        let (mut applied, mut duplicates, mut conflicts) = (0, 0, 0);
+        for (record, outcome) in records.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered if record.header.is_reserved() => {
+                    if record.detail_type() == super::heartbeat::DETAIL_TYPE {
+                        let received = self.metrics.heartbeat_received.with_label_values(&[sender]);
+                        received.set(reply.replied.as_secs_f64());
+                    }
+                }
+                Outcome::Delivered => match record.origin_region() {
+                    Some(origin) => self.metrics.applied.with_label_values(&[origin]).inc(),
+                    None => applied += 1,
+                },
+                Outcome::Duplicate => duplicates += 1,
+                Outcome::Rejected(_) => conflicts += 1,
+                Outcome::Retry { .. } => {}
+            }
+        }
+        self.metrics.applied.with_label_values(&[sender]).inc_by(applied);
+        self.metrics.suppressed.with_label_values(&[sender, "duplicate"]).inc_by(duplicates);
+        self.metrics.suppressed.with_label_values(&[sender, "conflict"]).inc_by(conflicts);
+        if conflicts > 0 {
+            tracing::warn!(sender, conflicts, "events refused: their keys are known here with another payload");
+        }
+    }
+}
+
+impl Inbox for RegionInbox {
+    fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        async move {
+            let received = self.clock.now();
+            self.check(&batch)?;
+            self.wait_for_turn(&batch).await;
+            let sender = batch.opening.sender.clone();
+            let kind = batch.opening.kind.clone();
+            self.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(sender.clone(), batch.opening.head);
+            let records = batch.records.clone();
+            let mut applying = self.hub.apply(batch);
+            // The first poll puts the batch into the hub's queue; from then on its successor may follow.
+            let early = futures::poll!(&mut applying);
+            if let (Kind::Stream { to, .. }, Some(handed)) = (&kind, self.handed.get(&sender)) {
+                handed.send_modify(|last| *last = *to);
+            }
+            let result = match early {
+                std::task::Poll::Ready(result) => result,
+                std::task::Poll::Pending => applying.await,
+            };
+            let mut reply = result.map_err(|error| unavailable(&error))?;
+            reply.received = received;
+            reply.replied = self.clock.now();
+            self.count(&records, &reply, &sender, &kind);
+            Ok(reply)
+        }
+        .boxed()
+    }
+
+    fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
+        async move {
+            let high_waters = {
+                let state = self.hub.state();
+                let state = state.read().unwrap_or_else(PoisonError::into_inner);
+                state.high_waters.get(asker).cloned().unwrap_or_default()
+            };
+            Ok(Hello { cluster: self.cluster.clone(), region: self.region.clone(), high_waters, now: self.clock.now() })
+        }
+        .boxed()
+    }
+
+    fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Refusal>> {
+        async move {
+            self.check_sender(&request.cluster, &request.asker)?;
+            self.repairs.try_send(request).map_err(|_| Refusal::Unavailable {
+                why: "a repair is under way".to_owned(),
+                retry_after: Duration::from_secs(5),
+            })
+        }
+        .boxed()
+    }
+}
+
+fn unavailable(error: &hub::Error) -> Refusal {
+    Refusal::Unavailable { why: error.to_string(), retry_after: error.retry_after() }
+}
+
+/// Read access to a hub's state.
+pub fn read_state<T>(hub: &dyn Hub, read: impl FnOnce(&State) -> T) -> T {
+    let state = hub.state();
+    let state = state.read().unwrap_or_else(PoisonError::into_inner);
+    read(&state)
+}

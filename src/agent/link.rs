@@ -1,0 +1,651 @@
+//! The loop around one link: performs what [`core::link`](crate::core::link) decides.
+//!
+//! One task per link. Nothing in it waits for another link: a dead peer costs its own task only.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{filter::Filters, inbox::read_state, offset::ClockOffset, pacer::Pacer};
+use crate::{
+    core::{
+        batch::{Answer, Batch, Kind, Opening, Outcome, Reason, Reply},
+        event::Record,
+        journal::{Change, Head, Letter, Loss, Mark},
+        link::{self, Effect, Failure, HubView, Status},
+        position::Lives,
+    },
+    metrics::LinkMetrics,
+    ports::{
+        clock::{Clock, Entropy},
+        hub::{Hub, Note, ReadError, Reader},
+        peer::{Peer, RepairRequest},
+    },
+};
+
+/// How often a link's progress is written down while it moves. What a crash forgets is sent again and suppressed.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Lives told to a peer with each batch.
+const LIVES_TOLD: usize = 64;
+
+/// Held events sent together.
+const HELD_BATCH: usize = 64;
+
+/// How often gauges are refreshed.
+const VIEW_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What everybody else sees of a link. Refreshed by its task.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub status: Status,
+    pub cursor: u64,
+    pub mark: Mark,
+    pub held: Vec<u64>,
+    pub clock_offset_seconds: Option<f64>,
+}
+
+/// What the outside asks of a link.
+#[derive(Debug)]
+pub enum Command {
+    Pause(bool),
+    Options { options: link::Options, pacer: Pace },
+    Filter(crate::core::pattern::Pattern),
+}
+
+/// A link's own limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    pub events_per_second: Option<u32>,
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Who a link's two ends are and what carries it.
+pub struct Ends {
+    pub cluster: String,
+    pub home: String,
+    pub peer_name: String,
+    pub hub: Arc<dyn Hub>,
+    pub peer: Arc<dyn Peer>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub metrics: Arc<LinkMetrics>,
+    /// The skips of all links of the region, by reason.
+    pub skipped: prometheus::IntCounterVec,
+    pub attempt_timeout: Duration,
+    pub dead_letters_max: u64,
+}
+
+impl Ends {
+    /// What precedes the records of a batch sent now.
+    pub fn opening(&self, kind: Kind) -> Opening {
+        let mut lives = read_state(&*self.hub, |state| state.lives.clone());
+        let excess = lives.0.len().saturating_sub(LIVES_TOLD);
+        lives.0.drain(..excess);
+        Opening {
+            cluster: self.cluster.clone(),
+            sender: self.home.clone(),
+            receiver: self.peer_name.clone(),
+            kind,
+            lives,
+            base: self.hub.base(),
+            head: self.hub.head().borrow().offset,
+            sent: self.clock.now(),
+        }
+    }
+
+    /// Sends a batch; a peer that does not answer in time has not answered.
+    pub async fn deliver(&self, batch: Batch) -> Result<Reply, Failure> {
+        match tokio::time::timeout(self.attempt_timeout, self.peer.deliver(batch)).await {
+            Ok(Ok(reply)) if reply.region != self.peer_name => {
+                Err(Failure::Refused(format!("expected region `{}`, found `{}`", self.peer_name, reply.region)))
+            }
+            Ok(result) => result,
+            Err(_) => Err(Failure::Unanswered(format!("no answer within {:?}", self.attempt_timeout))),
+        }
+    }
+
+    pub fn dead_letters(&self) -> u64 {
+        read_state(&*self.hub, |state| {
+            state.letters.values().filter(|(letter, _)| letter.peer == self.peer_name).count() as u64
+        })
+    }
+
+    pub fn letter(&self, record: &Record, reason: Reason, attempts: u32) -> Note {
+        tracing::warn!(
+            peer = self.peer_name,
+            key = record.key(),
+            source = record.source(),
+            sequence = record.header.offset,
+            reason = reason.as_str(),
+            "event goes to the dead letters"
+        );
+        self.metrics.count_dead_letter(reason);
+        let letter = Letter {
+            id: 0,
+            peer: self.peer_name.clone(),
+            sequence: record.header.offset,
+            key: record.key().to_owned(),
+            key_hash: record.header.key_hash,
+            source: record.source().to_owned(),
+            detail_type: record.detail_type().to_owned(),
+            reason,
+            accepted: record.header.accepted,
+            dead: self.clock.now(),
+            attempts,
+        };
+        Note { change: Change::DeadLettered { letter }, event: Some(record.clone()) }
+    }
+}
+
+type Wire = FuturesUnordered<BoxFuture<'static, Answered>>;
+
+struct Answered {
+    what: Sent,
+    sent: crate::core::time::Timestamp,
+    result: Result<Reply, Failure>,
+    paced: Duration,
+}
+
+enum Sent {
+    Span(u64),
+    Held(Arc<Vec<Record>>),
+}
+
+pub struct LinkTask {
+    pub ends: Arc<Ends>,
+    pub core: link::Link,
+    pub filters: Filters,
+    pub pacer: Arc<Pacer>,
+    pub commands: mpsc::Receiver<Command>,
+    pub view: Arc<Mutex<View>>,
+}
+
+/// What the loop keeps besides the link itself.
+struct Loop {
+    reader: Box<dyn Reader>,
+    read_after: u64,
+    head: watch::Receiver<Head>,
+    wire: Wire,
+    offset: ClockOffset,
+    progress_at: Instant,
+    written: Option<(u64, usize)>,
+    viewed_at: Instant,
+    /// The feed failed or the dead letters are full: no reading before this.
+    read_again_at: Instant,
+    blocked: bool,
+}
+
+impl LinkTask {
+    /// Runs until `stop`, then waits for what is on the wire and writes the progress down.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let now = Instant::now();
+        let mut state = Loop {
+            reader: self.ends.hub.reader(self.core.low()),
+            read_after: self.core.low(),
+            head: self.ends.hub.head(),
+            wire: FuturesUnordered::new(),
+            offset: ClockOffset::default(),
+            progress_at: now,
+            written: None,
+            viewed_at: now,
+            read_again_at: now,
+            blocked: false,
+        };
+        self.find_low_mark().await;
+        while !stop.is_cancelled() {
+            self.read(&mut state).await;
+            self.send(&mut state);
+            self.send_held(&mut state).await;
+            self.write_progress(&mut state);
+            self.refresh_view(&mut state, false);
+            let wake = self.wake_at(&state);
+            let reads = self.core.wants().is_some() && !state.blocked;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                Some(answered) = state.wire.next() => self.answered(&mut state, answered).await,
+                Some(command) = self.commands.recv() => self.command(command).await,
+                Ok(()) = state.head.changed(), if reads => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        let drained = tokio::time::timeout(self.ends.attempt_timeout, async {
+            while let Some(answered) = state.wire.next().await {
+                self.answered(&mut state, answered).await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::info!(peer = self.ends.peer_name, "stopping with batches unanswered; they are sent again");
+        }
+        let progress = self.core.progress(self.ends.clock.now());
+        let change = Change::Progress { peer: self.ends.peer_name.clone(), progress };
+        if let Err(error) = self.ends.hub.note(vec![change.into()]).await {
+            tracing::warn!(peer = self.ends.peer_name, %error, "progress not written down; some is sent again");
+        }
+    }
+
+    /// When there may be something to do that nobody tells us about.
+    fn wake_at(&self, state: &Loop) -> Instant {
+        let mut wake = Instant::now() + VIEW_INTERVAL;
+        if let Some(deadline) = self.core.deadline() {
+            wake = wake.min(Instant::now() + deadline.since(self.ends.clock.now()).max(Duration::from_millis(1)));
+        }
+        if state.written != Some(self.written()) {
+            wake = wake.min(state.progress_at + PROGRESS_INTERVAL);
+        }
+        wake
+    }
+
+    async fn read(&mut self, state: &mut Loop) {
+        state.blocked = Instant::now() < state.read_again_at;
+        while let Some(want) = self.core.wants().filter(|_| !state.blocked) {
+            state.head.mark_unchanged();
+            if state.head.borrow_and_update().offset <= want.after {
+                return;
+            }
+            if state.read_after != want.after {
+                state.reader.seek(want.after);
+                state.read_after = want.after;
+            }
+            match state.reader.next(want.events, want.bytes).await {
+                Ok(records) => {
+                    let Some(last) = records.last() else { return };
+                    let to = last.header.offset;
+                    state.read_after = to;
+                    let chunk = link::Chunk { from: want.after, to, records };
+                    let now = self.ends.clock.now();
+                    let filters = &self.filters;
+                    let effects = self.core.on_chunk(chunk, now, |record| filters.selects(record));
+                    self.perform(effects).await;
+                }
+                Err(ReadError::Dropped { base, mark }) => {
+                    let effects = self.core.lose_place(base, mark);
+                    self.perform(effects).await;
+                }
+                Err(ReadError::Failed(why)) => {
+                    tracing::error!(peer = self.ends.peer_name, why, "the log cannot be read for this link");
+                    state.read_again_at = Instant::now() + Duration::from_secs(1);
+                    state.blocked = true;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, state: &mut Loop) {
+        if state.blocked {
+            return;
+        }
+        while let Some(send) = self.core.next_send(self.ends.clock.now()) {
+            let shadow = self.core.options().shadow;
+            let kind = if shadow { Kind::Shadow } else { Kind::Stream { from: send.from, to: send.to } };
+            let (ends, pacer) = (self.ends.clone(), self.pacer.clone());
+            let sending = async move {
+                let bytes = send.records.iter().map(|record| record.raw().len()).sum();
+                let paced = pacer.admit(send.records.len(), bytes).await;
+                let opening = ends.opening(kind);
+                let sent = opening.sent;
+                let records = send.records.as_ref().clone();
+                let result = ends.deliver(Batch { opening, records }).await;
+                Answered { what: Sent::Span(send.id), sent, result, paced }
+            };
+            state.wire.push(sending.boxed());
+        }
+    }
+
+    async fn send_held(&mut self, state: &mut Loop) {
+        let due = self.core.due_held(self.ends.clock.now(), HELD_BATCH);
+        if due.is_empty() {
+            return;
+        }
+        let mut records = Vec::with_capacity(due.len());
+        for sequence in due {
+            let mut reader = self.ends.hub.reader(sequence - 1);
+            match reader.next(1, 1).await {
+                Ok(found) if !found.is_empty() => records.extend(found),
+                Ok(_) | Err(ReadError::Dropped { .. }) => {
+                    // Retention keeps what is held; only the size limit takes it.
+                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.clock.now(), 0.0);
+                    self.lost(sequence - 1, sequence, Mark::default()).await;
+                }
+                Err(ReadError::Failed(why)) => {
+                    tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
+                    self.core.settle_held(sequence, None, self.ends.clock.now(), self.ends.entropy.next_f64());
+                }
+            }
+        }
+        if records.is_empty() {
+            return;
+        }
+        let ends = self.ends.clone();
+        let sending = async move {
+            let opening = ends.opening(Kind::Redrive);
+            let sent = opening.sent;
+            let result = ends.deliver(Batch { opening, records: records.clone() }).await;
+            Answered { what: Sent::Held(Arc::new(records)), sent, result, paced: Duration::ZERO }
+        };
+        state.wire.push(sending.boxed());
+    }
+
+    async fn answered(&mut self, state: &mut Loop, answered: Answered) {
+        let now = self.ends.clock.now();
+        self.ends.metrics.rate_limited_seconds.inc_by(answered.paced.as_secs_f64());
+        match &answered.result {
+            Ok(reply) => {
+                self.ends.metrics.batches_answered.inc();
+                state.offset.add(answered.sent, reply.received, reply.replied, now);
+            }
+            Err(failure) => {
+                self.ends.metrics.batches_failed.inc();
+                tracing::debug!(peer = self.ends.peer_name, %failure, "a batch has no answer");
+            }
+        }
+        let was = self.core.status();
+        let effects = match (answered.what, answered.result) {
+            (Sent::Span(id), Ok(reply)) => {
+                let (lives, head, base) = self.hub_view();
+                self.core.on_reply(id, &reply, now, &HubView { lives: &lives, head, base })
+            }
+            (Sent::Span(id), Err(failure)) => {
+                self.core.on_failure(id, failure, now, self.ends.entropy.next_f64());
+                Vec::new()
+            }
+            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()),
+        };
+        self.perform(effects).await;
+        let is = self.core.status();
+        if was != is {
+            tracing::info!(peer = self.ends.peer_name, state = is.as_str(), ?is, "link changed its state");
+            self.refresh_view(state, true);
+        }
+    }
+
+    fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
+        let now = self.ends.clock.now();
+        let mut effects = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            let outcome = match result {
+                Ok(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
+                _ => None,
+            };
+            let sequence = record.header.offset;
+            let attempts = self.core.settle_held(sequence, outcome, now, self.ends.entropy.next_f64());
+            match outcome {
+                Some(Outcome::Rejected(reason)) => {
+                    effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
+                }
+                Some(Outcome::Delivered | Outcome::Duplicate) => {
+                    let mark = result.map(|reply| reply.high_waters.last().map_or(0, |(_, mark)| *mark)).unwrap_or(0);
+                    let peer = self.ends.peer_name.clone();
+                    self.ends.hub.note_lazily(Change::Bypassed { peer, sequence, mark }.into());
+                }
+                _ => {}
+            }
+            if let Some(outcome) = outcome {
+                effects.push(Effect::Settled { record: record.clone(), outcome });
+            }
+        }
+        effects
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        let now = self.ends.clock.now();
+        let metrics = self.ends.metrics.clone();
+        let mut letters = Vec::new();
+        let mut skipped = [0u64; link::Skip::ALL.len()];
+        let mut after = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Settled { record, outcome } => self.count(&record, outcome, now),
+                Effect::Skipped { record, why } => {
+                    if !record.header.is_reserved() {
+                        skipped[why as usize] += 1;
+                    }
+                }
+                Effect::DeadLetter { record, reason, attempts } => {
+                    // A heartbeat that nobody can take any more is no loss.
+                    if !record.header.is_reserved() {
+                        letters.push(self.ends.letter(&record, reason, attempts));
+                    }
+                }
+                other => after.push(other),
+            }
+        }
+        for (why, count) in link::Skip::ALL.iter().zip(skipped).filter(|(_, count)| *count > 0) {
+            self.ends.skipped.with_label_values(&[why.as_str()]).inc_by(count);
+        }
+        if !letters.is_empty()
+            && let Err(error) = self.ends.hub.note(letters).await
+        {
+            // The hub failed, so the process ends; the progress past these events is not written either.
+            tracing::error!(peer = self.ends.peer_name, %error, "dead letters not written");
+        }
+        for effect in after {
+            match effect {
+                Effect::Rewound { from, to } => {
+                    tracing::warn!(
+                        peer = self.ends.peer_name,
+                        from,
+                        to,
+                        "the peer lacks what it had confirmed (restored from an older copy?); sending it again"
+                    );
+                    metrics.rewinds.inc();
+                    self.hold_bypassed(to);
+                    self.find_low_mark().await;
+                }
+                Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
+                Effect::Behind => self.ask_for_repair(),
+                Effect::Settled { .. } | Effect::Skipped { .. } | Effect::DeadLetter { .. } => {}
+            }
+        }
+    }
+
+    fn count(&self, record: &Record, outcome: Outcome, now: crate::core::time::Timestamp) {
+        let metrics = &self.ends.metrics;
+        if self.core.options().shadow {
+            match outcome {
+                Outcome::Duplicate => metrics.shadow_known.inc(),
+                _ => metrics.shadow_new.inc(),
+            }
+            return;
+        }
+        let lag = now.since(record.header.accepted).as_secs_f64();
+        if record.header.is_reserved() {
+            if outcome == Outcome::Delivered {
+                metrics.lag_heartbeat.observe(lag);
+            }
+            return;
+        }
+        match outcome {
+            Outcome::Delivered => {
+                metrics.delivered.inc();
+                metrics.lag_events.observe(lag);
+            }
+            Outcome::Duplicate => metrics.duplicate.inc(),
+            Outcome::Rejected(_) => metrics.rejected.inc(),
+            Outcome::Retry { .. } => {}
+        }
+    }
+
+    /// Single deliveries that the peer may have lost with its rewind go out again.
+    fn hold_bypassed(&mut self, to: u64) {
+        let peer = &self.ends.peer_name;
+        let bypassed = read_state(&*self.ends.hub, |state| {
+            state.links.get(peer).map(|link| link.bypassed.clone()).unwrap_or_default()
+        });
+        let now = self.ends.clock.now();
+        for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
+            self.core.hold(*sequence, now);
+        }
+    }
+
+    /// Names what the link can never deliver: the log dropped `(from, to]`. Where nobody knows any more what stood at
+    /// `from`, the count is an upper bound.
+    async fn lost(&mut self, from: u64, to: u64, mark: Mark) {
+        let head = *self.ends.hub.head().borrow();
+        let end = self.mark_at(to).await.unwrap_or(head.mark());
+        let events = end.local_events.saturating_sub(mark.local_events).min(to - from);
+        let loss = Loss {
+            from,
+            to,
+            events,
+            first_accepted: mark.accepted,
+            last_accepted: end.accepted,
+            at: self.ends.clock.now(),
+        };
+        tracing::error!(
+            peer = self.ends.peer_name,
+            from,
+            to,
+            events,
+            first_accepted = loss.first_accepted.to_rfc3339(),
+            last_accepted = loss.last_accepted.to_rfc3339(),
+            "the link lost its place: these offsets left the log before they were delivered (log.max_size)"
+        );
+        self.ends.metrics.lost.inc_by(events);
+        let change = Change::Lost { peer: self.ends.peer_name.clone(), loss };
+        if let Err(error) = self.ends.hub.note(vec![change.into()]).await {
+            tracing::error!(peer = self.ends.peer_name, %error, "a loss was not written down");
+        }
+    }
+
+    fn ask_for_repair(&self) {
+        let (lives, head, _) = self.hub_view();
+        let known = lives.0.iter().filter_map(|(life, _)| Some((*life, lives.end(*life, head)?))).collect();
+        let request = RepairRequest {
+            cluster: self.ends.cluster.clone(),
+            asker: self.ends.home.clone(),
+            origin: self.ends.home.clone(),
+            known,
+        };
+        tracing::warn!(
+            peer = self.ends.peer_name,
+            "the peer has events of this region that are not here: this region was restored; asking for them"
+        );
+        let ends = self.ends.clone();
+        tokio::spawn(async move {
+            for attempt in 1..=10 {
+                match ends.peer.request_repair(request.clone()).await {
+                    Ok(()) => return,
+                    Err(failure) => {
+                        tracing::warn!(peer = ends.peer_name, %failure, attempt, "repair not asked for yet")
+                    }
+                }
+                tokio::time::sleep(Duration::from_secs(attempt)).await;
+            }
+        });
+    }
+
+    fn hub_view(&self) -> (Lives, u64, u64) {
+        let lives = read_state(&*self.ends.hub, |state| state.lives.clone());
+        (lives, self.ends.hub.head().borrow().offset, self.ends.hub.base())
+    }
+
+    /// What stands at the low-water, after a start or rewind without a note of it.
+    async fn find_low_mark(&mut self) {
+        if self.core.low_mark() != Mark::default() {
+            return;
+        }
+        let low = self.core.low();
+        let mark = match self.mark_at(low).await {
+            Some(mark) => mark,
+            // Nothing was ever delivered: the log's first event is the oldest that is exposed.
+            None => {
+                let mut reader = self.ends.hub.reader(low);
+                match reader.next(1, 1).await {
+                    Ok(first) if !first.is_empty() => Mark { accepted: first[0].header.accepted, ..Mark::default() },
+                    _ => Mark { accepted: self.ends.clock.now(), ..Mark::default() },
+                }
+            }
+        };
+        self.core.set_low_mark(mark);
+    }
+
+    async fn mark_at(&self, offset: u64) -> Option<Mark> {
+        match self.ends.hub.reader(offset.checked_sub(1)?).next(1, 1).await {
+            Ok(records) => records.first().map(|record| Mark::from(&record.header)),
+            Err(ReadError::Dropped { base, mark }) if base == offset => Some(mark),
+            Err(_) => None,
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Pause(paused) => self.core.set_paused(paused),
+            Command::Options { options, pacer } => {
+                self.core.set_options(options);
+                self.pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));
+            }
+            Command::Filter(pattern) => {
+                let after = self.ends.hub.head().borrow().offset;
+                let text = pattern.as_json().to_string();
+                let change = Change::Filter { peer: self.ends.peer_name.clone(), after, pattern: text };
+                match self.ends.hub.note(vec![change.into()]).await {
+                    Ok(()) => self.filters.push(after, pattern),
+                    Err(error) => tracing::error!(peer = self.ends.peer_name, %error, "the new filter is not in force"),
+                }
+            }
+        }
+    }
+
+    fn written(&self) -> (u64, usize) {
+        (self.core.low(), self.core.held())
+    }
+
+    fn write_progress(&mut self, state: &mut Loop) {
+        let now = Instant::now();
+        if state.written == Some(self.written()) || now < state.progress_at + PROGRESS_INTERVAL {
+            return;
+        }
+        state.progress_at = now;
+        state.written = Some(self.written());
+        let progress = self.core.progress(self.ends.clock.now());
+        self.ends.hub.note_lazily(Change::Progress { peer: self.ends.peer_name.clone(), progress }.into());
+    }
+
+    fn refresh_view(&mut self, state: &mut Loop, at_once: bool) {
+        let now = Instant::now();
+        if !at_once && now < state.viewed_at {
+            // How far the link is costs nothing to say; the rest is counted.
+            let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+            view.cursor = self.core.low();
+            view.mark = self.core.low_mark();
+            return;
+        }
+        state.viewed_at = now + VIEW_INTERVAL / 2;
+        let dead_letters = self.ends.dead_letters();
+        let full = dead_letters >= self.ends.dead_letters_max;
+        if full && !state.blocked {
+            tracing::error!(
+                peer = self.ends.peer_name,
+                dead_letters,
+                "the dead letters are full: the link stops until some are redriven or discarded"
+            );
+        }
+        if full {
+            state.read_again_at = now + Duration::from_secs(1);
+        }
+        let progress = self.core.progress(self.ends.clock.now());
+        let view = View {
+            status: self.core.status(),
+            cursor: self.core.low(),
+            mark: self.core.low_mark(),
+            held: progress.held.iter().map(|(sequence, _)| *sequence).collect(),
+            clock_offset_seconds: state.offset.seconds(),
+        };
+        let metrics = &self.ends.metrics;
+        metrics.set_state(view.status.as_str());
+        metrics.held.set(view.held.len() as f64);
+        metrics.dead_letters.set(dead_letters as f64);
+        metrics.clock_offset.set(view.clock_offset_seconds.unwrap_or(0.0));
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}

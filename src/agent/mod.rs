@@ -1,0 +1,490 @@
+//! One region at work: its links, its inbox, its heartbeat, and what operators ask of it.
+//!
+//! [`Agent::start`] takes ports and starts tasks; it opens no file and no socket, so the same code runs over simulated
+//! disks and networks. [`process`] is where production chooses the adapters.
+
+pub mod assemble;
+mod errand;
+mod explain;
+mod filter;
+mod heartbeat;
+mod inbox;
+mod keys;
+mod letters;
+mod link;
+mod offset;
+mod pacer;
+mod status;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    errand::Errand,
+    filter::Filters,
+    inbox::read_state,
+    link::{Command, Ends, LinkTask, Pace, View},
+    pacer::Pacer,
+};
+pub use self::{
+    errand::{Error, Report},
+    explain::Explanation,
+    filter::matches,
+    inbox::RegionInbox,
+    keys::Range,
+    letters::{Discarded, List, Redriven, Selection, Shown},
+    status::Status,
+};
+use crate::{
+    config::{self, Config, Mode},
+    core::{
+        backoff::Backoff,
+        event::Record,
+        journal::Change,
+        link::{Link, Options, Status as LinkState},
+        pattern::Pattern,
+        position::Incarnation,
+        time::Timestamp,
+    },
+    faults::Faults,
+    metrics::Metrics,
+    ports::{
+        clock::{Clock, Entropy},
+        hub::Hub,
+        peer::{Peer, RepairRequest},
+    },
+};
+
+/// How long a start waits for peers to say what they have, before it writes as a new life.
+const INTRODUCTION_WAIT: Duration = Duration::from_secs(1);
+
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an agent is made of. Only the caller knows which adapters these are.
+pub struct Parts {
+    pub config: Config,
+    pub region: String,
+    pub hub: Arc<dyn Hub>,
+    /// One for each region that this region has an enabled link to.
+    pub peers: BTreeMap<String, Arc<dyn Peer>>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub faults: Arc<Faults>,
+    pub metrics: Arc<Metrics>,
+}
+
+pub struct Agent {
+    pub region: String,
+    pub cluster: String,
+    pub hub: Arc<dyn Hub>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub faults: Arc<Faults>,
+    pub inbox: Arc<RegionInbox>,
+    config: Mutex<Config>,
+    links: BTreeMap<String, LinkHandle>,
+    /// Peers whose link is switched off in the file.
+    disabled: Vec<String>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+struct LinkHandle {
+    ends: Arc<Ends>,
+    commands: mpsc::Sender<Command>,
+    view: Arc<Mutex<View>>,
+}
+
+impl LinkHandle {
+    fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn filters(&self, region: &str, hub: &dyn Hub) -> Filters {
+        let journal = read_state(hub, |state| {
+            state.links.get(&self.ends.peer_name).map(|link| link.filters.clone()).unwrap_or_default()
+        });
+        Filters::new(region, &journal)
+    }
+
+    fn selects(&self, record: &Record, region: &str, hub: &dyn Hub) -> bool {
+        self.filters(region, hub).selects(record)
+    }
+}
+
+/// How far a link is behind, in the terms of RPO.
+struct Exposure {
+    backlog_events: u64,
+    backlog_bytes: u64,
+    watermark: Timestamp,
+    exposure_seconds: f64,
+}
+
+impl Agent {
+    /// Starts the region's tasks and answers at once; peers are not waited for.
+    ///
+    /// # Errors
+    /// The hub cannot write down a link's filter: it failed.
+    pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
+        let Parts { config, region, hub, peers, clock, entropy, faults, metrics } = parts;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (repairs, repairs_wanted) = mpsc::channel(16);
+        let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
+        let inbox = Arc::new(RegionInbox {
+            cluster: config.cluster.name.clone(),
+            region: region.clone(),
+            hub: hub.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            handed: names.map(|name| (name, watch::Sender::new(0))).collect(),
+            repairs,
+            heads: Mutex::default(),
+        });
+        let mut links = BTreeMap::new();
+        let mut disabled = Vec::new();
+        for options in config.links().into_iter().filter(|link| link.from == region) {
+            let Some(peer) = peers.get(&options.to).filter(|_| options.enabled) else {
+                disabled.push(options.to);
+                continue;
+            };
+            let ends = Arc::new(Ends {
+                cluster: config.cluster.name.clone(),
+                home: region.clone(),
+                peer_name: options.to.clone(),
+                hub: hub.clone(),
+                peer: peer.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: Arc::new(metrics.link(&options.to)),
+                skipped: metrics.skipped.clone(),
+                attempt_timeout: options.attempt_timeout,
+                dead_letters_max: options.max_dead_letters,
+            });
+            let task = build_link(&config, &options, ends.clone()).await?;
+            let (commands, view) = (task.1, task.0.view.clone());
+            links.insert(options.to.clone(), LinkHandle { ends, commands, view });
+            tasks.spawn(task.0.run(stop.clone()));
+        }
+        let agent = Arc::new(Agent {
+            region,
+            cluster: config.cluster.name.clone(),
+            hub,
+            clock,
+            metrics,
+            faults,
+            inbox,
+            config: Mutex::new(config),
+            links,
+            disabled,
+            stop,
+            tasks,
+        });
+        agent.tasks.spawn(agent.clone().introduce());
+        agent.tasks.spawn(agent.clone().maintain());
+        agent.tasks.spawn(agent.clone().repair_others(repairs_wanted));
+        Ok(agent)
+    }
+
+    /// Stops all tasks; links write down how far they are. Bounded by the links' attempt time-out.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Cancelled when the agent stops.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// From now on services get 503; links and peers go on.
+    pub fn drain(&self) {
+        tracing::info!(region = self.region, "draining: no new events from services");
+        self.hub.set_draining(true);
+        for state in crate::metrics::REGION_STATES {
+            self.metrics.region_state.with_label_values(&[state]).set(i64::from(state == "draining"));
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.hub.is_draining()
+    }
+
+    /// The event as a reader of this hub sees it.
+    pub fn envelope(&self, record: &Record) -> String {
+        record.envelope_json(&self.region, self.life_of(record))
+    }
+
+    fn id(&self, record: &Record) -> String {
+        record.id(self.life_of(record)).to_string()
+    }
+
+    fn life_of(&self, record: &Record) -> Incarnation {
+        read_state(&*self.hub, |state| state.lives.at(record.header.offset)).unwrap_or_default()
+    }
+
+    /// An event accepted longer ago than this is not delivered any more.
+    fn expire_after(&self) -> Duration {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).expiry()
+    }
+
+    /// The regions that this one has links to.
+    pub fn peers(&self) -> impl Iterator<Item = &str> {
+        self.links.keys().map(String::as_str)
+    }
+
+    /// Stops or starts the link to `peer`; remembered over restarts.
+    ///
+    /// # Errors
+    /// There is no such link, or the hub failed.
+    pub async fn pause(&self, peer: &str, paused: bool) -> Result<(), Error> {
+        let link = self.link(peer)?;
+        let change = Change::Paused { peer: peer.to_owned(), paused, at: self.clock.now() };
+        self.hub.note(vec![change.into()]).await?;
+        tracing::warn!(peer, paused, "link paused or resumed by an operator");
+        let _ = link.commands.send(Command::Pause(paused)).await;
+        Ok(())
+    }
+
+    fn link(&self, peer: &str) -> Result<&LinkHandle, Error> {
+        self.links.get(peer).ok_or_else(|| Error::NoLink(self.region.clone(), peer.to_owned()))
+    }
+
+    fn errand(&self, peer: &str) -> Result<Errand, Error> {
+        let link = self.link(peer)?;
+        let options = self.config.lock().unwrap_or_else(PoisonError::into_inner).link(&self.region, peer);
+        Ok(Errand {
+            ends: link.ends.clone(),
+            pacer: Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second)),
+            batch_events: options.batch_events,
+            batch_bytes: usize::try_from(options.batch_bytes).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// Sends this region's events accepted in a span of time again.
+    ///
+    /// # Errors
+    /// No such link, an unreadable log, or a peer that does not answer.
+    pub async fn replay(
+        &self,
+        peer: &str,
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        dry_run: bool,
+    ) -> Result<Report, Error> {
+        let errand = self.errand(peer)?;
+        let filters = self.link(peer)?.filters(&self.region, &*self.hub);
+        let expire_before = self.clock.now().minus(self.expire_after());
+        errand.replay(&filters, since, until, expire_before, dry_run).await
+    }
+
+    /// Sends what this region holds of `origin` to `peer`.
+    ///
+    /// # Errors
+    /// No such link, an unreadable log, or a peer that does not answer.
+    pub async fn repair(&self, peer: &str, origin: &str, dry_run: bool) -> Result<Report, Error> {
+        self.errand(peer)?.repair(origin, &[], dry_run).await
+    }
+
+    /// Takes over what can change while it runs: filters and paces. Answers what changed, in words.
+    ///
+    /// # Errors
+    /// Something that only a restart can change.
+    pub async fn reload(&self, new: Config) -> Result<Vec<String>, String> {
+        let names = |config: &Config| config.regions.iter().map(|region| region.name.clone()).collect::<Vec<_>>();
+        let old = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if names(&old) != names(&new) || old.cluster.name != new.cluster.name {
+            return Err("regions and the cluster's name change with a restart only".to_owned());
+        }
+        let mut changed = Vec::new();
+        for (peer, link) in &self.links {
+            let (before, after) = (old.link(&self.region, peer), new.link(&self.region, peer));
+            if before.enabled != after.enabled {
+                return Err(format!("link to `{peer}`: `enabled` changes with a restart only; `pause` stops it now"));
+            }
+            if before.pattern != after.pattern {
+                let pattern = Pattern::parse(&after.pattern).map_err(|error| error.to_string())?;
+                changed.push(format!("{} -> {peer}: pattern {}", self.region, after.pattern));
+                let _ = link.commands.send(Command::Filter(pattern)).await;
+            }
+            if before != after {
+                changed.push(format!("{} -> {peer}: options", self.region));
+                let command = Command::Options { options: core_options(&new, &after), pacer: pace(&after) };
+                let _ = link.commands.send(command).await;
+            }
+        }
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        tracing::info!(?changed, "configuration read again");
+        Ok(changed)
+    }
+
+    /// Asks the peers what they have of us, so that the last life may go on or lost events come back; then beats.
+    async fn introduce(self: Arc<Self>) {
+        let hub = &*self.hub;
+        let hellos = self.links.values().map(|link| async move {
+            let hello = tokio::time::timeout(INTRODUCTION_WAIT, link.ends.peer.hello()).await;
+            matches!(hello, Ok(Ok(hello)) if self_is_complete(hub, &hello.high_waters))
+        });
+        let complete = futures::future::join_all(hellos).await;
+        if complete.iter().all(|complete| *complete) {
+            self.hub.confirm_life();
+        }
+        let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
+        heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone()).await;
+    }
+
+    async fn maintain(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(MAINTENANCE_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            self.refresh_gauges();
+            let needed = self.links.values().map(|link| {
+                let view = link.view();
+                view.held.iter().map(|held| held - 1).min().map_or(view.cursor, |held| held.min(view.cursor))
+            });
+            self.hub.retain(needed.min().unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Brings the gauges up to date; also called before they are read.
+    pub fn refresh_gauges(&self) {
+        for link in self.links.values() {
+            let exposure = self.exposure(link);
+            let metrics = &link.ends.metrics;
+            metrics.backlog_events.set(exposure.backlog_events as f64);
+            metrics.backlog_bytes.set(exposure.backlog_bytes as f64);
+            metrics.watermark.set(exposure.watermark.as_secs_f64());
+            metrics.exposure.set(exposure.exposure_seconds);
+        }
+        self.metrics.log_bytes.set(self.hub.log_bytes() as f64);
+        let faults = self.faults.list();
+        for kind in crate::faults::Kind::ALL {
+            let count = faults.iter().filter(|fault| fault.kind == kind).count();
+            self.metrics.faults_active.with_label_values(&[kind.as_str()]).set(count as i64);
+        }
+    }
+
+    fn exposure(&self, link: &LinkHandle) -> Exposure {
+        let head = *self.hub.head().borrow();
+        let view = link.view();
+        let now = self.clock.now();
+        let backlog_events = head.local_events.saturating_sub(view.mark.local_events);
+        // A mark that is not known yet (nothing was delivered) counts everything.
+        let watermark = if backlog_events == 0 { now } else { view.mark.accepted };
+        Exposure {
+            backlog_events,
+            backlog_bytes: head.local_bytes.saturating_sub(view.mark.local_bytes),
+            watermark,
+            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(watermark).as_secs_f64() },
+        }
+    }
+
+    async fn repair_others(self: Arc<Self>, mut wanted: mpsc::Receiver<RepairRequest>) {
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                request = wanted.recv() => match request {
+                    Some(request) => request,
+                    None => return,
+                },
+            };
+            let origin = &request.origin;
+            for peer in self.links.keys() {
+                let result = match self.errand(peer) {
+                    Ok(errand) => {
+                        let known = if peer == origin { request.known.as_slice() } else { &[] };
+                        errand.repair(origin, known, false).await
+                    }
+                    Err(error) => Err(error),
+                };
+                match result {
+                    Ok(report) => tracing::info!(origin, peer, ?report, "repair sent"),
+                    Err(error) => tracing::error!(origin, peer, %error, "repair not sent; `hubweave repair` does it"),
+                }
+            }
+        }
+    }
+}
+
+/// Whether a peer has all that this hub published, and nothing more.
+fn self_is_complete(hub: &dyn Hub, high_waters: &[(Incarnation, u64)]) -> bool {
+    let head = *hub.head().borrow();
+    read_state(hub, |state| {
+        !state.lives.is_behind(high_waters, head.offset)
+            && state.lives.covered(high_waters, head.offset) >= head.last_local
+    })
+}
+
+fn core_options(config: &Config, link: &config::Link) -> Options {
+    Options {
+        batch_events: link.batch_events,
+        batch_bytes: usize::try_from(link.batch_bytes).unwrap_or(usize::MAX),
+        in_flight: link.in_flight,
+        backoff: Backoff { min: link.retry_min, max: link.retry_max },
+        held_max: link.max_held,
+        hops_max: u8::try_from(config.limits.max_hops).unwrap_or(u8::MAX),
+        expire_after: config.expiry(),
+        shadow: link.mode == Mode::Shadow,
+    }
+}
+
+fn pace(link: &config::Link) -> Pace {
+    Pace { events_per_second: link.events_per_second, bytes_per_second: link.bytes_per_second }
+}
+
+async fn build_link(
+    config: &Config,
+    options: &config::Link,
+    ends: Arc<Ends>,
+) -> Result<(LinkTask, mpsc::Sender<Command>), crate::ports::hub::Error> {
+    let hub = ends.hub.clone();
+    let journal = read_state(&*hub, |state| state.links.get(&options.to).cloned()).unwrap_or_default();
+    let mut filters = Filters::new(&options.from, &journal.filters);
+    let pattern = Pattern::parse(&options.pattern).unwrap_or_else(|error| {
+        tracing::error!(peer = options.to, %error, "the link's pattern does not compile; it passes everything");
+        Pattern::everything()
+    });
+    let text = pattern.as_json().to_string();
+    if filters.current().is_none_or(|current| current != text) {
+        // The first pattern of a link holds for the whole log; a new one from here on.
+        let after = if filters.current().is_none() { 0 } else { hub.head().borrow().offset };
+        let change = Change::Filter { peer: options.to.clone(), after, pattern: text };
+        hub.note(vec![change.into()]).await?;
+        filters.push(after, pattern);
+    }
+    let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.clock.now());
+    core.set_paused(journal.paused);
+    let view = View {
+        status: if journal.paused { LinkState::Paused } else { LinkState::Active },
+        cursor: core.low(),
+        mark: core.low_mark(),
+        held: Vec::new(),
+        clock_offset_seconds: None,
+    };
+    let (commands, received) = mpsc::channel(16);
+    let task = LinkTask {
+        core,
+        filters,
+        pacer: Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second)),
+        commands: received,
+        view: Arc::new(Mutex::new(view)),
+        ends,
+    };
+    Ok((task, commands))
+}
+
+#[cfg(test)]
+mod tests;

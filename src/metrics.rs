@@ -1,0 +1,370 @@
+//! Every metric, declared once: name, unit, labels, help.
+//!
+//! A registry belongs to one agent, so that several can run in one process (tests, simulation). Families whose labels
+//! are bounded are there from the start, at 0. Children that the event path touches are looked up once and kept.
+
+use prometheus::{
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::core::{
+    batch::Reason,
+    link::{Skip, Status},
+};
+
+/// Replication lag in seconds: from a millisecond (same rack) to the quarter of an hour that people get paged for.
+const LAG_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+
+/// What crosses links, as the label `stream` says it.
+pub const STREAMS: [&str; 4] = ["events", "state", "objects", "heartbeat"];
+
+/// What became of an event at a peer, as the label `result` says it.
+pub const RESULTS: [&str; 3] = ["delivered", "duplicate", "rejected"];
+
+/// States of a region, as the label `state` says them.
+pub const REGION_STATES: [&str; 4] = ["active", "draining", "evacuated", "recovering"];
+
+pub struct Metrics {
+    registry: Registry,
+    pub region_state: IntGaugeVec,
+    pub requests: IntCounterVec,
+    pub accepted: IntCounter,
+    pub refused: IntCounterVec,
+    pub deduplicated: IntCounterVec,
+    pub stamps_stripped: IntCounter,
+    pub applied: IntCounterVec,
+    pub suppressed: IntCounterVec,
+    pub skipped: IntCounterVec,
+    pub heartbeat_received: GaugeVec,
+    pub log_bytes: Gauge,
+    pub faults_active: IntGaugeVec,
+    pub invariant_violations: IntCounterVec,
+    forwarded: IntCounterVec,
+    lag: HistogramVec,
+    backlog_events: GaugeVec,
+    backlog_bytes: GaugeVec,
+    watermark: GaugeVec,
+    exposure: GaugeVec,
+    link_state: IntGaugeVec,
+    clock_offset: GaugeVec,
+    dead_letters: GaugeVec,
+    dead_lettered: IntCounterVec,
+    rate_limited: CounterVec,
+    held: GaugeVec,
+    rewinds: IntCounterVec,
+    lost: IntCounterVec,
+    attempts: IntCounterVec,
+    shadowed: IntCounterVec,
+}
+
+/// The children of one link.
+pub struct LinkMetrics {
+    pub delivered: IntCounter,
+    pub duplicate: IntCounter,
+    pub rejected: IntCounter,
+    pub lag_events: Histogram,
+    pub lag_heartbeat: Histogram,
+    pub backlog_events: Gauge,
+    pub backlog_bytes: Gauge,
+    pub watermark: Gauge,
+    pub exposure: Gauge,
+    pub clock_offset: Gauge,
+    pub dead_letters: Gauge,
+    pub rate_limited_seconds: Counter,
+    pub held: Gauge,
+    pub rewinds: IntCounter,
+    pub lost: IntCounter,
+    pub batches_answered: IntCounter,
+    pub batches_failed: IntCounter,
+    pub shadow_new: IntCounter,
+    pub shadow_known: IntCounter,
+    state: IntGaugeVec,
+    dead_lettered: IntCounterVec,
+    peer: String,
+}
+
+impl Metrics {
+    /// All metrics of the agent of `region`, with the peers of its links.
+    ///
+    /// # Errors
+    /// Two declarations of one name: a mistake in this file.
+    pub fn new(region: &str, peers: &[String]) -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new_custom(None, Some([("region".to_owned(), region.to_owned())].into()))?;
+        let declare = Declare { registry: &registry };
+        let build =
+            declare.gauges("hubweave_build_info", "Always 1; the label says which version runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let metrics = Metrics {
+            region_state: declare.int_gauges("hubweave_region_state", "1 for the state the region is in.", &["state"])?,
+            requests: declare.counters(
+                "hubweave_api_requests_total",
+                "Requests that the api listener answered, by route and HTTP status.",
+                &["route", "status"],
+            )?,
+            accepted: declare.counter(
+                "hubweave_events_accepted_total",
+                "Events of services that the region's hub took in; repeats of a known key are not counted.",
+            )?,
+            refused: declare.counters(
+                "hubweave_events_refused_total",
+                "Entries of publish requests that were refused, by error code.",
+                &["code"],
+            )?,
+            deduplicated: declare.counters(
+                "hubweave_events_deduplicated_total",
+                "Local publishes under a known key: repeat (same payload) or conflict (another payload).",
+                &["result"],
+            )?,
+            stamps_stripped: declare.counter(
+                "hubweave_stamps_stripped_total",
+                "Stamps found in published events, inherited or forged, and taken out.",
+            )?,
+            applied: declare.counters(
+                "hubweave_events_applied_total",
+                "Events of services that arrived over links and took effect here, by origin region.",
+                &["origin"],
+            )?,
+            suppressed: declare.counters(
+                "hubweave_arrivals_suppressed_total",
+                "Arrivals without effect because their key was known: duplicate (same payload) or conflict.",
+                &["origin", "result"],
+            )?,
+            skipped: declare.counters(
+                "hubweave_events_skipped_total",
+                "Events that links left out on purpose, once per link, by reason.",
+                &["reason"],
+            )?,
+            heartbeat_received: declare.gauges(
+                "hubweave_heartbeat_received_timestamp_seconds",
+                "When the last heartbeat of a region arrived, by this region's clock; 0 if none did since the start.",
+                &["origin"],
+            )?,
+            log_bytes: declare.gauge("hubweave_log_bytes", "Size of the hub's log on disk.")?,
+            faults_active: declare.int_gauges(
+                "hubweave_faults_active",
+                "Injected faults that are in force, by kind: not 0 means that what hurts was ordered.",
+                &["kind"],
+            )?,
+            invariant_violations: declare.counters(
+                "hubweave_invariant_violations_total",
+                "Times that the agent found one of its own promises broken. Anything above 0 is a bug: report it.",
+                &["invariant"],
+            )?,
+            forwarded: declare.counters(
+                "hubweave_events_forwarded_total",
+                "Events of services that a link brought to an end, by what the peer answered. Heartbeats do not count.",
+                &["peer", "result"],
+            )?,
+            lag: declare.histograms(
+                "hubweave_replication_lag_seconds",
+                "From acceptance at home to the durable answer of the peer, by the home region's clock.",
+                LAG_BUCKETS,
+                &["peer", "stream"],
+            )?,
+            backlog_events: declare.gauges(
+                "hubweave_link_backlog_events",
+                "Events of services accepted here that the link has not brought to an end; an upper bound while it \
+                 filters.",
+                &["peer"],
+            )?,
+            backlog_bytes: declare.gauges("hubweave_link_backlog_bytes", "The same in bytes.", &["peer"])?,
+            watermark: declare.gauges(
+                "hubweave_link_watermark_timestamp_seconds",
+                "Everything accepted up to this time is at the peer, or held, or in the dead letters.",
+                &["peer"],
+            )?,
+            exposure: declare.gauges(
+                "hubweave_rpo_exposure_seconds",
+                "Now minus the watermark while anything is undelivered, else 0: what losing this region now would cost.",
+                &["peer"],
+            )?,
+            link_state: declare.int_gauges("hubweave_link_state", "1 for the state the link is in.", &["peer", "state"])?,
+            clock_offset: declare.gauges(
+                "hubweave_clock_offset_seconds",
+                "The peer's clock minus ours, estimated from the quickest of the last answers.",
+                &["peer"],
+            )?,
+            dead_letters: declare.gauges("hubweave_dead_letters", "Dead letters that wait for a person.", &["peer"])?,
+            dead_lettered: declare.counters(
+                "hubweave_dead_lettered_total",
+                "Events that went to the dead letters, by reason.",
+                &["peer", "reason"],
+            )?,
+            rate_limited: declare.float_counters(
+                "hubweave_rate_limited_seconds_total",
+                "Time that a link waited for its own limits.",
+                &["peer"],
+            )?,
+            held: declare.gauges("hubweave_link_held_events", "Events that wait for something of their own.", &["peer"])?,
+            rewinds: declare.counters(
+                "hubweave_link_rewinds_total",
+                "Times that a peer was found to lack what it had confirmed (restored from an older copy), and refilled.",
+                &["peer"],
+            )?,
+            lost: declare.counters(
+                "hubweave_link_lost_events_total",
+                "Events that the log had to drop before the link delivered them; see the loss inventory in the status.",
+                &["peer"],
+            )?,
+            attempts: declare.counters(
+                "hubweave_link_batches_total",
+                "Batches put on the wire, by whether an answer came.",
+                &["peer", "result"],
+            )?,
+            shadowed: declare.counters(
+                "hubweave_shadow_events_total",
+                "Events of a link in shadow mode: known to the peer already (somebody else brought them) or new to it.",
+                &["peer", "result"],
+            )?,
+            registry: registry.clone(),
+        };
+        for state in REGION_STATES {
+            metrics.region_state.with_label_values(&[state]).set(i64::from(state == "active"));
+        }
+        for skip in Skip::ALL {
+            metrics.skipped.with_label_values(&[skip.as_str()]);
+        }
+        for result in ["repeat", "conflict"] {
+            metrics.deduplicated.with_label_values(&[result]);
+        }
+        for peer in peers {
+            metrics.applied.with_label_values(&[peer]);
+            metrics.heartbeat_received.with_label_values(&[peer]).set(0.0);
+            for result in ["duplicate", "conflict"] {
+                metrics.suppressed.with_label_values(&[peer, result]);
+            }
+            metrics.link(peer);
+        }
+        Ok(metrics)
+    }
+
+    /// The children of the link to `peer`, at 0 if they are new.
+    pub fn link(&self, peer: &str) -> LinkMetrics {
+        for stream in STREAMS {
+            self.lag.with_label_values(&[peer, stream]);
+        }
+        for reason in Reason::ALL {
+            self.dead_lettered.with_label_values(&[peer, reason.as_str()]);
+        }
+        let forwarded = |result| self.forwarded.with_label_values(&[peer, result]);
+        let link = LinkMetrics {
+            delivered: forwarded(RESULTS[0]),
+            duplicate: forwarded(RESULTS[1]),
+            rejected: forwarded(RESULTS[2]),
+            lag_events: self.lag.with_label_values(&[peer, STREAMS[0]]),
+            lag_heartbeat: self.lag.with_label_values(&[peer, STREAMS[3]]),
+            backlog_events: self.backlog_events.with_label_values(&[peer]),
+            backlog_bytes: self.backlog_bytes.with_label_values(&[peer]),
+            watermark: self.watermark.with_label_values(&[peer]),
+            exposure: self.exposure.with_label_values(&[peer]),
+            clock_offset: self.clock_offset.with_label_values(&[peer]),
+            dead_letters: self.dead_letters.with_label_values(&[peer]),
+            rate_limited_seconds: self.rate_limited.with_label_values(&[peer]),
+            held: self.held.with_label_values(&[peer]),
+            rewinds: self.rewinds.with_label_values(&[peer]),
+            lost: self.lost.with_label_values(&[peer]),
+            batches_answered: self.attempts.with_label_values(&[peer, "answered"]),
+            batches_failed: self.attempts.with_label_values(&[peer, "failed"]),
+            shadow_new: self.shadowed.with_label_values(&[peer, "new"]),
+            shadow_known: self.shadowed.with_label_values(&[peer, "known"]),
+            state: self.link_state.clone(),
+            dead_lettered: self.dead_lettered.clone(),
+            peer: peer.to_owned(),
+        };
+        link.set_state("active");
+        link
+    }
+
+    /// Everything in Prometheus's text format.
+    pub fn text(&self) -> String {
+        let mut out = Vec::new();
+        // Writing to a vector does not fail; a family that cannot be encoded is a bug that an empty page shows.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        String::from_utf8(out).unwrap_or_default()
+    }
+}
+
+impl LinkMetrics {
+    /// Shows `state` as the link's only one.
+    pub fn set_state(&self, state: &str) {
+        for name in Status::NAMES {
+            self.state.with_label_values(&[self.peer.as_str(), name]).set(i64::from(name == state));
+        }
+    }
+
+    pub fn count_dead_letter(&self, reason: Reason) {
+        self.dead_lettered.with_label_values(&[self.peer.as_str(), reason.as_str()]).inc();
+    }
+}
+
+/// Declares and registers in one step.
+struct Declare<'a> {
+    registry: &'a Registry,
+}
+
+impl Declare<'_> {
+    fn registered<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        collector: Result<C, prometheus::Error>,
+    ) -> Result<C, prometheus::Error> {
+        let collector = collector?;
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.registered(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.registered(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn float_counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+        self.registered(CounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.registered(Gauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.registered(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.registered(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.registered(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_families_are_there_from_the_start() {
+        let text = Metrics::new("a", &["b".to_owned()]).unwrap().text();
+        for line in [
+            r#"hubweave_events_accepted_total{region="a"} 0"#,
+            r#"hubweave_events_forwarded_total{peer="b",result="duplicate",region="a"} 0"#,
+            r#"hubweave_link_state{peer="b",state="active",region="a"} 1"#,
+            r#"hubweave_region_state{state="active",region="a"} 1"#,
+            r#"hubweave_replication_lag_seconds_count{peer="b",stream="heartbeat",region="a"} 0"#,
+            r#"hubweave_dead_letters{peer="b",region="a"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}
