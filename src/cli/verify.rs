@@ -42,7 +42,7 @@ fn read_journal(context: &Context, file: &std::path::Path) -> Result<Vec<Acknowl
 
 /// Compares all regions; waits at most `wait` for differences to settle.
 pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>, wait: Duration) -> Report {
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let topology = Topology {
         links: context
             .config
