@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
 use futures::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::{
     Context, Error, args,
