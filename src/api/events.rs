@@ -220,14 +220,17 @@ impl Cursor {
                 if self.matches(record, incarnation) {
                     let envelope = record.envelope_json(&self.region, incarnation);
                     bytes += envelope.len();
-                    let full = page.events.len() == events_max || bytes > bytes_max;
-                    if full && !page.events.is_empty() {
+                    if bytes > bytes_max && !page.events.is_empty() {
                         self.reader.seek(self.next - 1);
                         return Ok(page);
                     }
                     page.events.push(Found { offset: record.header.offset, envelope });
                 }
                 self.next = record.header.offset + 1;
+                if page.events.len() == events_max {
+                    self.reader.seek(self.next - 1);
+                    return Ok(page);
+                }
             }
             tokio::task::yield_now().await;
         }

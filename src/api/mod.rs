@@ -20,7 +20,7 @@ mod peer;
 mod publish;
 pub mod put_events;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
