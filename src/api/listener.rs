@@ -2,7 +2,7 @@
 //!
 //! | a caller that | meets |
 //! |---|---|
-//! | connects when [`Options::connections_max`] are open | waits, while the connection that was idle longest is closed |
+//! | connects when [`Options::connections_max`] are open | waits, while the one that was idle longest is closed |
 //! | is idle, or sends its head slowly | [`Options::idle_timeout`], then the connection is closed |
 //! | sends a body that does not end, or asks for what takes too long | [`Options::request_timeout`], then 408 |
 //! | does not read its answer | [`Options::stall_timeout`], then the connection is closed |

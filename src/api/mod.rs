@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `POST /` with `X-Amz-Target: AWSEvents.PutEvents` | [`publish`] | EventBridge's PutEvents |
 //! | `POST /v1/events` | [`publish`] | CloudEvents 1.0: structured, batched, binary |
-//! | `GET /v1/events` | [`events`] | a page of events, after a wait if there are none; a stream with `Accept: text/event-stream` |
+//! | `GET /v1/events` | [`events`] | a page of events, or after a wait the first; or a stream of them |
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
 //! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |

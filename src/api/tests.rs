@@ -65,7 +65,8 @@ async fn a_request_that_is_no_put_events_is_400_with_a_type_and_takes_nothing() 
     let limits = Limits { max_entry_bytes: 2_000, max_request_bytes: 100_000, ..Limits::default() };
     let server = start_with(limits, Auth::default(), |_| {}).await;
     let eleven = json!({"Entries": vec![entry("{}"); 11]}).to_string().into_bytes();
-    let large = json!({"Entries": vec![entry(&format!(r#"{{"a":"{}"}}"#, "x".repeat(900))); 3]}).to_string().into_bytes();
+    let large =
+        json!({"Entries": vec![entry(&format!(r#"{{"a":"{}"}}"#, "x".repeat(900))); 3]}).to_string().into_bytes();
     let cases: [(&[u8], &str); 8] = [
         (b"{", "SerializationException"),
         (b"", "SerializationException"),
@@ -289,7 +290,10 @@ async fn a_call_that_is_cut_off_gets_no_answer_at_all() {
 async fn hello_and_repair_reach_the_inbox() {
     let server = start().await;
     let hello = server.get("/peer/v1/hello?region=a").await.json();
-    assert_eq!((&hello["cluster"], &hello["region"], &hello["high_waters"][0][1]), (&json!("local"), &json!("b"), &json!(7)));
+    assert_eq!(
+        (&hello["cluster"], &hello["region"], &hello["high_waters"][0][1]),
+        (&json!("local"), &json!("b"), &json!(7))
+    );
     let request = json!({"cluster": "local", "origin": "a", "known": [[1, 2]]}).to_string();
     assert_eq!(server.call("POST /peer/v1/repair", &[], request.as_bytes()).await.status, 202);
     assert_eq!(server.inbox.repairs.lock().unwrap()[0].origin, "a");

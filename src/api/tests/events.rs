@@ -1,8 +1,9 @@
 //! Pages, long polls and streams.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::super::testing::{Caller, Server, start, start_with};
 use crate::{
