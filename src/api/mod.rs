@@ -12,7 +12,7 @@
 //! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
 //! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
-mod answer;
+pub(crate) mod answer;
 pub mod cloudevents;
 mod events;
 pub mod listener;
@@ -152,7 +152,7 @@ fn unauthorized() -> Response {
 }
 
 /// Whether the request shows the token; without a configured one anything will do.
-fn shows(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+pub(crate) fn shows(headers: &HeaderMap, token: Option<&Secret>) -> bool {
     let Some(token) = token else { return true };
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
     let Some((scheme, shown)) = shown else { return false };
