@@ -195,7 +195,10 @@ impl Reader for FakeReader {
         self.after = after;
     }
 
-    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>> {
+    fn changes<'a>(
+        &'a mut self,
+        _: &'a mut (dyn FnMut(&Change) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Vec<Change>, ReadError>> {
         async { Ok(Vec::new()) }.boxed()
     }
 }
