@@ -314,7 +314,13 @@ fn reach(file: &Path, reached: &mut BTreeSet<PathBuf>) {
         _ => file.with_extension(""),
     };
     let base = root().join("src");
-    for name in modules(&read(&base.join(file))) {
+    let text = read(&base.join(file));
+    // `#[path = "…"]` is relative to the file's own folder.
+    let here = file.parent().expect("a folder");
+    for elsewhere in text.split("#[path = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        reach(&here.join(elsewhere), reached);
+    }
+    for name in modules(&text) {
         let candidates = [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")];
         if let Some(found) = candidates.into_iter().find(|path| base.join(path).exists()) {
             reach(&found, reached);

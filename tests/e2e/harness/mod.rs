@@ -290,11 +290,13 @@ impl Cluster {
     pub fn start_load(&self, rate: u64, seconds: u64, regions: &[&str]) -> Load {
         let journal = self.path("journal.jsonl");
         let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
-        let mut command = self.command(&["load", "--json", "--rate", &rate, "--duration", &duration, "--journal"]);
-        command.arg(&journal);
+        let mut arguments = vec!["load", "--json", "--rate", &rate, "--duration", &duration, "--journal"];
+        arguments.push(journal.to_str().expect("UTF-8"));
         if !regions.is_empty() {
-            command.arg("--region").args(regions);
+            arguments.push("--region");
+            arguments.extend(regions);
         }
+        let mut command = self.command(&arguments);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Load { child: Some(child.expect("hubweave starts")), journal }
     }
