@@ -1,6 +1,9 @@
 //! kill -9 and partitions under load. What was acknowledged is in every region, once.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::harness::{AP, Cluster, EU, NAMES, PATIENCE, US, until};
 
@@ -155,4 +158,93 @@ fn an_agent_that_was_away_gets_everything_when_it_is_back() {
     cluster.wait_caught_up();
     cluster.ok(&["verify"]);
     assert_eq!(cluster.status(AP)["events"], 500);
+}
+
+#[test]
+fn verify_gives_no_false_alarm_under_traffic() {
+    let cluster = Cluster::start();
+    let mut load = cluster.start_load(300, 8, &[]);
+    until(PATIENCE, "the load to begin", || NAMES.iter().all(|name| cluster.status(name)["events"] != 0));
+    let mut compared = 0;
+    while load.is_running() {
+        cluster.ok(&["verify"]);
+        compared += 1;
+    }
+    assert!(compared > 3, "verify ran {compared} times");
+    assert_eq!(load.report()["failed"], 0);
+}
+
+/// 100 events from each region, everywhere.
+fn with_events(run: &str) -> Cluster {
+    let cluster = Cluster::start();
+    publish_everywhere(&cluster, run);
+    cluster.wait_caught_up();
+    cluster
+}
+
+fn publish_everywhere(cluster: &Cluster, run: &str) {
+    for name in NAMES {
+        let key = format!("{run}-{name}");
+        let command = ["publish", "--region", name, "--source", "shop", "--detail-type", "Order", "--detail", "{}"];
+        cluster.ok(&[&command[..], &["--key", &key, "--count", "100"]].concat());
+    }
+}
+
+#[test]
+fn a_region_that_lost_its_disk_gets_everything_back_from_the_others() {
+    let cluster = with_events("first");
+    cluster.kill_agent(AP);
+    std::fs::remove_dir_all(&cluster.region(AP).data_dir).expect("removable");
+    publish_everywhere_but_ap(&cluster);
+    cluster.start_agent(AP);
+    cluster.wait_ready_one(AP);
+    until(PATIENCE, "its own and the others' events to be back", || cluster.status(AP)["events"] == 302);
+    cluster.wait_caught_up();
+    cluster.ok(&["verify"]);
+    // And it takes part again.
+    cluster.publish(AP, "afterwards", "{}");
+    assert_eq!(cluster.wait_for_key(EU, "afterwards").len(), 1);
+    assert_eq!(cluster.status(EU)["events"], 303, "nothing came a second time");
+}
+
+fn publish_everywhere_but_ap(cluster: &Cluster) {
+    cluster.publish(EU, "while-away-eu", "{}");
+    cluster.publish(US, "while-away-us", "{}");
+}
+
+#[test]
+fn a_region_restored_from_an_older_copy_is_refilled_and_nothing_takes_effect_twice_elsewhere() {
+    let cluster = with_events("first");
+    cluster.stop_agent(AP);
+    let (data, copy) = (cluster.region(AP).data_dir.clone(), cluster.path("copy"));
+    copy_folder(&data, &copy);
+    cluster.start_agent(AP);
+    cluster.wait_ready_one(AP);
+    publish_everywhere(&cluster, "second");
+    cluster.wait_caught_up();
+    cluster.kill_agent(AP);
+    std::fs::remove_dir_all(&data).expect("removable");
+    copy_folder(&copy, &data);
+    cluster.start_agent(AP);
+    cluster.wait_ready_one(AP);
+    // New events of a life that others know more of than it does.
+    cluster.publish(AP, "after-the-restore", "{}");
+    until(PATIENCE, "its own and the others' events to be back", || cluster.status(AP)["events"] == 601);
+    cluster.wait_caught_up();
+    cluster.ok(&["verify"]);
+    for name in NAMES {
+        assert_eq!(cluster.status(name)["events"], 601, "{name}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creatable");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("an entry");
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy_folder(&path, &target),
+            false => drop(std::fs::copy(&path, &target).expect("copied")),
+        }
+    }
 }
