@@ -87,7 +87,7 @@ impl Agent {
             Change::Suppressed { key, .. } => keys.contains(key),
             Change::Progress { peer, progress } => {
                 let past = records.iter().map(|record| record.header.offset).filter(|at| *at <= progress.cursor);
-                past.fold(false, |first, at| passed.insert((peer.clone(), at)) || first)
+                past.map(|at| passed.insert((peer.clone(), at))).filter(|first| *first).count() > 0
             }
             _ => false,
         };
