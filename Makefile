@@ -22,10 +22,10 @@ $(VENV)/.installed: tests/requirements.txt
 demo:
 	cargo demo
 
-# Many rounds of kill -9 and partitions under load, each with verify at its end.
-soak: tools
+# Many rounds of kill -9 and partitions under load, each with verify at its end: make soak SOAK="--minutes 5 --kills 20".
+soak:
 	cargo build --release --no-default-features
-	$(VENV)/bin/python tests/soak.py
+	$(PYTHON) tests/soak.py $(SOAK)
 
 clean:
 	cargo clean

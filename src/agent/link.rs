@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,13 @@ pub enum Command {
     Filter(crate::core::pattern::Pattern),
 }
 
+/// A command, and who waits until it was carried out.
+#[derive(Debug)]
+pub struct Asked {
+    pub command: Command,
+    pub done: oneshot::Sender<()>,
+}
+
 /// A link's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -82,7 +89,7 @@ pub struct LinkTask {
     pub ends: Arc<Ends>,
     pub core: link::Link,
     pub filters: Filters,
-    pub commands: mpsc::Receiver<Command>,
+    pub commands: mpsc::Receiver<Asked>,
     pub view: Arc<Mutex<View>>,
 }
 
@@ -130,7 +137,12 @@ impl LinkTask {
                 biased;
                 () = stop.cancelled() => {}
                 Some(answered) = state.wire.next() => self.answered(&mut state, answered).await,
-                Some(command) = self.commands.recv() => self.command(command).await,
+                Some(asked) = self.commands.recv() => {
+                    self.command(asked.command).await;
+                    self.refresh_view(&mut state, true);
+                    // Whoever asked may have gone.
+                    let _ = asked.done.send(());
+                }
                 Ok(()) = state.head.changed(), if reads => {}
                 () = tokio::time::sleep_until(wake) => {}
             }

@@ -8,7 +8,7 @@ mod ends;
 mod errand;
 mod explain;
 mod filter;
-mod heartbeat;
+pub mod heartbeat;
 mod inbox;
 mod keys;
 mod letters;
@@ -24,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,7 +34,7 @@ use self::{
     errand::Errand,
     filter::Filters,
     inbox::read_state,
-    link::{Command, LinkTask, Pace, View},
+    link::{Asked, Command, LinkTask, Pace, View},
     pacer::Pacer,
 };
 pub use self::{
@@ -102,13 +102,22 @@ pub struct Agent {
 
 struct LinkHandle {
     ends: Arc<Ends>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Asked>,
     view: Arc<Mutex<View>>,
 }
 
 impl LinkHandle {
     fn view(&self) -> View {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the link has carried it out: whoever gets an answer may rely on it. A link that stops does nothing
+    /// any more, so nobody waits for that.
+    async fn ask(&self, command: Command) {
+        let (done, carried_out) = oneshot::channel();
+        if self.commands.send(Asked { command, done }).await.is_ok() {
+            let _ = carried_out.await;
+        }
     }
 
     fn filters(&self, region: &str, hub: &dyn Hub) -> Filters {
@@ -257,7 +266,7 @@ impl Agent {
         let change = Change::Paused { peer: peer.to_owned(), paused, at: self.clock.now() };
         self.hub.note(vec![change.into()]).await?;
         tracing::warn!(peer, paused, "link paused or resumed by an operator");
-        let _ = link.commands.send(Command::Pause(paused)).await;
+        link.ask(Command::Pause(paused)).await;
         Ok(())
     }
 
@@ -337,13 +346,13 @@ impl Agent {
             let (before, after) = (old.link(&self.region, peer), new.link(&self.region, peer));
             if let Some(pattern) = patterns.remove(peer) {
                 changed.push(format!("{} -> {peer}: pattern {}", self.region, after.pattern));
-                let _ = link.commands.send(Command::Filter(pattern)).await;
+                link.ask(Command::Filter(pattern)).await;
             }
             let before = config::Link { pattern: after.pattern.clone(), ..before };
             if before != after {
                 changed.push(format!("{} -> {peer}: options", self.region));
                 let command = Command::Options { options: core_options(&new, &after), pacer: pace(&after) };
-                let _ = link.commands.send(command).await;
+                link.ask(command).await;
             }
         }
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = new;
@@ -393,6 +402,7 @@ impl Agent {
             metrics.backlog_bytes.set(exposure.backlog_bytes as f64);
             metrics.watermark.set(exposure.watermark.as_secs_f64());
             metrics.exposure.set(exposure.exposure_seconds);
+            metrics.dead_letters.set(link.ends.dead_letters() as f64);
         }
         self.metrics.log_bytes.set(self.hub.log_bytes() as f64);
         let faults = self.faults.list();
@@ -479,7 +489,7 @@ async fn build_link(
     config: &Config,
     options: &config::Link,
     ends: Arc<Ends>,
-) -> Result<(LinkTask, mpsc::Sender<Command>), crate::ports::hub::Error> {
+) -> Result<(LinkTask, mpsc::Sender<Asked>), crate::ports::hub::Error> {
     let hub = ends.hub.clone();
     let journal = read_state(&*hub, |state| state.links.get(&options.to).cloned()).unwrap_or_default();
     let mut filters = Filters::new(&options.from, &journal.filters);

@@ -132,7 +132,7 @@ pub struct Tail {
     /// Where to begin: `start`, `now`, or the first OFFSET
     #[arg(long, value_name = "start|now|OFFSET", default_value = "now", value_parser = from)]
     pub from: String,
-    /// Only events that this EventBridge pattern matches
+    /// Only events that this EventBridge pattern matches [default: all but heartbeats]
     #[arg(long, value_name = "JSON", value_parser = pattern)]
     pub pattern: Option<Value>,
     /// Ends after this many events

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Context, Error, args,
     http::{self, Call, Listener},
     out,
 };
-use crate::core::backoff::Backoff;
+use crate::{
+    agent::heartbeat::DETAIL_TYPE,
+    core::{backoff::Backoff, event::RESERVED_SOURCE},
+};
 
 const WAIT_SECONDS: u64 = 20;
 const PAGE: u64 = 1_000;
@@ -39,6 +42,7 @@ async fn follow(context: &Context, api: &Listener, args: &args::Tail) -> Result<
     let backoff = Backoff { min: Duration::from_millis(200), max: Duration::from_secs(10) };
     let mut from = args.from.clone();
     let mut left = args.limit.unwrap_or(u64::MAX);
+    let pattern = args.pattern.clone().unwrap_or_else(without_heartbeats).to_string();
     let mut failures = 0;
     // Whoever was never there may be misspelt; whoever went away may come back.
     let mut answered = false;
@@ -47,7 +51,7 @@ async fn follow(context: &Context, api: &Listener, args: &args::Tail) -> Result<
             ("from", Some(from.clone())),
             ("limit", Some(left.min(PAGE).to_string())),
             ("wait", Some(WAIT_SECONDS.to_string())),
-            ("pattern", args.pattern.as_ref().map(ToString::to_string)),
+            ("pattern", Some(pattern.clone())),
         ]);
         match context.http.json::<Page>(api, Call::get(format!("/v1/events{path}"))).await {
             Ok(page) => {
@@ -79,4 +83,12 @@ async fn follow(context: &Context, api: &Listener, args: &args::Tail) -> Result<
         }
     }
     Ok(())
+}
+
+/// One a second and region: without a pattern nobody wants them between the events.
+fn without_heartbeats() -> Value {
+    json!({ "$or": [
+        { "source": [{ "anything-but": RESERVED_SOURCE }] },
+        { "detail-type": [{ "anything-but": DETAIL_TYPE }] },
+    ] })
 }

@@ -225,7 +225,10 @@ impl Faults {
 
     /// Ends the faults of this kind and peer (any where `None`); answers how many.
     pub fn clear(&self, kind: Option<Kind>, peer: Option<&str>) -> usize {
+        let now = self.clock.now();
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        // What ended by itself is not cleared by anybody.
+        list.retain(|fault| fault.ends.is_none_or(|ends| ends > now));
         let before = list.len();
         list.retain(|fault| {
             kind.is_some_and(|kind| kind != fault.kind) || peer.is_some_and(|peer| fault.peer.as_deref() != Some(peer))

@@ -51,10 +51,14 @@ pub enum Event {
     },
 }
 
-/// Says how long to wait before a dead child is started again: next to nothing, unless it died five times in 30 s.
+/// Says how long to wait before a dead child is started again: next to nothing, unless it died more than five times in
+/// 30 s.
 #[derive(Debug, Default)]
 pub struct Restarts {
+    /// By a clock that stands still during these pauses: they would otherwise spread the deaths of a child that can
+    /// never live, and so end themselves.
     deaths: VecDeque<Instant>,
+    paused: Duration,
     failures: u32,
 }
 
@@ -63,21 +67,21 @@ impl Restarts {
     const FREE: usize = 5;
     const AT_ONCE: Duration = Duration::from_millis(100);
 
-    /// Counts a death at `now`. `lived` is how long the child did.
-    pub fn died(&mut self, now: Instant, lived: Duration) -> Duration {
+    /// Counts a death at `now`.
+    pub fn died(&mut self, now: Instant) -> Duration {
+        let now = now.checked_sub(self.paused).unwrap_or(now);
         self.deaths.push_back(now);
         while self.deaths.front().is_some_and(|death| now.duration_since(*death) > Self::SPAN) {
             self.deaths.pop_front();
         }
-        // While it backs off there are fewer than five deaths in 30 s: only a child that lives ends the back-off.
-        if lived > Self::SPAN {
+        if self.deaths.len() <= Self::FREE {
             self.failures = 0;
-        }
-        if self.failures == 0 && self.deaths.len() <= Self::FREE {
             return Self::AT_ONCE;
         }
         self.failures += 1;
-        Duration::from_secs(1u64.checked_shl(self.failures - 1).unwrap_or(u64::MAX)).min(Self::SPAN)
+        let pause = Duration::from_secs(1u64.checked_shl(self.failures - 1).unwrap_or(u64::MAX)).min(Self::SPAN);
+        self.paused += pause;
+        pause
     }
 }
 
@@ -85,7 +89,6 @@ impl Restarts {
 pub async fn supervise(spec: Spec, events: mpsc::Sender<Event>, stop: CancellationToken) {
     let mut restarts = Restarts::default();
     while !stop.is_cancelled() {
-        let began = Instant::now();
         let (why, last_lines) = match start(&spec) {
             Ok((mut child, log_from)) => {
                 // Held open for the child's life; see the module's text.
@@ -105,7 +108,7 @@ pub async fn supervise(spec: Spec, events: mpsc::Sender<Event>, stop: Cancellati
             }
             Err(error) => (format!("cannot be started: {error}"), Vec::new()),
         };
-        let pause = restarts.died(Instant::now(), began.elapsed());
+        let pause = restarts.died(Instant::now());
         let region = spec.region.clone();
         let _ = events.send(Event::Ended { region: region.clone(), why, last_lines, pause }).await;
         let again = async {
@@ -204,13 +207,13 @@ mod tests {
     fn five_deaths_are_free_and_then_pauses_double_up_to_30_seconds() {
         let mut restarts = Restarts::default();
         let start = Instant::now();
-        let mut died = |second| restarts.died(start + Duration::from_secs(second), Duration::ZERO).as_millis();
+        let mut died = |second| restarts.died(start + Duration::from_secs(second)).as_millis();
         for second in 0..5 {
             assert_eq!(died(second), 100);
         }
         let pauses: Vec<u128> = [6, 8, 11, 16, 25, 42, 73].map(&mut died).to_vec();
         assert_eq!(pauses, [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-        let healthy = restarts.died(start + Duration::from_secs(200), Duration::from_secs(100));
+        let healthy = restarts.died(start + Duration::from_secs(200));
         assert_eq!(healthy, Duration::from_millis(100));
     }
 
@@ -219,8 +222,20 @@ mod tests {
         let mut restarts = Restarts::default();
         let start = Instant::now();
         for death in 0..50 {
-            assert_eq!(restarts.died(start + death * Duration::from_secs(7), Duration::from_secs(7)).as_millis(), 100);
+            assert_eq!(restarts.died(start + death * Duration::from_secs(7)).as_millis(), 100);
         }
+    }
+
+    #[test]
+    fn a_burst_of_deaths_long_ago_slows_no_restart_down() {
+        let mut restarts = Restarts::default();
+        let start = Instant::now();
+        let mut died = |second| restarts.died(start + Duration::from_secs(second)).as_millis();
+        let burst: Vec<u128> = (0..6).map(&mut died).collect();
+        assert_eq!(burst[5], 1_000);
+        // Fewer than five deaths in any 30 s from here on.
+        let later: Vec<u128> = (5..20).map(|death| died(death * 9)).collect();
+        assert!(later.iter().all(|pause| *pause == 100), "{later:?}");
     }
 
     #[tokio::test]

@@ -1,0 +1,27 @@
+//! The program as its users meet it: real processes, real sockets, kill -9.
+//!
+//! Each test has regions of its own, on ports and in a directory of their own, so all run side by side. Whatever a test
+//! started is gone when it ends, however it ends. A failing test shows the last log lines of its agents.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests watch real processes with the real clock, and a failed expectation is a failed test"
+)]
+
+mod harness;
+
+mod aws_cli;
+mod chaos;
+mod cloudevents;
+mod commands;
+mod config_files;
+mod hostile;
+mod metrics;
+mod operations;
+mod reload;
+mod start;
+mod story;
+mod supervision;
