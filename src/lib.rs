@@ -1,10 +1,13 @@
 //! hubweave: active-active event backends. See `docs/ARCHITECTURE.md`.
 
+pub mod admin;
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod embedded;
 pub mod faults;
 pub mod metrics;
 pub mod ports;
+pub mod verify;

@@ -1,1 +1,5 @@
-fn main() {}
+//! `hubweave`: see [`hubweave::cli`].
+
+fn main() -> std::process::ExitCode {
+    hubweave::cli::main()
+}

@@ -29,6 +29,7 @@ pub const REGION_STATES: [&str; 4] = ["active", "draining", "evacuated", "recove
 pub struct Metrics {
     registry: Registry,
     pub region_state: IntGaugeVec,
+    pub requests: IntCounterVec,
     pub accepted: IntCounter,
     pub refused: IntCounterVec,
     pub deduplicated: IntCounterVec,
@@ -96,6 +97,11 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let metrics = Metrics {
             region_state: declare.int_gauges("hubweave_region_state", "1 for the state the region is in.", &["state"])?,
+            requests: declare.counters(
+                "hubweave_api_requests_total",
+                "Requests that the api listener answered, by route and HTTP status.",
+                &["route", "status"],
+            )?,
             accepted: declare.counter(
                 "hubweave_events_accepted_total",
                 "Events of services that the region's hub took in; repeats of a known key are not counted.",

@@ -3,6 +3,7 @@
 //! [`Agent::start`] takes ports and starts tasks; it opens no file and no socket, so the same code runs over simulated
 //! disks and networks. [`process`] is where production chooses the adapters.
 
+pub mod assemble;
 mod errand;
 mod explain;
 mod filter;

@@ -1,7 +1,170 @@
-//! What services send, before it has to do with HTTP: bytes in, drafts or a refusal out.
+//! The `api` listener: what services and peers call.
 //!
-//! - [`put_events`]: EventBridge's own wire protocol (`POST /` with `X-Amz-Target: AWSEvents.PutEvents`)
-//! - [`cloudevents`]: CloudEvents 1.0 over HTTP (`POST /v1/events`)
+//! | route | handler | answers |
+//! |---|---|---|
+//! | `POST /` with `X-Amz-Target: AWSEvents.PutEvents` | [`publish`] | EventBridge's PutEvents |
+//! | `POST /v1/events` | [`publish`] | CloudEvents 1.0: structured, batched, binary |
+//! | `GET /v1/events` | [`events`] | a page of events, after a wait if there are none; a stream with `Accept: text/event-stream` |
+//! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
+//! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
+//! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
+//!
+//! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
+//! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
+pub mod answer;
 pub mod cloudevents;
+mod events;
+pub mod listener;
+mod peer;
+mod publish;
 pub mod put_events;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+    routing::{get, post},
+};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{Auth, Limits, Secret},
+    core::ingress::Ingress,
+    ports::{
+        clock::Entropy,
+        hub::{Hub, Published},
+        inbox::Inbox,
+    },
+};
+
+/// Who wants to know what is asked here: the metrics.
+pub trait Observer: Send + Sync {
+    /// A request was answered. `route` is the route's pattern, empty for a path that is none.
+    fn request(&self, route: &str, status: StatusCode) {
+        let _ = (route, status);
+    }
+
+    /// Events of services got their answers.
+    fn published(&self, published: &[Published]) {
+        let _ = published;
+    }
+
+    /// A stamp was found in an event of a service and taken out.
+    fn stamp_stripped(&self) {}
+
+    /// An event of a service was refused. `code` is EventBridge's, `IdempotencyConflict`, or `CloudEvent`.
+    fn event_refused(&self, code: &str) {
+        let _ = code;
+    }
+}
+
+/// Nobody wants to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {}
+
+/// What an [`Api`] is made of.
+pub struct Options {
+    /// The region's name; also names its hub.
+    pub region: String,
+    pub hub: Arc<dyn Hub>,
+    pub inbox: Arc<dyn Inbox>,
+    pub ingress: Ingress,
+    pub entropy: Arc<dyn Entropy>,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub observer: Arc<dyn Observer>,
+}
+
+/// What the handlers share.
+pub struct Api {
+    options: Options,
+    /// Names and ARNs that mean this region's hub in `EventBusName`.
+    hub_names: Vec<String>,
+    /// Streams and long polls, which no time-out bounds. Half of the connections at most, so that publishers and peers
+    /// always find room.
+    waiting: Arc<Semaphore>,
+}
+
+impl Api {
+    pub fn new(options: Options) -> Self {
+        let region = &options.region;
+        let hub_names = vec![region.clone(), format!("arn:aws:events:{region}:000000000000:event-bus/default")];
+        let waiting = (options.limits.max_connections / 2).clamp(1, Semaphore::MAX_PERMITS);
+        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), options }
+    }
+}
+
+/// All routes of the listener.
+pub fn router(api: Arc<Api>) -> Router {
+    let services = Router::new()
+        .route("/", post(publish::put_events))
+        .route("/v1/events", get(events::read).post(publish::cloud_events))
+        .route_layer(middleware::from_fn_with_state(api.clone(), authorize_service));
+    let peers = Router::new()
+        .route("/peer/v1/deliver", post(peer::deliver))
+        .route("/peer/v1/hello", get(peer::hello))
+        .route("/peer/v1/repair", post(peer::repair))
+        .route_layer(middleware::from_fn_with_state(api.clone(), authorize_peer));
+    services
+        .merge(peers)
+        .method_not_allowed_fallback(async || {
+            answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
+        })
+        .fallback(async || answer::error(StatusCode::NOT_FOUND, "no such path"))
+        .layer(middleware::from_fn_with_state(api.clone(), observe))
+        .with_state(api)
+}
+
+async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    api.options.observer.request(route.as_ref().map_or("", MatchedPath::as_str), response.status());
+    response
+}
+
+async fn authorize_service(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    if shows(request.headers(), api.options.auth.api_token.as_ref()) {
+        return next.run(request).await;
+    }
+    match request.uri().path() {
+        // An SDK cannot read any other form.
+        "/" => publish::aws_error(StatusCode::UNAUTHORIZED, "UnrecognizedClientException", UNAUTHORIZED),
+        _ => unauthorized(),
+    }
+}
+
+async fn authorize_peer(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match shows(request.headers(), api.options.auth.peer_token.as_ref()) {
+        true => next.run(request).await,
+        false => unauthorized(),
+    }
+}
+
+const UNAUTHORIZED: &str = "the request needs `Authorization: Bearer` with the token of the topology file";
+
+fn unauthorized() -> Response {
+    let mut response = answer::error(StatusCode::UNAUTHORIZED, UNAUTHORIZED);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// Whether the request shows the token; without a configured one anything will do.
+pub fn shows(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+    let Some(token) = token else { return true };
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+    let Some((scheme, shown)) = shown else { return false };
+    // Comparing digests takes the same time wherever the texts differ, and however long they are.
+    scheme.eq_ignore_ascii_case("bearer") && Sha256::digest(shown.trim()) == Sha256::digest(token.expose())
+}

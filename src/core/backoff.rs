@@ -27,9 +27,15 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_maximum() {
         let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(10) };
-        for (failures, chance, milliseconds) in
-            [(1, 0.0, 100), (1, 1.0, 200), (2, 1.0, 400), (2, 0.5, 250), (6, 1.0, 6_400), (7, 1.0, 10_000), (4_000, 1.0, 10_000)]
-        {
+        for (failures, chance, milliseconds) in [
+            (1, 0.0, 100),
+            (1, 1.0, 200),
+            (2, 1.0, 400),
+            (2, 0.5, 250),
+            (6, 1.0, 6_400),
+            (7, 1.0, 10_000),
+            (4_000, 1.0, 10_000),
+        ] {
             let pause = backoff.pause(failures, chance);
             assert_eq!(pause.as_millis(), milliseconds, "after {failures} failures, chance {chance}");
         }

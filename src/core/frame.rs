@@ -98,11 +98,7 @@ pub fn step(bytes: &Bytes, position: usize) -> Step {
         return Step::Garbage("the checksum does not fit");
     }
     match Kind::from_byte(body[0]) {
-        Some(kind) => Step::Frame {
-            kind,
-            payload: bytes.slice(position + PREFIX_BYTES + 1..position + size),
-            size,
-        },
+        Some(kind) => Step::Frame { kind, payload: bytes.slice(position + PREFIX_BYTES + 1..position + size), size },
         None => Step::Garbage("an unknown kind of frame"),
     }
 }

@@ -263,8 +263,7 @@ mod tests {
     fn a_high_water_never_falls_within_a_life() {
         let mut state = State::default();
         for (life, sequence) in [(1, 10), (1, 4), (2, 3)] {
-            let change =
-                Change::HighWater { origin: "a".to_owned(), incarnation: Incarnation(life), sequence };
+            let change = Change::HighWater { origin: "a".to_owned(), incarnation: Incarnation(life), sequence };
             state.fold(&change, PLACE);
         }
         assert_eq!(state.high_waters["a"], [(Incarnation(1), 10), (Incarnation(2), 3)]);

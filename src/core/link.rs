@@ -135,7 +135,10 @@ pub enum Effect {
 enum Stage {
     Ready,
     /// `first`: nothing below it was unanswered when it was sent.
-    Sent { id: u64, first: bool },
+    Sent {
+        id: u64,
+        first: bool,
+    },
     Done,
 }
 
@@ -376,19 +379,14 @@ impl Link {
     }
 
     /// An answer to the batch `id`. `lives` and `head` are this hub's, `base` is where its log begins.
-    pub fn on_reply(
-        &mut self,
-        id: u64,
-        reply: &Reply,
-        now: Timestamp,
-        hub: &HubView<'_>,
-    ) -> Vec<Effect> {
+    pub fn on_reply(&mut self, id: u64, reply: &Reply, now: Timestamp, hub: &HubView<'_>) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
         self.notice_behind(&reply.high_waters, hub, &mut effects);
-        let Some(index) = self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
+        let Some(index) =
+            self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
             return effects;
         };

@@ -114,7 +114,10 @@ mod tests {
 
     #[test]
     fn an_offset_belongs_to_the_life_that_wrote_it() {
-        assert_eq!([1, 100, 101, 250, 251].map(|offset| lives().at(offset)), [Some(A), Some(A), Some(B), Some(B), Some(C)]);
+        assert_eq!(
+            [1, 100, 101, 250, 251].map(|offset| lives().at(offset)),
+            [Some(A), Some(A), Some(B), Some(B), Some(C)]
+        );
         assert_eq!(lives().at(0), None);
     }
 

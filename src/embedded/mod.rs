@@ -4,4 +4,5 @@ pub mod disk;
 pub mod hub;
 pub mod ledger;
 pub mod log;
+pub mod peer;
 pub mod system;

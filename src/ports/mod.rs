@@ -5,3 +5,5 @@ pub mod disk;
 pub mod hub;
 pub mod inbox;
 pub mod peer;
+#[cfg(test)]
+pub mod testing;

@@ -10,6 +10,9 @@ use crate::core::{
     time::Timestamp,
 };
 
+/// The content type of batches and replies where they go over HTTP.
+pub const BATCH_CONTENT_TYPE: &str = "application/x-hubweave-batch";
+
 /// Who a region is and what it has of the asker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {

@@ -1,0 +1,128 @@
+//! The `admin` and `health` listeners: what operators, probes and Prometheus ask.
+//!
+//! | request | answers |
+//! |---|---|
+//! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
+//! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/keys`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
+//! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
+//! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
+//! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
+//! | `POST /v1/reload`, `/v1/drain` | the process |
+//!
+//! Fields: `docs/HTTP.md`.
+
+mod control;
+mod read;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+    routing::{get, post},
+};
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
+
+use crate::{
+    agent::{self, Agent},
+    api::{answer, shows},
+    config::{Auth, Config},
+};
+
+/// Reads the topology file again.
+pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<Config, String>> + Send + Sync>;
+
+/// What the handlers share.
+pub struct Admin {
+    agent: Arc<Agent>,
+    auth: Auth,
+    reload: Reload,
+    /// Long answers (key streams, errands, searches through the log) at a time; more wait.
+    long: Semaphore,
+}
+
+/// Long answers at a time.
+const LONG_MAX: usize = 4;
+
+impl Admin {
+    pub fn new(agent: Arc<Agent>, auth: Auth, reload: Reload) -> Self {
+        Self { agent, auth, reload, long: Semaphore::new(LONG_MAX) }
+    }
+
+    /// Reads the topology file again and takes over what can change; answers what did.
+    ///
+    /// # Errors
+    /// The file is bad, or asks for what only a restart can change. Then nothing changed.
+    pub async fn reload(&self) -> Result<Vec<String>, String> {
+        let config = (self.reload)().await?;
+        self.agent.reload(config).await
+    }
+}
+
+/// All routes of the `admin` listener.
+pub fn router(admin: Arc<Admin>) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(read::metrics))
+        .route("/v1/status", get(read::status))
+        .route("/v1/explain", get(read::explain))
+        .route("/v1/keys", get(read::keys))
+        .route("/v1/dlq", get(read::letters))
+        .route("/v1/dlq/{id}", get(read::letter))
+        .route("/v1/dlq/redrive", post(control::redrive))
+        .route("/v1/dlq/discard", post(control::discard))
+        .route("/v1/faults", get(read::faults).post(control::inject).delete(control::clear))
+        .route("/v1/links/{peer}/pause", post(control::pause))
+        .route("/v1/links/{peer}/resume", post(control::resume))
+        .route("/v1/links/{peer}/replay", post(control::replay))
+        .route("/v1/links/{peer}/repair", post(control::repair))
+        .route("/v1/reload", post(control::reload))
+        .route("/v1/drain", post(control::drain))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
+    with_fallbacks(guarded.merge(probes())).with_state(admin)
+}
+
+/// The routes of the `health` listener: probes only.
+pub fn health_router(admin: Arc<Admin>) -> Router {
+    with_fallbacks(probes()).with_state(admin)
+}
+
+fn probes() -> Router<Arc<Admin>> {
+    Router::new()
+        .route("/livez", get(read::live))
+        .route("/readyz", get(read::ready))
+        .route("/region/health", get(read::health))
+}
+
+fn with_fallbacks(router: Router<Arc<Admin>>) -> Router<Arc<Admin>> {
+    router
+        .method_not_allowed_fallback(async || {
+            answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
+        })
+        .fallback(async || answer::error(StatusCode::NOT_FOUND, "no such path"))
+}
+
+async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if shows(request.headers(), admin.auth.admin_token.as_ref()) {
+        return next.run(request).await;
+    }
+    let why = "the request needs `Authorization: Bearer` with the admin token of the topology file";
+    let mut response = answer::error(StatusCode::UNAUTHORIZED, why);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// An agent's error as an answer.
+fn refused(error: &agent::Error) -> Response {
+    let status = match error {
+        agent::Error::NoLink(..) => StatusCode::NOT_FOUND,
+        agent::Error::Invalid(_) => StatusCode::BAD_REQUEST,
+        agent::Error::Peer { .. } => StatusCode::BAD_GATEWAY,
+        agent::Error::Hub(error) => return answer::unavailable(&error.to_string(), error.retry_after()),
+        agent::Error::Read(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    answer::error(status, &error.to_string())
+}

@@ -1,0 +1,136 @@
+//! What can be asked without changing anything.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::{Path, Query, State},
+    http::StatusCode,
+    response::Response,
+};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use super::{Admin, refused};
+use crate::{
+    agent::{Range, Selection},
+    api::{answer, listener::Connection},
+};
+
+type Shared = State<Arc<Admin>>;
+
+pub async fn live() -> Response {
+    answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())
+}
+
+/// The listeners are opened after the hub was recovered, so whoever gets an answer gets service.
+pub async fn ready(State(admin): Shared) -> Response {
+    match admin.agent.stopping().is_cancelled() {
+        false => answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into()),
+        true => answer::error(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    }
+}
+
+/// Whether users should be sent here. Lag is told, never decisive: a partition would take both sides out.
+pub async fn health(State(admin): Shared) -> Response {
+    let status = admin.agent.status();
+    let stopping = admin.agent.stopping().is_cancelled();
+    let healthy = status.state == "active" && !stopping;
+    let reason = match (healthy, stopping) {
+        (true, _) => "active, and the hub accepts",
+        (false, true) => "stopping",
+        (false, false) => "the region is not active",
+    };
+    let lag: BTreeMap<_, _> = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
+    let body = json!({
+        "region": status.region,
+        "state": status.state,
+        "healthy": healthy,
+        "reason": reason,
+        "lag_seconds": lag,
+    });
+    answer::json(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+pub async fn metrics(State(admin): Shared) -> Response {
+    admin.agent.refresh_gauges();
+    let text = admin.agent.metrics.text();
+    answer::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+}
+
+pub async fn status(State(admin): Shared) -> Response {
+    answer::json(StatusCode::OK, &admin.agent.status())
+}
+
+pub async fn faults(State(admin): Shared) -> Response {
+    answer::json(StatusCode::OK, &json!({ "faults": admin.agent.faults.list() }))
+}
+
+#[derive(Deserialize)]
+pub struct Asked {
+    key: String,
+}
+
+pub async fn explain(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    // It reads the whole log: as long as it takes, but only a few at a time.
+    connection.lift_timeout();
+    let _turn = admin.long.acquire().await;
+    match admin.agent.explain(&asked.key).await {
+        Ok(explanation) => answer::json(StatusCode::OK, &explanation),
+        Err(error) => refused(&error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[derive(Default)]
+pub struct Keys {
+    from: u64,
+    to: Option<u64>,
+    envelope: bool,
+}
+
+pub async fn keys(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(keys): Query<Keys>,
+) -> Response {
+    connection.lift_timeout();
+    let range = Range { from: keys.from, to: keys.to, envelope: keys.envelope };
+    let pieces = admin.agent.keys(range);
+    let stream = futures::stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
+    let body = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>));
+    answer::with_type(StatusCode::OK, "application/x-ndjson", body)
+}
+
+pub async fn letters(State(admin): Shared, Query(selection): Query<Selection>) -> Response {
+    match admin.agent.letters(&selection) {
+        Ok(list) => answer::json(StatusCode::OK, &list),
+        Err(error) => refused(&error),
+    }
+}
+
+pub async fn letter(State(admin): Shared, Path(id): Path<u64>) -> Response {
+    let (shown, envelope) = match admin.agent.letter(id).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return answer::error(StatusCode::NOT_FOUND, &format!("no dead letter {id}")),
+        Err(error) => return refused(&error),
+    };
+    #[derive(serde::Serialize)]
+    struct Whole<T> {
+        #[serde(flatten)]
+        letter: T,
+    }
+    // A flattened struct cannot hold raw JSON, so the envelope is put in by hand.
+    let fields = serde_json::to_string(&Whole { letter: shown }).unwrap_or_default();
+    let envelope = envelope.and_then(|text| RawValue::from_string(text).ok());
+    let envelope = envelope.as_ref().map_or("null", |raw| raw.get());
+    let body = format!("{},\"envelope\":{envelope}}}", fields.trim_end_matches('}'));
+    answer::with_type(StatusCode::OK, "application/json", body.into())
+}

@@ -1,0 +1,161 @@
+//! Production's choice of adapters for an embedded region: local disk, system clock, HTTP to the peers.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Agent, Parts};
+use crate::{
+    config::{Backend, Config},
+    embedded::{
+        disk::LocalDisk,
+        hub::{self, EmbeddedHub},
+        peer::{self, HttpPeer},
+        system::{Random, SystemClock},
+    },
+    faults::{self, Faults, clock::SkewedClock, inbox::FaultyInbox, peer::FaultyPeer},
+    metrics::Metrics,
+    ports::{
+        clock::{Clock, Entropy},
+        inbox::Inbox,
+        peer::Peer,
+    },
+};
+
+/// Why a region does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("region `{0}` is not in the file; it has {1}")]
+    NoRegion(String, String),
+    #[error("region `{0}` has backend \"aws\", which this build does not run")]
+    Backend(String),
+    #[error("{}: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
+    #[error("{}: another agent is using this data directory", .0.display())]
+    Locked(PathBuf),
+    #[error(
+        "{}: holds region `{found}` of cluster `{cluster}`, not region `{region}` of cluster `{expected}`: data_dir is wrong",
+        path.display()
+    )]
+    Foreign { path: PathBuf, found: String, cluster: String, region: String, expected: String },
+    #[error(transparent)]
+    Hub(#[from] hub::OpenError),
+    #[error(transparent)]
+    Start(#[from] crate::ports::hub::Error),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Error {
+    pub fn no_region(config: &Config, region: &str) -> Error {
+        let names: Vec<String> = config.regions.iter().map(|region| format!("`{}`", region.name)).collect();
+        Error::NoRegion(region.to_owned(), names.join(", "))
+    }
+}
+
+/// A running region and what its listeners need.
+pub struct Assembled {
+    pub agent: Arc<Agent>,
+    pub hub: EmbeddedHub,
+    /// With the faults on order.
+    pub inbox: Arc<dyn Inbox>,
+    pub entropy: Arc<dyn Entropy>,
+    /// Keeps other agents out of the data directory while it lives.
+    _lock: fs::File,
+}
+
+/// Opens the data directory of `region` and starts its agent.
+///
+/// # Errors
+/// Something that a person has to mend; nothing was changed then.
+pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> {
+    let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
+    if home.backend != Backend::Embedded {
+        return Err(Error::Backend(region.to_owned()));
+    }
+    let lock = claim(&home.data_dir, &config.cluster.name, region)?;
+    let disk_error = |source| Error::Disk { path: home.data_dir.clone(), source };
+    let disk = Arc::new(LocalDisk::open(&home.data_dir).map_err(disk_error)?);
+    let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
+    let system: Arc<dyn Clock> = Arc::new(SystemClock);
+    let faults = Arc::new(Faults::new(config.faults.enabled, system.clone(), entropy.clone()));
+    let clock: Arc<dyn Clock> = Arc::new(SkewedClock::new(system, faults.clone()));
+    let options = hub::Options {
+        region: region.to_owned(),
+        retention: config.idempotency.retention,
+        log_retention: config.log.retention,
+        log_bytes_max: config.log.max_size,
+        segment_bytes: config.log.segment_size,
+    };
+    let (hub, writer) = EmbeddedHub::open(disk, clock.clone(), entropy.clone(), options).await?;
+    let runtime = tokio::runtime::Handle::current();
+    // A thread of its own: its disk calls block.
+    std::thread::Builder::new()
+        .name("hub-writer".to_owned())
+        .spawn(move || runtime.block_on(writer.run()))
+        .map_err(disk_error)?;
+    let crash: faults::CrashHook = Arc::new(|| std::process::abort());
+    let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
+    for link in config.links().into_iter().filter(|link| link.from == region && link.enabled) {
+        let Some(address) = config.region(&link.to).and_then(|peer| peer.api.clone()) else { continue };
+        let options = peer::Options {
+            token: config.auth.peer_token.clone(),
+            attempt_timeout: link.attempt_timeout,
+            ..peer::Options::new(address, region)
+        };
+        let peer = FaultyPeer::new(Arc::new(HttpPeer::new(options)), &link.to, faults.clone(), crash.clone());
+        peers.insert(link.to, Arc::new(peer));
+    }
+    let others: Vec<String> =
+        config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
+    let metrics = Arc::new(Metrics::new(region, &others)?);
+    let agent = Agent::start(Parts {
+        config,
+        region: region.to_owned(),
+        hub: Arc::new(hub.clone()),
+        peers,
+        clock,
+        entropy: entropy.clone(),
+        faults: faults.clone(),
+        metrics,
+    })
+    .await?;
+    let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
+    Ok(Assembled { agent, hub, inbox, entropy, _lock: lock })
+}
+
+/// First line of the file that says whose data a directory holds.
+const IDENTITY: &str = "hubweave data, format 1";
+
+/// Makes sure that the directory is this region's and that no other agent uses it.
+fn claim(directory: &Path, cluster: &str, region: &str) -> Result<fs::File, Error> {
+    let disk_error = |source| Error::Disk { path: directory.to_owned(), source };
+    fs::create_dir_all(directory).map_err(disk_error)?;
+    let path = directory.join("IDENTITY");
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(disk_error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
+        Err(fs::TryLockError::Error(source)) => return Err(disk_error(source)),
+    }
+    let expected = format!("{IDENTITY}\ncluster {cluster}\nregion {region}\n");
+    let found = fs::read_to_string(&path).map_err(disk_error)?;
+    if found.is_empty() {
+        fs::write(&path, expected).map_err(disk_error)?;
+        file.sync_all().map_err(disk_error)?;
+    } else if found != expected {
+        let line = |prefix: &str| found.lines().find_map(|line| line.strip_prefix(prefix)).unwrap_or("?").to_owned();
+        return Err(Error::Foreign {
+            path: directory.to_owned(),
+            found: line("region "),
+            cluster: line("cluster "),
+            region: region.to_owned(),
+            expected: cluster.to_owned(),
+        });
+    }
+    Ok(file)
+}

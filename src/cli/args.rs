@@ -1,0 +1,469 @@
+//! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    config::{Address, parse_duration},
+    core::{pattern::Pattern, time::Timestamp},
+};
+
+/// Makes an event-driven backend active-active across regions.
+#[derive(Debug, Parser)]
+#[command(name = "hubweave", version, about, disable_help_subcommand = true, max_term_width = 110)]
+pub struct Cli {
+    /// The topology file; `-` is standard input [default: $HUBWEAVE_CONFIG, then config/local.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<String>,
+    /// One JSON document on standard output, and nothing else
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One sub-command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs every embedded region of the file and shows links and lag
+    Up(Up),
+    /// Runs one agent in the foreground
+    Run(Run),
+    /// Validates the file and explains what it will do
+    Check,
+    /// Prints HUBWEAVE_API_<REGION>=... and HUBWEAVE_ADMIN_<REGION>=... for scripts and experiments
+    Env,
+    /// Regions, links, lag, backlog, watermarks
+    Status(Status),
+    /// Publishes events in one region
+    Publish(Publish),
+    /// Prints a region's events, one JSON envelope a line
+    Tail(Tail),
+    /// Everything each region knows of one event
+    Explain(Explain),
+    /// Sends accepted events again over one link; their keys make it harmless
+    Replay(Replay),
+    /// Sends what one region holds of a lost or restored origin to another region
+    Repair(Repair),
+    /// Publishes known traffic and writes down what was acknowledged
+    Load(Load),
+    /// Compares the regions; exit code 1 on any difference
+    Verify(Verify),
+    /// Dead letters
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Stops one link
+    Pause(Ends),
+    /// Starts a paused link
+    Resume(Ends),
+    /// Faults, on purpose; needs `faults.enabled`
+    #[command(subcommand)]
+    Fault(Fault),
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Publishes sample traffic and tells a story: a partition, writes on both sides, healing, verify
+    #[arg(long)]
+    pub demo: bool,
+    /// Ends after the story, with the exit code of its `verify`
+    #[arg(long, hide = true, requires = "demo")]
+    pub demo_exit: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[arg(long)]
+    pub region: String,
+    /// Listens here instead of at the file's `api`
+    #[arg(long, value_name = "ADDR")]
+    pub api: Option<Address>,
+    /// Listens here instead of at the file's `admin`
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<Address>,
+    /// How log lines look on standard error; RUST_LOG says which
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Drains and ends when standard input does: then whoever started this agent is gone
+    #[arg(long, hide = true)]
+    pub parent_pipe: bool,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Draws it again every second, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    #[arg(long)]
+    pub region: String,
+    #[arg(long)]
+    pub source: String,
+    #[arg(long)]
+    pub detail_type: String,
+    /// A JSON object, `@FILE`, or `-` for standard input
+    #[arg(long, value_name = "JSON")]
+    pub detail: String,
+    /// Sets `detail.metadata.idempotencyKey`; with --count each event gets KEY-0, KEY-1, ...
+    #[arg(long)]
+    pub key: Option<String>,
+    /// How many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    #[arg(long)]
+    pub region: String,
+    /// Where to begin: `start`, `now`, or the first OFFSET
+    #[arg(long, value_name = "start|now|OFFSET", default_value = "now", value_parser = from)]
+    pub from: String,
+    /// Only events that this EventBridge pattern matches
+    #[arg(long, value_name = "JSON", value_parser = pattern)]
+    pub pattern: Option<Value>,
+    /// Ends after this many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The idempotency key
+    #[arg(long)]
+    pub key: String,
+}
+
+/// One directed link.
+#[derive(Debug, Args)]
+pub struct Ends {
+    #[arg(long, value_name = "REGION")]
+    pub from: String,
+    #[arg(long, value_name = "REGION")]
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    #[command(flatten)]
+    pub ends: Ends,
+    /// Accepted at or after: RFC 3339, or a duration ago (10m)
+    #[arg(long, value_name = "T", value_parser = moment)]
+    pub since: Option<Timestamp>,
+    /// Accepted before: RFC 3339, or a duration ago (10m)
+    #[arg(long, value_name = "T", value_parser = moment)]
+    pub until: Option<Timestamp>,
+    /// Counts, sends nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Repair {
+    /// Whose events
+    #[arg(long, value_name = "REGION")]
+    pub origin: String,
+    #[command(flatten)]
+    pub ends: Ends,
+    /// Counts, sends nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Events a second, over all chosen regions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: u64,
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Gets one JSON line for each acknowledged event; replaced if it exists
+    #[arg(long, value_name = "FILE")]
+    pub journal: PathBuf,
+    /// The regions to publish in [default: all]
+    #[arg(long, value_name = "R", num_args = 1..)]
+    pub region: Vec<String>,
+    /// Bytes of padding in each detail
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=900_000))]
+    pub pad: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// What `load` wrote down: each of its events must be there, once
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// How long differences may take to settle
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = parse_duration)]
+    pub wait: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Dlq {
+    /// Lists dead letters, oldest first
+    List(Letters),
+    /// Prints dead letters with their events
+    Show {
+        #[command(flatten)]
+        letters: Letters,
+        /// One letter
+        #[arg(long)]
+        id: Option<u64>,
+    },
+    /// Sends the events of dead letters again
+    Redrive {
+        #[command(flatten)]
+        letters: Letters,
+        /// One letter
+        #[arg(long)]
+        id: Option<u64>,
+        /// Also events so old that the peer may have forgotten their key: they may take effect twice
+        #[arg(long)]
+        expired: bool,
+        /// Counts, sends nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Gives up the events of dead letters
+    Discard {
+        #[command(flatten)]
+        letters: Letters,
+        /// One letter
+        #[arg(long)]
+        id: Option<u64>,
+        /// Counts, discards nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub struct Letters {
+    /// The region that could not deliver
+    #[arg(long)]
+    pub region: String,
+    /// The region that it could not deliver to [default: all]
+    #[arg(long)]
+    pub peer: Option<String>,
+    /// The idempotency key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Dead at or after: RFC 3339, or a duration ago (10m)
+    #[arg(long, value_name = "T", value_parser = moment)]
+    pub since: Option<Timestamp>,
+    /// At most this many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Fault {
+    /// Starts a fault; without --for it lasts until `clear` or a restart
+    Inject(Inject),
+    /// Lists the faults that last
+    List(FaultScope),
+    /// Ends faults: all, those of one kind, those with one peer
+    Clear {
+        #[command(flatten)]
+        scope: FaultScope,
+        #[arg(long, value_enum)]
+        kind: Option<FaultKind>,
+    },
+}
+
+/// Where a fault is.
+#[derive(Debug, Args)]
+pub struct FaultScope {
+    #[arg(long)]
+    pub region: String,
+    /// [default: all]
+    #[arg(long)]
+    pub peer: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Inject {
+    #[command(flatten)]
+    pub scope: FaultScope,
+    #[arg(long, value_enum)]
+    pub kind: FaultKind,
+    #[arg(long, value_enum, default_value = "both")]
+    pub direction: Direction,
+    /// How long messages are held up, or how far the clock is off
+    #[arg(long, value_name = "D", value_parser = parse_duration)]
+    pub delay: Option<Duration>,
+    /// How likely each message is hit, 0 to 1
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub probability: Option<f64>,
+    /// Ends by itself after this long
+    #[arg(long = "for", value_name = "D", value_parser = parse_duration)]
+    pub lasts: Option<Duration>,
+}
+
+/// `--kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultKind {
+    Partition,
+    Delay,
+    Drop,
+    Duplicate,
+    Reorder,
+    Throttle,
+    Error,
+    TimeoutAfterSuccess,
+    ClockSkew,
+    Crash,
+}
+
+/// `--direction`, as the region sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    Out,
+    In,
+    Both,
+}
+
+fn from(text: &str) -> Result<String, String> {
+    let known = ["start", "now"].contains(&text) || text.parse::<u64>().is_ok();
+    known.then(|| text.to_owned()).ok_or_else(|| "expected `start`, `now` or an offset".to_owned())
+}
+
+fn pattern(text: &str) -> Result<Value, String> {
+    let pattern: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+    Pattern::parse(&pattern).map(|_| pattern).map_err(|error| error.to_string())
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+/// RFC 3339, or a duration before now.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let ago = || parse_duration(text).ok().map(|ago| super::now().minus(ago));
+    let expected = "expected a time such as `2026-11-23T10:00:00Z`, or how long ago, such as `10m`";
+    Timestamp::parse_rfc3339(text).or_else(ago).ok_or_else(|| expected.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("hubweave").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_interface_parses() {
+        for line in [
+            "up",
+            "up --demo",
+            "run --region eu",
+            "run --region eu --api 127.0.0.1:1 --admin [::1]:2",
+            "check",
+            "env",
+            "status",
+            "status --watch",
+            "publish --region eu --source s --detail-type t --detail {}",
+            "publish --region eu --source s --detail-type t --detail {} --key k --count 3",
+            "tail --region eu --from start --limit 1",
+            "tail --region eu --from 17 --pattern {\"source\":[\"a\"]}",
+            "explain --key k",
+            "replay --from a --to b --since 10m --until 2026-11-23T10:00:00Z --dry-run",
+            "repair --origin a --from b --to c",
+            "load --rate 10 --duration 5s --journal j",
+            "load --rate 10 --duration 5s --journal j --region a b",
+            "load --rate 10 --duration 5s --journal j --region a --region b --json",
+            "verify --journal j --wait 5s",
+            "dlq list --region a --peer b --key k --since 1h --limit 5",
+            "dlq show --region a --key k",
+            "dlq redrive --region a --dry-run --expired",
+            "dlq discard --region a --peer b",
+            "pause --from a --to b",
+            "resume --from a --to b",
+            "fault inject --region a --kind timeout-after-success --direction out --probability 0.5 --for 2m",
+            "fault inject --region a --peer b --kind delay --delay 500ms",
+            "fault list --region a",
+            "fault clear --region a --kind partition",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
+        }
+    }
+
+    #[test]
+    fn bad_arguments_end_with_exit_code_2() {
+        for line in [
+            "",
+            "nonsense",
+            "failover plan --region eu",
+            "state get t i --region eu",
+            "up --demo-exit",
+            "run",
+            "run --region eu --api nowhere",
+            "publish --region eu --source s --detail-type t",
+            "publish --region eu --source s --detail-type t --detail {} --count 0",
+            "tail --region eu --from yesterday",
+            "tail --region eu --pattern {",
+            "tail --region eu --pattern {\"source\":[{\"prefixx\":\"a\"}]}",
+            "replay --from a",
+            "replay --from a --to b --since yesterday",
+            "load --rate 0 --duration 5s --journal j",
+            "load --rate 5 --duration 5 --journal j",
+            "verify --wait soon",
+            "dlq list",
+            "fault inject --region a",
+            "fault inject --region a --kind meteor",
+            "fault inject --region a --kind drop --direction up",
+            "fault inject --region a --kind drop --probability 1.5",
+            "status --watch --json",
+        ] {
+            assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn config_and_json_may_stand_anywhere_after_the_sub_command() {
+        for line in ["dlq list --json --region a --config f", "dlq --config f list --region a --json"] {
+            let cli = parse(line).expect(line);
+            assert!(cli.json && cli.config.as_deref() == Some("f"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        let ago = moment("10m").expect("a duration");
+        let off = super::super::now().since(ago).as_secs();
+        assert!((599..=601).contains(&off), "{off}");
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(Timestamp(1_000_000_000)));
+    }
+
+    #[test]
+    fn fault_kinds_are_sent_as_they_are_typed() {
+        for kind in FaultKind::value_variants() {
+            let typed = kind.to_possible_value().expect("not hidden").get_name().to_owned();
+            assert_eq!(serde_json::to_value(kind).expect("serializes"), Value::String(typed));
+        }
+    }
+}

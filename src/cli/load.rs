@@ -1,0 +1,155 @@
+//! `load`: known traffic, and a journal of what was acknowledged, for `verify --journal`.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Context, Error, args, out,
+    traffic::{self, Acknowledged, Plan, Summary},
+};
+use crate::verify::journal::{DETAIL_TYPE, Line, SOURCE};
+
+/// After the duration, events are sent again for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
+    let mut names: Vec<&str> = args.region.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        names = context.config.regions.iter().map(|region| region.name.as_str()).collect();
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
+    let regions = names.iter().map(|name| context.api(name)).collect::<Result<Vec<_>, Error>>()?;
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", args.journal.display());
+    let file = File::create(&args.journal).map_err(|error| Error::usage(named(&error)))?;
+    let plan = Plan {
+        regions,
+        rate: args.rate,
+        duration: args.duration,
+        patience: PATIENCE,
+        source: SOURCE.to_owned(),
+        detail_type: DETAIL_TYPE.to_owned(),
+        run: format!("load-{}", super::run_id()?),
+        pad: args.pad as usize,
+    };
+    let stop = CancellationToken::new();
+    let (sender, receiver) = mpsc::channel(4_096);
+    let writer = {
+        let stop = stop.clone();
+        tokio::task::spawn_blocking(move || {
+            let written = write(file, receiver);
+            // Traffic that cannot be written down is worth nothing.
+            if written.is_err() {
+                stop.cancel();
+            }
+            written
+        })
+    };
+    let signal = {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            super::stop_signal().await;
+            stop.cancel();
+        })
+    };
+    let summary = traffic::run(&context.http, plan, sender, stop).await;
+    signal.abort();
+    let written = writer.await.map_err(Error::no)?;
+    written.map_err(|error| Error::no(named(&error)))?;
+    report(context, &args, &summary)
+}
+
+/// Each line is with the operating system before the next is waited for, so that a killed `load` leaves a true journal.
+fn write(file: File, mut acknowledged: mpsc::Receiver<Acknowledged>) -> std::io::Result<()> {
+    let mut file = BufWriter::new(file);
+    while let Some(event) = acknowledged.blocking_recv() {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            let line = Line {
+                op: "event".to_owned(),
+                region: event.region,
+                key: event.key,
+                sha256: event.sha256,
+                time: Some(super::now().to_rfc3339()),
+                source: None,
+                detail_type: None,
+            };
+            serde_json::to_writer(&mut file, &line)?;
+            file.write_all(b"\n")?;
+            next = acknowledged.try_recv().ok();
+        }
+        file.flush()?;
+    }
+    Ok(())
+}
+
+fn report(context: &Context, args: &args::Load, summary: &Summary) -> Result<(), Error> {
+    let seconds = summary.elapsed.as_secs_f64();
+    // What was sent again after the end does not make the rate worse.
+    let rate = summary.acknowledged as f64 / seconds.min(args.duration.as_secs_f64()).max(0.001);
+    let document = json!({
+        "sent": summary.sent,
+        "acknowledged": summary.acknowledged,
+        "retried": summary.retried,
+        "failed": summary.failed,
+        "seconds": seconds,
+        "achieved_rate": rate,
+        "journal": args.journal.display().to_string(),
+        "problem": summary.problem,
+    });
+    context.print(&document, || text(summary, rate))?;
+    match summary.failed {
+        0 => Ok(()),
+        failed => Err(Error::no(format!(
+            "{} not acknowledged; {}",
+            out::counted(failed, "event"),
+            summary.problem.as_deref().unwrap_or("stopped")
+        ))),
+    }
+}
+
+fn text(summary: &Summary, rate: f64) -> String {
+    let number = out::count;
+    format!(
+        "{} sent, {} acknowledged, {} retried, {} failed in {}: {rate:.0} events/s",
+        number(summary.sent),
+        number(summary.acknowledged),
+        number(summary.retried),
+        number(summary.failed),
+        out::span(summary.elapsed.as_secs_f64()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_has_the_interfaces_members_and_is_read_back() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let (sender, receiver) = mpsc::channel(1);
+        let event =
+            Acknowledged { region: "eu".to_owned(), key: "load-1-eu-0".to_owned(), sha256: "00ff".to_owned() };
+        sender.try_send(event).expect("room for one");
+        drop(sender);
+        write(file.reopen().expect("the same file"), receiver).expect("written");
+        let text = std::fs::read_to_string(file.path()).expect("readable");
+        assert!(text.starts_with(r#"{"op":"event","region":"eu","key":"load-1-eu-0","sha256":"00ff","time":""#), "{text}");
+        let read = crate::verify::journal::read(text.as_bytes()).expect("a journal");
+        assert_eq!(read[0].hash, crate::core::key::KeyHash::of("load", "Load", "load-1-eu-0").0);
+    }
+
+    #[test]
+    fn a_summary_is_one_line() {
+        let summary =
+            Summary { sent: 1_200, acknowledged: 1_200, elapsed: Duration::from_secs(12), ..Summary::default() };
+        assert_eq!(text(&summary, 100.0), "1,200 sent, 1,200 acknowledged, 0 retried, 0 failed in 12.0 s: 100 events/s");
+    }
+}

@@ -1,0 +1,236 @@
+//! Known events at a known rate: each has a key of its own and is sent again, under that key, until it is acknowledged.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    http::{Http, Listener},
+    publish::{self, Entry},
+};
+use crate::{api::put_events::ENTRIES_MAX, core::backoff::Backoff};
+
+/// Requests on their way to one region at once; when it does not answer, no more are begun.
+const IN_FLIGHT_MAX: usize = 256;
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+const BACKOFF: Backoff = Backoff { min: Duration::from_millis(50), max: Duration::from_secs(2) };
+/// Requests a second and region that are worth filling up before batches grow.
+const REQUESTS_PER_SECOND: f64 = 100.0;
+
+/// What to publish.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub regions: Vec<Listener>,
+    /// Events a second over all regions.
+    pub rate: u64,
+    pub duration: Duration,
+    /// Events are sent again for so long after the end.
+    pub patience: Duration,
+    pub source: String,
+    pub detail_type: String,
+    /// Starts every key; no other run may have it.
+    pub run: String,
+    pub pad: usize,
+}
+
+/// An event that a region acknowledged.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    pub region: String,
+    pub key: String,
+    /// Of the detail text's bytes, as published.
+    pub sha256: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub sent: u64,
+    pub acknowledged: u64,
+    /// Times that an event was sent again.
+    pub retried: u64,
+    /// Never acknowledged; may be there all the same.
+    pub failed: u64,
+    pub elapsed: Duration,
+    /// One of the reasons for `retried` and `failed`.
+    pub problem: Option<String>,
+}
+
+#[derive(Default)]
+struct Counters {
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
+    retried: AtomicU64,
+    failed: AtomicU64,
+    problem: Mutex<Option<String>>,
+}
+
+/// One region's part.
+struct Lane {
+    http: Http,
+    api: Listener,
+    plan: Plan,
+    events: u64,
+    share: f64,
+    acknowledged: mpsc::Sender<Acknowledged>,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+    began: Instant,
+}
+
+/// Publishes until the plan is done or `stop` is. Each acknowledged event goes to `acknowledged`.
+pub async fn run(
+    http: &Http,
+    plan: Plan,
+    acknowledged: mpsc::Sender<Acknowledged>,
+    stop: CancellationToken,
+) -> Summary {
+    let counters = Arc::new(Counters::default());
+    let began = Instant::now();
+    let lanes = plan.regions.len().max(1) as u64;
+    let total = (plan.rate as f64 * plan.duration.as_secs_f64()).round() as u64;
+    let tasks = TaskTracker::new();
+    for (index, api) in plan.regions.iter().enumerate() {
+        let lane = Lane {
+            http: http.clone(),
+            api: api.clone(),
+            plan: plan.clone(),
+            events: total / lanes + u64::from((index as u64) < total % lanes),
+            share: plan.rate as f64 / lanes as f64,
+            acknowledged: acknowledged.clone(),
+            counters: counters.clone(),
+            stop: stop.clone(),
+            began,
+        };
+        tasks.spawn(Arc::new(lane).run());
+    }
+    drop(acknowledged);
+    tasks.close();
+    tasks.wait().await;
+    let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    Summary {
+        sent: number(&counters.sent),
+        acknowledged: number(&counters.acknowledged),
+        retried: number(&counters.retried),
+        failed: number(&counters.failed),
+        elapsed: began.elapsed(),
+        problem: counters.problem.lock().ok().and_then(|problem| problem.clone()),
+    }
+}
+
+impl Lane {
+    async fn run(self: Arc<Self>) {
+        let batch = ((self.share / REQUESTS_PER_SECOND).ceil() as u64).clamp(1, ENTRIES_MAX as u64);
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let tasks = TaskTracker::new();
+        let end = self.began + self.plan.duration;
+        let mut issued = 0;
+        while issued < self.events && !self.stop.is_cancelled() {
+            let next = (issued + batch).min(self.events);
+            let due = self.began + Duration::from_secs_f64((next as f64 / self.share).min(1e9));
+            let permit = tokio::select! {
+                () = self.stop.cancelled() => break,
+                permit = async {
+                    tokio::time::sleep_until(due.min(end)).await;
+                    permits.clone().acquire_owned().await
+                } => permit,
+            };
+            // A region that took no more until after the end did not get the rest.
+            if permit.is_err() || Instant::now() > end + Duration::from_secs(1) {
+                break;
+            }
+            let events: Vec<_> = (issued..next).map(|number| self.event(number)).collect();
+            issued = next;
+            self.counters.sent.fetch_add(events.len() as u64, Ordering::Relaxed);
+            let lane = self.clone();
+            tasks.spawn(async move {
+                lane.publish(events).await;
+                drop(permit);
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn event(&self, number: u64) -> (String, Entry) {
+        let key = format!("{}-{}-{number}", self.plan.run, self.api.region);
+        let detail = json!({
+            "metadata": { "idempotencyKey": key },
+            "n": number,
+            "region": self.api.region,
+            "pad": "x".repeat(self.plan.pad),
+        });
+        let (source, detail_type) = (self.plan.source.clone(), self.plan.detail_type.clone());
+        (key, Entry { source, detail_type, detail: detail.to_string() })
+    }
+
+    async fn publish(&self, mut events: Vec<(String, Entry)>) {
+        let deadline = self.began + self.plan.duration + self.plan.patience;
+        let mut failures = 0;
+        while !events.is_empty() {
+            let entries: Vec<Entry> = events.iter().map(|(_, entry)| entry.clone()).collect();
+            match publish::put_events(&self.http, &self.api, &entries, ATTEMPT_TIMEOUT).await {
+                Ok(outcomes) => {
+                    let mut again = Vec::new();
+                    for ((key, entry), outcome) in events.into_iter().zip(outcomes) {
+                        match outcome {
+                            Ok(_) => self.acknowledge(key, &entry).await,
+                            Err((code, message)) => {
+                                let passing = publish::is_passing(&code);
+                                self.note(format!("{}: {code}: {message}", self.api.region));
+                                if passing { again.push((key, entry)) } else { self.fail(1) }
+                            }
+                        }
+                    }
+                    events = again;
+                }
+                Err(error) => {
+                    self.note(error.to_string());
+                    if !error.is_passing() {
+                        return self.fail(events.len());
+                    }
+                }
+            }
+            if events.is_empty() {
+                return;
+            }
+            failures += 1;
+            let pause = BACKOFF.pause(failures, super::chance());
+            let stopped = tokio::time::timeout(pause, self.stop.cancelled()).await.is_ok();
+            if stopped || Instant::now() >= deadline {
+                return self.fail(events.len());
+            }
+            self.counters.retried.fetch_add(events.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    async fn acknowledge(&self, key: String, entry: &Entry) {
+        let digest = Sha256::digest(entry.detail.as_bytes());
+        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
+        // Whoever stopped listening knows why.
+        let _ = self.acknowledged.send(Acknowledged { region: self.api.region.clone(), key, sha256 }).await;
+    }
+
+    fn fail(&self, events: usize) {
+        self.counters.failed.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    fn note(&self, problem: String) {
+        if let Ok(mut first) = self.counters.problem.lock() {
+            first.get_or_insert(problem);
+        }
+    }
+}

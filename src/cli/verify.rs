@@ -1,0 +1,182 @@
+//! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
+
+use std::{
+    collections::BTreeMap,
+    io::BufReader,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use serde_json::Value;
+
+use super::{
+    Context, Error, args,
+    http::{self, Call, Listener},
+};
+use crate::{
+    config::Mode,
+    verify::{
+        Input, Report, Snapshot, Topology, compare,
+        journal::{self, Acknowledged},
+        report::{Unreachable, Verdict},
+        snapshot::Line,
+    },
+};
+
+/// A region that does not answer is asked again for so long at most: it may be starting.
+const UNREACHABLE_WAIT: Duration = Duration::from_secs(5);
+
+pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> {
+    let journal = args.journal.as_ref().map(|file| read_journal(context, file)).transpose()?;
+    let report = compare_regions(context, journal.as_deref(), args.wait).await;
+    context.print(&report, || report.to_string())?;
+    if report.is_equal() { Ok(()) } else { Err(Error::Said) }
+}
+
+fn read_journal(context: &Context, file: &std::path::Path) -> Result<Vec<Acknowledged>, Error> {
+    let named = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", file.display()));
+    let events = std::fs::File::open(file).map_err(|error| named(&error))?;
+    let events = journal::read(BufReader::new(events)).map_err(|error| named(&error))?;
+    match events.iter().find(|event| context.config.region(&event.region).is_none()) {
+        Some(stranger) => Err(named(&format!("`{}` is no region of {}", stranger.region, context.file))),
+        None => Ok(events),
+    }
+}
+
+/// Compares all regions; waits at most `wait` for differences to settle.
+pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>, wait: Duration) -> Report {
+    let began = Instant::now();
+    let topology = Topology {
+        links: context
+            .config
+            .links()
+            .into_iter()
+            .filter(|link| link.enabled && link.mode == Mode::Deliver)
+            .map(|link| (link.from, link.to))
+            .collect(),
+    };
+    let mut starts = BTreeMap::new();
+    let mut snapshots = BTreeMap::new();
+    let mut pause = Duration::from_millis(100);
+    let mut report = loop {
+        let mut unreachable = fix_starts(context, &mut starts).await;
+        unreachable.extend(refresh(context, &starts, &mut snapshots).await);
+        let input = Input { topology: &topology, snapshots: &snapshots, starts: &starts, journal };
+        let mut report = compare(input);
+        report.unreachable = unreachable;
+        let limit = if report.unreachable.is_empty() { wait } else { wait.min(UNREACHABLE_WAIT) };
+        let may_settle = report.has_missing() || !report.unreachable.is_empty();
+        if !may_settle || began.elapsed() >= limit {
+            break report;
+        }
+        tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    };
+    name(context, &mut report).await;
+    report.seconds = began.elapsed().as_secs_f64();
+    let report = report.judge();
+    debug_assert!(report.verdict == Verdict::Different || report.unreachable.is_empty());
+    report
+}
+
+/// Writes down where each region's log ends now, once. All starts stand before any event is fetched.
+async fn fix_starts(context: &Context, starts: &mut BTreeMap<String, u64>) -> Vec<Unreachable> {
+    let listeners = context.admins();
+    let ask = listeners.iter().filter(|listener| !starts.contains_key(&listener.region)).map(|listener| async {
+        let head = async {
+            let mut lines = context.http.lines(listener, Call::get("/v1/keys?from=0&to=0")).await?;
+            let header = lines.next().await?.ok_or_else(|| lines.cut())?;
+            Snapshot::begin(&header).map(|snapshot| snapshot.head).map_err(|why| lines.garbage(why))
+        };
+        (listener.region.clone(), head.await)
+    });
+    let answers = join_all(ask).await;
+    let mut unreachable = Vec::new();
+    for (region, head) in answers {
+        match head {
+            Ok(head) => drop(starts.insert(region, head)),
+            Err(error) => unreachable.push(Unreachable { region, error: error.to_string() }),
+        }
+    }
+    unreachable
+}
+
+/// Fetches every region that has a start: all of it, or what came since.
+async fn refresh(
+    context: &Context,
+    starts: &BTreeMap<String, u64>,
+    snapshots: &mut BTreeMap<String, Snapshot>,
+) -> Vec<Unreachable> {
+    let listeners = context.admins().into_iter().filter(|listener| starts.contains_key(&listener.region));
+    let fetches = listeners.map(|listener| {
+        let before = snapshots.remove(&listener.region);
+        async move {
+            let region = listener.region.clone();
+            (region, fetch(context, &listener, before).await)
+        }
+    });
+    let fetches: Vec<_> = fetches.collect();
+    let mut unreachable = Vec::new();
+    for (region, snapshot) in join_all(fetches).await {
+        match snapshot {
+            Ok(snapshot) => drop(snapshots.insert(region, snapshot)),
+            Err(error) => unreachable.push(Unreachable { region, error: error.to_string() }),
+        }
+    }
+    unreachable
+}
+
+async fn fetch(context: &Context, listener: &Listener, before: Option<Snapshot>) -> Result<Snapshot, http::Error> {
+    if let Some(mut snapshot) = before {
+        let path = format!("/v1/keys?from={}", snapshot.head);
+        let mut lines = context.http.lines(listener, Call::get(path)).await?;
+        let header = lines.next().await?.ok_or_else(|| lines.cut())?;
+        if snapshot.renew(&header).map_err(|why| lines.garbage(why))? {
+            read(&mut lines, &mut snapshot).await?;
+            return Ok(snapshot);
+        }
+    }
+    let mut lines = context.http.lines(listener, Call::get("/v1/keys")).await?;
+    let header = lines.next().await?.ok_or_else(|| lines.cut())?;
+    let mut snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
+    if snapshot.wants_envelopes() {
+        lines = context.http.lines(listener, Call::get("/v1/keys?envelope=true")).await?;
+        let header = lines.next().await?.ok_or_else(|| lines.cut())?;
+        snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
+    }
+    read(&mut lines, &mut snapshot).await?;
+    Ok(snapshot)
+}
+
+/// Reads the events up to the line that says they are complete.
+async fn read(lines: &mut http::Lines, snapshot: &mut Snapshot) -> Result<(), http::Error> {
+    while let Some(line) = lines.next().await? {
+        if snapshot.add(&line).map_err(|why| lines.garbage(why))? == Line::End {
+            snapshot.sort();
+            return Ok(());
+        }
+    }
+    Err(lines.cut())
+}
+
+/// Fills in the keys' texts. One that cannot be read keeps its hash alone.
+async fn name(context: &Context, report: &mut Report) {
+    for (region, offset, key) in report.unnamed() {
+        let Ok(listener) = context.admin(region) else { continue };
+        let path = format!("/v1/keys?envelope=true&from={}&to={offset}", offset.saturating_sub(1));
+        *key = match context.http.lines(&listener, Call::get(path).timeout(Duration::from_secs(5))).await {
+            Ok(lines) => key_text(context, lines).await,
+            Err(_) => None,
+        };
+    }
+}
+
+async fn key_text(context: &Context, mut lines: http::Lines) -> Option<String> {
+    let _header = lines.next().await.ok()??;
+    let line: Value = serde_json::from_slice(&lines.next().await.ok()??).ok()?;
+    let envelope = line.get("e")?;
+    let stamped = envelope.pointer("/detail/hubweave/key").and_then(Value::as_str);
+    let mut pointers = context.config.idempotency.key.iter();
+    let given = || pointers.find_map(|pointer| envelope.pointer(pointer).and_then(Value::as_str));
+    stamped.or_else(given).map(str::to_owned)
+}

@@ -1,0 +1,240 @@
+//! Ports in memory, for tests of what stands before them. Not durable, and not a model of the real ones' limits.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::watch;
+
+use super::{
+    hub::{Error, Hub, Note, Published, ReadError, Reader},
+    inbox::{Inbox, Refusal},
+    peer::{Hello, RepairRequest},
+};
+use crate::core::{
+    batch::{Answer, Batch, Outcome, Reply},
+    event::{Draft, Placement, Record, encode_arrival, encode_local},
+    journal::{Change, Head, Mark, State},
+    key::{KeyHash, PayloadHash},
+    position::{EventId, Incarnation, Lives, Position},
+    time::Timestamp,
+};
+
+pub const LIFE: Incarnation = Incarnation(0x1234_5678_9abc_8ef0);
+
+#[derive(Default)]
+struct Log {
+    records: Vec<Record>,
+    /// Offsets up to here are gone.
+    base: u64,
+    keys: HashMap<KeyHash, (PayloadHash, u64)>,
+    /// What the next calls meet instead of the hub.
+    failure: Option<Error>,
+    publishes: usize,
+}
+
+/// A hub in memory. Times are offsets in seconds.
+pub struct FakeHub {
+    log: Arc<Mutex<Log>>,
+    head: watch::Sender<Head>,
+    state: Arc<RwLock<State>>,
+}
+
+impl Default for FakeHub {
+    fn default() -> Self {
+        let state = State { lives: Lives(vec![(LIFE, 0)]), ..State::default() };
+        FakeHub { log: Arc::default(), head: watch::Sender::new(Head::default()), state: Arc::new(RwLock::new(state)) }
+    }
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FakeHub {
+    /// What all publishes meet from now on.
+    pub fn fail(&self, failure: Option<Error>) {
+        lock(&self.log).failure = failure;
+    }
+
+    /// Drops what stands up to `base`.
+    pub fn drop_to(&self, base: u64) {
+        lock(&self.log).base = base;
+    }
+
+    /// How often `publish` was called.
+    pub fn publishes(&self) -> usize {
+        lock(&self.log).publishes
+    }
+
+    /// An event of another region arrives.
+    pub fn arrive(&self, record: &Record, sender: &str) {
+        self.append(|out, at| drop(encode_arrival(out, record, sender, at)));
+    }
+
+    fn append(&self, encode: impl FnOnce(&mut Vec<u8>, Placement)) -> u64 {
+        let mut log = lock(&self.log);
+        let offset = log.records.len() as u64 + 1;
+        let at = Timestamp::from_millis(offset * 1_000);
+        let mut out = Vec::new();
+        encode(&mut out, Placement { offset, accepted: at, hlc: at, local_events: offset, local_bytes: 0 });
+        log.records.push(Record::parse(Bytes::from(out)).unwrap());
+        drop(log);
+        self.head.send_modify(|head| head.offset = offset);
+        offset
+    }
+
+    fn take(&self, draft: &Draft) -> Published {
+        let id = |sequence| EventId(Position { incarnation: LIFE, sequence });
+        let offset = self.head.borrow().offset + 1;
+        let key = draft.key.clone().unwrap_or_else(|| format!("own/{offset}"));
+        let hash = KeyHash::of(&draft.source, &draft.detail_type, &key);
+        if let Some((payload, offset)) = lock(&self.log).keys.get(&hash) {
+            return if *payload == draft.payload_hash {
+                Published::Duplicate(id(*offset))
+            } else {
+                Published::Conflict
+            };
+        }
+        let offset = self.append(|out, at| drop(encode_local(out, draft, &key, hash, LIFE, at)));
+        lock(&self.log).keys.insert(hash, (draft.payload_hash, offset));
+        Published::Accepted(id(offset))
+    }
+}
+
+impl Hub for FakeHub {
+    fn publish(&self, drafts: Vec<Draft>) -> BoxFuture<'_, Result<Vec<Published>, Error>> {
+        async move {
+            lock(&self.log).publishes += 1;
+            match lock(&self.log).failure.clone() {
+                Some(failure) => Err(failure),
+                None => Ok(drafts.iter().map(|draft| self.take(draft)).collect()),
+            }
+        }
+        .boxed()
+    }
+
+    fn apply(&self, _: Batch) -> BoxFuture<'_, Result<Reply, Error>> {
+        async { Err(Error::Overloaded("the fake hub applies nothing")) }.boxed()
+    }
+
+    fn note(&self, _: Vec<Note>) -> BoxFuture<'_, Result<(), Error>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn note_lazily(&self, _: Note) {}
+
+    fn reader(&self, after: u64) -> Box<dyn Reader> {
+        Box::new(FakeReader { log: self.log.clone(), after })
+    }
+
+    fn head(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    fn base(&self) -> u64 {
+        lock(&self.log).base
+    }
+
+    fn state(&self) -> Arc<RwLock<State>> {
+        self.state.clone()
+    }
+
+    fn letter_event(&self, _: u64) -> BoxFuture<'_, Result<Option<Record>, Error>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        0
+    }
+}
+
+struct FakeReader {
+    log: Arc<Mutex<Log>>,
+    after: u64,
+}
+
+impl Reader for FakeReader {
+    fn next(&mut self, events: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Record>, ReadError>> {
+        let log = lock(&self.log);
+        let found = if self.after < log.base {
+            Err(ReadError::Dropped { base: log.base, mark: Mark::default() })
+        } else {
+            let mut size = 0;
+            let fits = |record: &&Record| {
+                size += record.raw().len();
+                size <= bytes || size == record.raw().len()
+            };
+            Ok(log.records.iter().skip(self.after as usize).take(events).take_while(fits).cloned().collect::<Vec<_>>())
+        };
+        drop(log);
+        if let Ok(records) = &found {
+            self.after += records.len() as u64;
+        }
+        async { found }.boxed()
+    }
+
+    fn seek(&mut self, after: u64) {
+        self.after = after;
+    }
+
+    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+}
+
+/// An inbox of region `b` in cluster `local` that takes every batch in, or refuses each for one reason.
+#[derive(Default)]
+pub struct FakeInbox {
+    pub refusal: Mutex<Option<Refusal>>,
+    pub batches: Mutex<Vec<Batch>>,
+    pub repairs: Mutex<Vec<RepairRequest>>,
+}
+
+impl FakeInbox {
+    fn check(&self) -> Result<(), Refusal> {
+        self.refusal.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Inbox for FakeInbox {
+    fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        async move {
+            self.check()?;
+            if batch.opening.cluster != "local" {
+                return Err(Refusal::Foreign(format!("this is cluster local, not {}", batch.opening.cluster)));
+            }
+            let reply = Reply {
+                region: "b".to_owned(),
+                answer: Answer::Applied(vec![Outcome::Delivered; batch.records.len()]),
+                high_waters: vec![(LIFE, batch.opening.head)],
+                received: Timestamp(1),
+                replied: Timestamp(2),
+            };
+            self.batches.lock().unwrap().push(batch);
+            Ok(reply)
+        }
+        .boxed()
+    }
+
+    fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
+        async move {
+            self.check()?;
+            let high_waters = if asker == "a" { vec![(LIFE, 7)] } else { Vec::new() };
+            Ok(Hello { cluster: "local".to_owned(), region: "b".to_owned(), high_waters, now: Timestamp(3) })
+        }
+        .boxed()
+    }
+
+    fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Refusal>> {
+        async move {
+            self.check()?;
+            self.repairs.lock().unwrap().push(request);
+            Ok(())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,45 @@
+//! The proof that regions hold the same events, from what their agents say of themselves (`GET /v1/keys`).
+//!
+//! A link is right when every event that was accepted at home, passed the filter of its time and is inside both
+//! retentions is at the peer, once, with the same payload. The obvious comparison, two sets taken at two moments, cries
+//! wolf under traffic: an event accepted between the two is in one of them only. So only events up to each home's head
+//! at the *start* are asked for, every set is taken after that, and what is still missing is looked for again in what
+//! the peer took in since ([`Snapshot::renew`]) until it settles.
+//!
+//! Memory is one fixed-size [`Entry`] for each event; keys' text is fetched for the few that a report names.
+//!
+//! [`snapshot`] reads one region's answer, [`compare()`] compares them, [`journal`] reads what `load` wrote down, and
+//! [`report`] is what comes out. Fetching is `cli::verify`'s part: nothing here does I/O.
+
+mod compare;
+pub mod journal;
+pub mod report;
+pub mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use compare::{Input, Topology, compare};
+pub use report::Report;
+pub use snapshot::{Entry, Snapshot};
+
+/// So many of each kind of difference are named; all are counted.
+pub const NAMED_MAX: usize = 100;
+
+/// The first 16 bytes of a hash.
+pub type Short = [u8; 16];
+
+/// A hash as text.
+pub fn hex(hash: &Short) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// At least 16 bytes of hash from text; more are left out.
+fn unhex(text: &str) -> Option<Short> {
+    let digits = text.as_bytes().get(..32)?;
+    let mut short = [0; 16];
+    for (byte, pair) in short.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+    }
+    Some(short)
+}

@@ -1,0 +1,249 @@
+//! What `verify` found, for people and for programs.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Serialize;
+
+use super::NAMED_MAX;
+
+/// The answer. Lists name at most [`NAMED_MAX`] and counts count all.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub verdict: Verdict,
+    pub regions: BTreeMap<String, Region>,
+    pub links: Vec<Link>,
+    /// One key, more than one event in one hub.
+    pub twice: Vec<Twice>,
+    pub twice_count: u64,
+    /// One key, another payload at the peer.
+    pub conflicts: Vec<Finding>,
+    pub conflicts_count: u64,
+    pub dead_lettered: Vec<Finding>,
+    pub dead_lettered_count: u64,
+    /// Offsets that a link could not deliver before the log had to drop them.
+    pub lost: Vec<Lost>,
+    /// Copies whose original is gone from its own region's complete log.
+    pub missing_at_origin: Vec<Finding>,
+    pub missing_at_origin_count: u64,
+    /// Dead letters that an operator gave up: no difference.
+    pub discarded: Vec<Finding>,
+    pub discarded_count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Journal>,
+    pub unreachable: Vec<Unreachable>,
+    /// How long differences were given to settle, and the comparison took.
+    pub seconds: f64,
+}
+
+/// Whether the regions hold the same events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Equal,
+    #[default]
+    Different,
+}
+
+/// A region that was compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Region {
+    /// Of services, in its hub.
+    pub events: u64,
+    /// The last offset that was asked for.
+    pub head: u64,
+}
+
+/// A directed link.
+#[derive(Clone, Debug, Serialize)]
+pub struct Link {
+    pub from: String,
+    pub to: String,
+    pub expected: u64,
+    pub present: u64,
+    pub missing: Vec<Finding>,
+    pub missing_count: u64,
+    /// Left out by the link's filter: not expected.
+    pub filtered: u64,
+}
+
+/// One event, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub from: String,
+    pub to: String,
+    /// The idempotency key's text, where its event can still be read.
+    pub key: Option<String>,
+    pub key_hash: String,
+    /// In the hub of `from`.
+    pub offset: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+}
+
+/// One key, more than one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Twice {
+    pub region: String,
+    pub key: Option<String>,
+    pub key_hash: String,
+    pub offsets: Vec<u64>,
+}
+
+/// A range that a link lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lost {
+    pub from: String,
+    pub to: String,
+    /// Offsets after this one ...
+    pub after: u64,
+    /// ... up to and with this one.
+    pub through: u64,
+}
+
+/// A journal, compared.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Journal {
+    pub acknowledged: u64,
+    pub missing: Vec<Acknowledged>,
+    pub missing_count: u64,
+    pub twice: Vec<Acknowledged>,
+    pub twice_count: u64,
+    /// Acknowledged so long ago that the logs no longer say.
+    pub outside_retention: u64,
+}
+
+/// An event of the journal, and the region where it is missing or stands twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Acknowledged {
+    pub region: String,
+    pub key: String,
+    pub at: String,
+}
+
+/// A region that did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unreachable {
+    pub region: String,
+    pub error: String,
+}
+
+impl Report {
+    /// Fills in the verdict.
+    pub fn judge(mut self) -> Report {
+        let journal = self.journal.as_ref();
+        let different = self.has_missing()
+            || self.twice_count + self.conflicts_count + self.dead_lettered_count > 0
+            || !self.lost.is_empty()
+            || !self.unreachable.is_empty()
+            || journal.is_some_and(|journal| journal.twice_count > 0);
+        self.verdict = if different { Verdict::Different } else { Verdict::Equal };
+        self
+    }
+
+    /// Something is not there yet, and may come.
+    pub fn has_missing(&self) -> bool {
+        self.links.iter().any(|link| link.missing_count > 0)
+            || self.missing_at_origin_count > 0
+            || self.journal.as_ref().is_some_and(|journal| journal.missing_count > 0)
+    }
+
+    /// Whether nothing differs.
+    pub fn is_equal(&self) -> bool {
+        self.verdict == Verdict::Equal
+    }
+
+    /// Every finding that an event's key would make readable, with the region whose hub holds the event.
+    pub fn unnamed(&mut self) -> impl Iterator<Item = (&str, u64, &mut Option<String>)> {
+        let missing = self.links.iter_mut().flat_map(|link| link.missing.iter_mut());
+        let rest = self.conflicts.iter_mut().chain(&mut self.dead_lettered).chain(&mut self.discarded);
+        let findings = missing
+            .chain(rest)
+            .chain(&mut self.missing_at_origin)
+            .filter_map(|finding| Some((finding.from.as_str(), finding.offset?, &mut finding.key)));
+        let twice = self
+            .twice
+            .iter_mut()
+            .filter_map(|twice| Some((twice.region.as_str(), *twice.offsets.first()?, &mut twice.key)));
+        findings.chain(twice).filter(|(_, _, key)| key.is_none())
+    }
+}
+
+/// Adds to a list that names only so many, and counts all.
+pub(super) fn list<T>(named: &mut Vec<T>, count: &mut u64, item: impl FnOnce() -> T) {
+    *count += 1;
+    if named.len() < NAMED_MAX {
+        named.push(item());
+    }
+}
+
+/// So many lines of one kind are shown to people.
+const SHOWN: usize = 10;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, region) in &self.regions {
+            writeln!(f, "{name}: {} events", region.events)?;
+        }
+        for link in &self.links {
+            write!(f, "{} to {}: {} expected, {} present", link.from, link.to, link.expected, link.present)?;
+            if link.filtered > 0 {
+                write!(f, ", {} filtered", link.filtered)?;
+            }
+            if link.missing_count > 0 {
+                write!(f, ", {} MISSING", link.missing_count)?;
+            }
+            writeln!(f)?;
+            findings(f, &link.missing, link.missing_count, "missing")?;
+        }
+        findings(f, &self.conflicts, self.conflicts_count, "CONFLICT, another payload at the peer")?;
+        findings(f, &self.dead_lettered, self.dead_lettered_count, "DEAD-LETTERED")?;
+        findings(f, &self.missing_at_origin, self.missing_at_origin_count, "GONE from the origin's own hub")?;
+        findings(f, &self.discarded, self.discarded_count, "discarded by an operator, no difference")?;
+        let twice = |item: &Twice| {
+            let key = item.key.as_ref().unwrap_or(&item.key_hash);
+            format!("TWICE in {}: {key} at offsets {:?}", item.region, item.offsets)
+        };
+        shown(f, self.twice.iter().map(twice), self.twice_count)?;
+        for lost in &self.lost {
+            writeln!(f, "LOST {} to {}: offsets {} to {}", lost.from, lost.to, lost.after + 1, lost.through)?;
+        }
+        if let Some(journal) = &self.journal {
+            let (missing, twice) = (journal.missing_count, journal.twice_count);
+            write!(f, "journal: {} acknowledged, {missing} missing, {twice} twice", journal.acknowledged)?;
+            if journal.outside_retention > 0 {
+                write!(f, ", {} outside the retention", journal.outside_retention)?;
+            }
+            writeln!(f)?;
+            let line = |what: &'static str| {
+                move |item: &Acknowledged| format!("  {what} in {}: {} of {}", item.at, item.key, item.region)
+            };
+            shown(f, journal.missing.iter().map(line("missing")), missing)?;
+            shown(f, journal.twice.iter().map(line("twice")), twice)?;
+        }
+        for Unreachable { error, .. } in &self.unreachable {
+            writeln!(f, "UNREACHABLE {error}")?;
+        }
+        match self.verdict {
+            Verdict::Equal => write!(f, "equal: every region has what it should have, once ({:.1} s)", self.seconds),
+            Verdict::Different => write!(f, "different ({:.1} s)", self.seconds),
+        }
+    }
+}
+
+fn findings(f: &mut fmt::Formatter<'_>, findings: &[Finding], count: u64, what: &str) -> fmt::Result {
+    let line = |finding: &Finding| {
+        let key = finding.key.as_ref().unwrap_or(&finding.key_hash);
+        let held = if finding.held { " (held by the link)" } else { "" };
+        format!("  {} to {}: {key}: {what}{held}", finding.from, finding.to)
+    };
+    shown(f, findings.iter().map(line), count)
+}
+
+fn shown(f: &mut fmt::Formatter<'_>, lines: impl Iterator<Item = String>, count: u64) -> fmt::Result {
+    let mut number = 0;
+    for line in lines.take(SHOWN) {
+        writeln!(f, "{line}")?;
+        number += 1;
+    }
+    if count > number { writeln!(f, "  and {} more", count - number) } else { Ok(()) }
+}
