@@ -76,7 +76,7 @@ def until(what, seconds, done, child=(), pause=0.02):
         for process in child:
             if process.poll() is not None:
                 with open(process.log, errors="replace") as log:
-                    raise Failed(f"{what}: process ended with {process.returncode}: {log.read()[-2000:]}")
+                    raise Failed(f"{what}: process ended with {process.returncode}: {log.read()[-2000:].strip()}")
         if time.monotonic() > end:
             raise Failed(f"{what}: not within {seconds} s")
         time.sleep(pause)
