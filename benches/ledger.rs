@@ -3,6 +3,8 @@
 //! `memory` has nothing on disk. `flushing` is what the writer really does: the same with flushes, merges and syncs.
 //! `million_in_runs` looks up among 1,000,000 keys in runs, with filters in memory and without.
 
+#![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
+
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};

@@ -4,8 +4,8 @@
 //! are bounded are there from the start, at 0. Children that the event path touches are looked up once and kept.
 
 use prometheus::{
-    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::core::{
@@ -93,7 +93,8 @@ impl Metrics {
     pub fn new(region: &str, peers: &[String]) -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new_custom(None, Some([("region".to_owned(), region.to_owned())].into()))?;
         let declare = Declare { registry: &registry };
-        let build = declare.gauges("hubweave_build_info", "Always 1; the label says which version runs.", &["version"])?;
+        let build =
+            declare.gauges("hubweave_build_info", "Always 1; the label says which version runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let metrics = Metrics {
             region_state: declare.int_gauges("hubweave_region_state", "1 for the state the region is in.", &["state"])?,

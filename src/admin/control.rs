@@ -107,11 +107,7 @@ pub async fn repair(
     }
 }
 
-pub async fn redrive(
-    State(admin): Shared,
-    Extension(connection): Extension<Arc<Connection>>,
-    body: Bytes,
-) -> Response {
+pub async fn redrive(State(admin): Shared, Extension(connection): Extension<Arc<Connection>>, body: Bytes) -> Response {
     connection.lift_timeout();
     let selection: Selection = match parse(&body) {
         Ok(selection) => selection,

@@ -113,12 +113,7 @@ impl Errand {
         self.pass(Kind::Repair, select, dry_run).await
     }
 
-    async fn pass(
-        &self,
-        kind: Kind,
-        select: impl Fn(&Record) -> Choice,
-        dry_run: bool,
-    ) -> Result<Report, Error> {
+    async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Report, Error> {
         let mut reader = self.ends.hub.reader(self.ends.hub.base());
         let head = self.ends.hub.head().borrow().offset;
         let mut report = Report::default();

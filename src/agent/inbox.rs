@@ -165,12 +165,7 @@ impl Inbox for RegionInbox {
                 let state = state.read().unwrap_or_else(PoisonError::into_inner);
                 state.high_waters.get(asker).cloned().unwrap_or_default()
             };
-            Ok(Hello {
-                cluster: self.cluster.clone(),
-                region: self.region.clone(),
-                high_waters,
-                now: self.clock.now(),
-            })
+            Ok(Hello { cluster: self.cluster.clone(), region: self.region.clone(), high_waters, now: self.clock.now() })
         }
         .boxed()
     }

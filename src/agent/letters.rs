@@ -208,7 +208,12 @@ impl Agent {
         }
         let at = self.clock.now();
         let notes = letters.iter().map(|letter| {
-            tracing::warn!(id = letter.id, peer = letter.peer, key = letter.key, "dead letter discarded by an operator");
+            tracing::warn!(
+                id = letter.id,
+                peer = letter.peer,
+                key = letter.key,
+                "dead letter discarded by an operator"
+            );
             Change::Closed { id: letter.id, how: Closed::Discarded, at }.into()
         });
         self.hub.note(notes.collect()).await?;

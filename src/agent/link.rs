@@ -14,12 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    filter::Filters,
-    inbox::read_state,
-    offset::ClockOffset,
-    pacer::Pacer,
-};
+use super::{filter::Filters, inbox::read_state, offset::ClockOffset, pacer::Pacer};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Opening, Outcome, Reason, Reply},
@@ -540,7 +535,9 @@ impl LinkTask {
             for attempt in 1..=10 {
                 match ends.peer.request_repair(request.clone()).await {
                     Ok(()) => return,
-                    Err(failure) => tracing::warn!(peer = ends.peer_name, %failure, attempt, "repair not asked for yet"),
+                    Err(failure) => {
+                        tracing::warn!(peer = ends.peer_name, %failure, attempt, "repair not asked for yet")
+                    }
                 }
                 tokio::time::sleep(Duration::from_secs(attempt)).await;
             }

@@ -25,6 +25,13 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    errand::Errand,
+    filter::Filters,
+    inbox::read_state,
+    link::{Command, Ends, LinkTask, Pace, View},
+    pacer::Pacer,
+};
 pub use self::{
     errand::{Error, Report},
     explain::Explanation,
@@ -33,13 +40,6 @@ pub use self::{
     keys::Range,
     letters::{Discarded, List, Redriven, Selection, Shown},
     status::Status,
-};
-use self::{
-    errand::Errand,
-    filter::Filters,
-    inbox::read_state,
-    link::{Command, Ends, LinkTask, Pace, View},
-    pacer::Pacer,
 };
 use crate::{
     config::{self, Config, Mode},
@@ -336,8 +336,7 @@ impl Agent {
         if complete.iter().all(|complete| *complete) {
             self.hub.confirm_life();
         }
-        let interval =
-            self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
+        let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
         heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone()).await;
     }
 

@@ -496,8 +496,7 @@ async fn explain_tells_the_way_of_an_event() {
 
 #[tokio::test]
 async fn a_link_that_loses_its_place_names_what_it_lost_and_goes_on() {
-    let cluster =
-        Cluster::start("[log]\nretention = \"1h\"\nmax_size = \"4MiB\"\nsegment_size = \"1MiB\"\n").await;
+    let cluster = Cluster::start("[log]\nretention = \"1h\"\nmax_size = \"4MiB\"\nsegment_size = \"1MiB\"\n").await;
     cluster.fault("a", Kind::Partition, "b");
     let detail = format!("{{\"pad\":\"{}\"}}", "x".repeat(50_000));
     for n in 0..200 {

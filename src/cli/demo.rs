@@ -316,8 +316,7 @@ mod tests {
 
     #[test]
     fn sentences_carry_measured_figures() {
-        let summary =
-            Summary { sent: 900, acknowledged: 900, elapsed: Duration::from_secs(6), ..Summary::default() };
+        let summary = Summary { sent: 900, acknowledged: 900, elapsed: Duration::from_secs(6), ..Summary::default() };
         assert_eq!(
             traffic_text(&summary, 3),
             "    900 orders accepted in 6.0 s; each goes to the other 2 regions too."

@@ -37,9 +37,7 @@ pub async fn dlq(context: &Context, command: Dlq) -> Result<(), Error> {
                     let matched = out::counted(answer["matched"].as_u64().unwrap_or_default(), "dead letter");
                     format!("{matched} would be discarded")
                 }
-                false => {
-                    out::counted(answer["discarded"].as_u64().unwrap_or_default(), "dead letter") + " discarded"
-                }
+                false => out::counted(answer["discarded"].as_u64().unwrap_or_default(), "dead letter") + " discarded",
             })
         }
     }

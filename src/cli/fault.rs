@@ -19,9 +19,9 @@ pub async fn fault(context: &Context, command: Fault) -> Result<(), Error> {
             }
             let answer = inject(context, &args).await?;
             context.print(&answer, || {
-                let lasts = args.lasts.map_or("until it is cleared".to_owned(), |lasts| {
-                    format!("for {}", format_duration(lasts))
-                });
+                let lasts = args
+                    .lasts
+                    .map_or("until it is cleared".to_owned(), |lasts| format!("for {}", format_duration(lasts)));
                 format!("{} {lasts}", describe(&args.scope, &answer))
             })
         }

@@ -46,13 +46,7 @@ pub struct Call {
 impl Call {
     /// `path` starts with `/` and has its query.
     pub fn get(path: impl Into<String>) -> Call {
-        Call {
-            method: Method::GET,
-            path: path.into(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            timeout: CALL_TIMEOUT,
-        }
+        Call { method: Method::GET, path: path.into(), headers: Vec::new(), body: Bytes::new(), timeout: CALL_TIMEOUT }
     }
 
     /// Posts JSON.
@@ -379,9 +373,8 @@ mod tests {
         drop(socket);
         let listener = Listener { region: "us-east-1".to_owned(), address: Address::loopback(port), token: None };
         let error = Http::default().json::<Value>(&listener, Call::get("/")).await.expect_err("nobody listens");
-        let expected = format!(
-            "us-east-1 (127.0.0.1:{port}) is unreachable: connection refused; is it running? `hubweave up`"
-        );
+        let expected =
+            format!("us-east-1 (127.0.0.1:{port}) is unreachable: connection refused; is it running? `hubweave up`");
         assert_eq!(error.to_string(), expected);
         assert!(error.is_passing());
     }
@@ -401,9 +394,11 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_is_told_from_an_agent() {
-        for answer in
-            [&b"220 smtp.example.org ESMTP\r\n"[..], b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>", b"\0\0\0\n\n"]
-        {
+        for answer in [
+            &b"220 smtp.example.org ESMTP\r\n"[..],
+            b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>",
+            b"\0\0\0\n\n",
+        ] {
             let error = failure(answer, true).await;
             assert!(error.to_string().contains("did not answer as a hubweave agent does"), "{error}");
         }

@@ -135,13 +135,15 @@ mod tests {
     fn the_journal_has_the_interfaces_members_and_is_read_back() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let (sender, receiver) = mpsc::channel(1);
-        let event =
-            Acknowledged { region: "eu".to_owned(), key: "load-1-eu-0".to_owned(), sha256: "00ff".to_owned() };
+        let event = Acknowledged { region: "eu".to_owned(), key: "load-1-eu-0".to_owned(), sha256: "00ff".to_owned() };
         sender.try_send(event).expect("room for one");
         drop(sender);
         write(file.reopen().expect("the same file"), receiver).expect("written");
         let text = std::fs::read_to_string(file.path()).expect("readable");
-        assert!(text.starts_with(r#"{"op":"event","region":"eu","key":"load-1-eu-0","sha256":"00ff","time":""#), "{text}");
+        assert!(
+            text.starts_with(r#"{"op":"event","region":"eu","key":"load-1-eu-0","sha256":"00ff","time":""#),
+            "{text}"
+        );
         let read = crate::verify::journal::read(text.as_bytes()).expect("a journal");
         assert_eq!(read[0].hash, crate::core::key::KeyHash::of("load", "Load", "load-1-eu-0").0);
     }
@@ -150,6 +152,9 @@ mod tests {
     fn a_summary_is_one_line() {
         let summary =
             Summary { sent: 1_200, acknowledged: 1_200, elapsed: Duration::from_secs(12), ..Summary::default() };
-        assert_eq!(text(&summary, 100.0), "1,200 sent, 1,200 acknowledged, 0 retried, 0 failed in 12.0 s: 100 events/s");
+        assert_eq!(
+            text(&summary, 100.0),
+            "1,200 sent, 1,200 acknowledged, 0 retried, 0 failed in 12.0 s: 100 events/s"
+        );
     }
 }

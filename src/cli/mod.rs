@@ -17,7 +17,9 @@ pub mod http;
 mod links;
 mod load;
 mod out;
+mod process;
 mod publish;
+mod run;
 mod status;
 mod tail;
 #[cfg(test)]
@@ -33,7 +35,7 @@ use clap::Parser;
 pub use context::Context;
 pub use error::Error;
 
-use crate::core::time::Timestamp;
+use crate::{core::time::Timestamp, embedded::system::SystemClock, ports::clock::Clock};
 use args::{Cli, Command};
 
 /// Runs the command line of this process.
@@ -73,7 +75,7 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
     let context = Context::load(file, cli.json)?;
     match cli.command {
         Command::Up(_) => Ok(()),
-        Command::Run(_) => Err(Error::no("this build has no agent")),
+        Command::Run(args) => run::run(&context, args).await,
         Command::Check => check::check(&context),
         Command::Env => check::env(&context),
         Command::Status(args) => status::status(&context, args).await,
@@ -93,8 +95,7 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
 
 /// This machine's clock.
 fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemClock.now()
 }
 
 /// Text that only this run has, for keys.

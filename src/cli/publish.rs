@@ -96,7 +96,9 @@ pub async fn publish(context: &Context, args: args::Publish) -> Result<(), Error
                 })
             })
             .collect::<Result<_, Error>>()?;
-        for (index, outcome) in put_events(&context.http, &api, &batch, http::CALL_TIMEOUT).await?.into_iter().enumerate() {
+        for (index, outcome) in
+            put_events(&context.http, &api, &batch, http::CALL_TIMEOUT).await?.into_iter().enumerate()
+        {
             match outcome {
                 Ok(id) => {
                     if !context.json {

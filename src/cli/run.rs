@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 use super::{
     Context, Error,
     args::{self, LogFormat},
+    process::{self, Overrides},
 };
-use crate::agent::process::{self, Overrides};
 
 /// What is logged unless RUST_LOG says otherwise.
 const DEFAULT_FILTER: &str = "info";
@@ -25,7 +25,7 @@ pub async fn run(context: &Context, args: args::Run) -> Result<(), Error> {
         }
     };
     // Ctrl-C and SIGTERM are `process::run`'s own; `stop` is one more reason to drain.
-    process::run(context.config.clone(), args.region, overrides, gone).await.map_err(Error::no)
+    process::run(context.config.clone(), context.file.clone(), args.region, overrides, gone).await.map_err(Error::no)
 }
 
 /// Logs go to standard error: standard output belongs to answers.

@@ -39,7 +39,11 @@ pub async fn status(context: &Context, args: args::Status) -> Result<(), Error> 
             loop {
                 let answers = fetch(context, &context.admins()).await;
                 let text = text(&answers);
-                if std::io::stdout().is_terminal() { out::raw(&screen(&text))? } else { out::line(text + "\n")? }
+                if std::io::stdout().is_terminal() {
+                    out::raw(&screen(&text))?
+                } else {
+                    out::line(text + "\n")?
+                }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

@@ -1,10 +1,6 @@
 //! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
 
-use std::{
-    collections::BTreeMap,
-    io::BufReader,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
 use futures::future::join_all;
 use serde_json::Value;
@@ -45,7 +41,7 @@ fn read_journal(context: &Context, file: &std::path::Path) -> Result<Vec<Acknowl
 
 /// Compares all regions; waits at most `wait` for differences to settle.
 pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>, wait: Duration) -> Report {
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let topology = Topology {
         links: context
             .config

@@ -32,13 +32,7 @@ fn read_on(link: &mut Link) -> Vec<Effect> {
 }
 
 fn reply(answer: Answer, mark: u64) -> Reply {
-    Reply {
-        region: "b".to_owned(),
-        answer,
-        high_waters: vec![(Incarnation(5), mark)],
-        received: NOW,
-        replied: NOW,
-    }
+    Reply { region: "b".to_owned(), answer, high_waters: vec![(Incarnation(5), mark)], received: NOW, replied: NOW }
 }
 
 fn delivered(mark: u64) -> Reply {
@@ -121,13 +115,11 @@ fn a_rewind_below_the_log_names_what_cannot_be_refilled() {
     read_on(&mut link);
     let send = link.next_send(NOW).unwrap();
     let lives = lives();
-    let effects = link.on_reply(
-        send.id,
-        &reply(Answer::Gap, 7),
-        NOW,
-        &HubView { lives: &lives, head: 60, base: 40 },
+    let effects = link.on_reply(send.id, &reply(Answer::Gap, 7), NOW, &HubView { lives: &lives, head: 60, base: 40 });
+    assert_eq!(
+        effects,
+        [Effect::Unrecoverable { from: 7, to: 40, mark: Mark::default() }, Effect::Rewound { from: 50, to: 40 }]
     );
-    assert_eq!(effects, [Effect::Unrecoverable { from: 7, to: 40, mark: Mark::default() }, Effect::Rewound { from: 50, to: 40 }]);
 }
 
 #[test]

@@ -106,6 +106,16 @@ impl FakeHub {
 }
 
 impl Hub for FakeHub {
+    fn set_draining(&self, _: bool) {}
+
+    fn is_draining(&self) -> bool {
+        false
+    }
+
+    fn confirm_life(&self) {}
+
+    fn retain(&self, _: u64) {}
+
     fn publish(&self, drafts: Vec<Draft>) -> BoxFuture<'_, Result<Vec<Published>, Error>> {
         async move {
             lock(&self.log).publishes += 1;

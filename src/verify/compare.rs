@@ -181,11 +181,8 @@ fn find_orphans(report: &mut Report, input: Input<'_>, snapshot: &Snapshot) {
 fn compare_journal(input: Input<'_>, journal: &[JournalEntry], twice: &HashSet<(String, Short)>) -> Journal {
     let mut result = Journal { acknowledged: journal.len() as u64, ..Journal::default() };
     for event in journal {
-        let named = |at: &str| Acknowledged {
-            region: event.region.clone(),
-            key: event.key.to_string(),
-            at: at.to_owned(),
-        };
+        let named =
+            |at: &str| Acknowledged { region: event.region.clone(), key: event.key.to_string(), at: at.to_owned() };
         if !twice.is_empty() {
             for region in input.snapshots.keys().filter(|region| twice.contains(&((*region).clone(), event.hash))) {
                 list(&mut result.twice, &mut result.twice_count, || named(region));

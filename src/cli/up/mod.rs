@@ -110,7 +110,8 @@ impl Window {
         let mut count = 0u32;
         let (say, mut said) = mpsc::channel(64);
         let (answer, mut statuses) = mpsc::channel(1);
-        let mut story = args.demo.then(|| tokio::spawn(demo::tell(self.context.clone(), demo::Pace::default(), say.clone())));
+        let mut story =
+            args.demo.then(|| tokio::spawn(demo::tell(self.context.clone(), demo::Pace::default(), say.clone())));
         if self.terminal {
             out::raw("\x1b[2J")?;
         }

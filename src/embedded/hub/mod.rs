@@ -73,13 +73,26 @@ pub enum OpenError {
 }
 
 enum Request {
-    Publish { drafts: Vec<Draft>, reply: oneshot::Sender<Result<Vec<Published>, Error>>, permit: OwnedSemaphorePermit },
-    Apply { batch: Batch, reply: oneshot::Sender<Result<Reply, Error>>, permit: OwnedSemaphorePermit },
-    Note { notes: Vec<Note>, reply: Option<oneshot::Sender<Result<(), Error>>> },
+    Publish {
+        drafts: Vec<Draft>,
+        reply: oneshot::Sender<Result<Vec<Published>, Error>>,
+        permit: OwnedSemaphorePermit,
+    },
+    Apply {
+        batch: Batch,
+        reply: oneshot::Sender<Result<Reply, Error>>,
+        permit: OwnedSemaphorePermit,
+    },
+    Note {
+        notes: Vec<Note>,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    },
     /// Peers confirmed that nothing of the last life is missing here: it goes on.
     Confirm,
     /// Drop what is past retention; links need everything after `needed_after`.
-    Retain { needed_after: u64 },
+    Retain {
+        needed_after: u64,
+    },
 }
 
 /// Cheap to clone; the writer ends when the last one is dropped.
@@ -236,7 +249,9 @@ impl Hub for EmbeddedHub {
                 state.letters.get(&id).map(|(_, place)| *place)
             };
             match place {
-                Some(place) => letter_event(&self.shared.log, place).await.map_err(|error| Error::Failed(error.to_string())),
+                Some(place) => {
+                    letter_event(&self.shared.log, place).await.map_err(|error| Error::Failed(error.to_string()))
+                }
                 None => Ok(None),
             }
         }
@@ -275,8 +290,7 @@ async fn letter_event(log: &Log, place: crate::core::journal::Place) -> Result<O
     let Step::Frame { kind: Kind::Change, payload, .. } = segment.frame_at(place.position).await? else {
         return Err(damaged("no change where a dead letter was written"));
     };
-    let (_, event) =
-        postcard::take_from_bytes::<Change>(&payload).map_err(|error| damaged(&error.to_string()))?;
+    let (_, event) = postcard::take_from_bytes::<Change>(&payload).map_err(|error| damaged(&error.to_string()))?;
     let event = payload.slice_ref(event);
     Record::parse(event).map(Some).map_err(|error| damaged(&error.to_string()))
 }

@@ -114,8 +114,7 @@ async fn fold_last(segment: &Segment) -> Result<State, log::Error> {
     loop {
         match frame::step(&bytes, position) {
             Step::Frame { kind, payload, size } => {
-                let place =
-                    Place { segment: segment.first(), position: position as u64, size: size as u32 };
+                let place = Place { segment: segment.first(), position: position as u64, size: size as u32 };
                 fold_frame(&mut state, kind, payload, place).map_err(|why| segment.damaged(place.position, &why))?;
                 if kind == Kind::Event {
                     segment.remember(state.head.offset, place.position);

@@ -93,7 +93,14 @@ enum Ready {
 impl Writer {
     pub(super) fn new(parts: Parts) -> Self {
         let head = *parts.head.borrow();
-        Self { hlc: HybridClock::restored(head.hlc), parts, group: Group::default(), head, life: Life::Unknown, merge: None }
+        Self {
+            hlc: HybridClock::restored(head.hlc),
+            parts,
+            group: Group::default(),
+            head,
+            life: Life::Unknown,
+            merge: None,
+        }
     }
 
     /// # Errors
@@ -391,7 +398,9 @@ impl Writer {
     async fn roll_if_full(&mut self) -> Result<(), OpenError> {
         let size = self.parts.options.segment_bytes;
         let margin = (GROUP_BYTES as u64).min(size / 4);
-        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else { return Ok(()) };
+        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else {
+            return Ok(());
+        };
         let state = self.state().clone();
         let next = Segment::create(&*self.parts.disk, &state, size).await?;
         segment.close(self.head);
