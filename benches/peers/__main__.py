@@ -24,6 +24,7 @@ from measure import Failed, median, milliseconds, sync_seconds
 from report import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIMIT_SECONDS = 1800
 PHASES = ["catch-up", "live", "memory"]
 
 
@@ -45,6 +46,8 @@ def arguments():
     for name, value in zip(("events", "backlog", "runs", "seconds"), quick if given.quick else full):
         if getattr(given, name) is None:
             setattr(given, name, value)
+    # The agents run in folders of their own.
+    given.binary = os.path.abspath(given.binary)
     given.idle = 3 if given.quick else 30
     phases = [phase for phase in given.only or [] if phase in PHASES] or PHASES
     sides = [side for side in given.only or [] if side not in PHASES] or ["nats", "hubweave"]
@@ -64,6 +67,9 @@ def machine():
 def main():
     given, phases, sides = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Each phase has a limit of its own; this one is for what nobody thought of.
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"not done within {LIMIT_SECONDS} s"))
+    signal.alarm(LIMIT_SECONDS)
     if "nats" in sides and nats.find_server() is None:
         print("nats-server is not installed (Debian: apt-get install nats-server): without it", file=sys.stderr)
         sides.remove("nats")

@@ -16,15 +16,15 @@ def table(results):
         lines.append(f"fdatasync of a 4 KiB append on this disk: p50 {sync['p50']} ms, p99 {sync['p99']} ms ({sync['n']} times)")
     if options["quick"]:
         lines.append("A quick run: it shows that the harness works, and nothing else.")
-    rows = [("", "hubweave", "nats", "ratio")]
+    rows = [("", "hubweave", "nats", "hubweave / nats")]
     if found := results.get("catch_up"):
         rows.append((f"catch-up of {options['events']:,} events of 1 KB, median of {options['runs']}", "", "", ""))
-        rows.append(row(found, "  events a second", "per_second", "{:,.0f}"))
+        rows.append(row(found, "  events a second (more is better)", "per_second", "{:,.0f}"))
         rows.append(row(found, "  events a CPU-second", "per_cpu_second", "{:,.0f}"))
         rows.append(spread(found, "  fewest to most a second"))
         rows.append(peaks(found, "  peak memory, source + target, MiB"))
     if found := results.get("live"):
-        rows.append((f"live, {options['rate']:,} events a second for {options['seconds']} s, ms", "", "", ""))
+        rows.append((f"live, {options['rate']:,} events a second for {options['seconds']} s, ms (less is better)", "", "", ""))
         for label, name in (("publish call to peer's subscriber", "lag_ms"), ("publish call to acknowledgement", "publish_ms")):
             for point in ("p50", "p99"):
                 rows.append(nested(found, f"  {label}, {point}", name, point))
