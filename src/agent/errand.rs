@@ -68,6 +68,8 @@ pub struct Errand {
     pub pacer: Arc<Pacer>,
     pub batch_events: usize,
     pub batch_bytes: usize,
+    /// An event that crossed this many links goes no further, also in a repair.
+    pub hops_max: u8,
 }
 
 impl Errand {
@@ -106,6 +108,7 @@ impl Errand {
             let position = record.header.origin;
             let is_known = known.iter().any(|(life, end)| *life == position.incarnation && position.sequence <= *end);
             match record.origin_region() == Some(origin) && !record.header.is_reserved() && !is_known {
+                true if record.header.hops >= self.hops_max => Choice::Skip,
                 true => Choice::Send,
                 false => Choice::Ignore,
             }

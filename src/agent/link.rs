@@ -358,7 +358,7 @@ impl LinkTask {
                 self.core.on_failure(id, failure, now, self.ends.entropy.next_f64());
                 Vec::new()
             }
-            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()),
+            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()).await,
         };
         self.perform(effects).await;
         let is = self.core.status();
@@ -368,9 +368,10 @@ impl LinkTask {
         }
     }
 
-    fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
+    async fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
         let now = self.ends.clock.now();
         let mut effects = Vec::new();
+        let mut bypassed: Vec<Note> = Vec::new();
         for (index, record) in records.iter().enumerate() {
             let outcome = match result {
                 Ok(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
@@ -385,13 +386,18 @@ impl LinkTask {
                 Some(Outcome::Delivered | Outcome::Duplicate) => {
                     let mark = result.map(|reply| reply.high_waters.last().map_or(0, |(_, mark)| *mark)).unwrap_or(0);
                     let peer = self.ends.peer_name.clone();
-                    self.ends.hub.note_lazily(Change::Bypassed { peer, sequence, mark }.into());
+                    bypassed.push(Change::Bypassed { peer, sequence, mark }.into());
                 }
                 _ => {}
             }
             if let Some(outcome) = outcome {
                 effects.push(Effect::Settled { record: record.clone(), outcome });
             }
+        }
+        if !bypassed.is_empty()
+            && let Err(error) = self.ends.hub.note(bypassed).await
+        {
+            tracing::error!(peer = self.ends.peer_name, %error, "deliveries outside of the order not written down");
         }
         effects
     }

@@ -259,8 +259,12 @@ impl Agent {
 
     fn errand(&self, peer: &str) -> Result<Errand, Error> {
         let link = self.link(peer)?;
-        let options = self.config.lock().unwrap_or_else(PoisonError::into_inner).link(&self.region, peer);
+        let (options, hops_max) = {
+            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            (config.link(&self.region, peer), hops_max(&config))
+        };
         Ok(Errand {
+            hops_max,
             ends: link.ends.clone(),
             pacer: Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second)),
             batch_events: options.batch_events,
@@ -435,10 +439,14 @@ fn core_options(config: &Config, link: &config::Link) -> Options {
         in_flight: link.in_flight,
         backoff: Backoff { min: link.retry_min, max: link.retry_max },
         held_max: link.max_held,
-        hops_max: u8::try_from(config.limits.max_hops).unwrap_or(u8::MAX),
+        hops_max: hops_max(config),
         expire_after: config.expiry(),
         shadow: link.mode == Mode::Shadow,
     }
+}
+
+fn hops_max(config: &Config) -> u8 {
+    u8::try_from(config.limits.max_hops).unwrap_or(u8::MAX)
 }
 
 fn pace(link: &config::Link) -> Pace {

@@ -546,3 +546,23 @@ async fn services_are_refused_while_a_region_drains() {
     assert_eq!(cluster.agent("a").hub.publish(vec![draft("k", "{}")]).await, Err(hub::Error::Draining));
     assert_eq!(cluster.agent("a").status().state, "draining");
 }
+
+#[tokio::test]
+async fn peers_keep_their_contract_with_and_without_the_fault_decorator() {
+    for name in ["direct", "faulty"] {
+        // Only b runs: nobody else delivers as `a` meanwhile.
+        let mut cluster = Cluster::start("[cluster]\nname = \"local\"\n").await;
+        cluster.down("a").await;
+        cluster.down("b").await;
+        std::fs::remove_dir_all(cluster.folder.path().join("b")).unwrap();
+        cluster.up("b").await;
+        let direct: Arc<dyn Peer> =
+            Arc::new(DirectPeer { home: "a".to_owned(), name: "b".to_owned(), inboxes: cluster.inboxes.clone() });
+        let faults = cluster.agent("b").faults.clone();
+        let peer = match name {
+            "direct" => direct,
+            _ => Arc::new(FaultyPeer::new(direct, "b", faults, Arc::new(|| {}))),
+        };
+        crate::ports::conformance::peer(peer).await;
+    }
+}

@@ -37,7 +37,7 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Pace { calm: seconds(6), cut: seconds(12), look: seconds(3) }
+        Pace { calm: seconds(8), cut: seconds(16), look: seconds(4) }
     }
 }
 

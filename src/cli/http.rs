@@ -257,7 +257,11 @@ impl Failure {
                     std::io::ErrorKind::ConnectionRefused => {
                         return Failure::Unreachable("connection refused".to_owned());
                     }
-                    std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe if !connecting => {
+                    std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::BrokenPipe
+                    | std::io::ErrorKind::UnexpectedEof
+                        if !connecting =>
+                    {
                         return Failure::Cut;
                     }
                     std::io::ErrorKind::TimedOut if connecting => {

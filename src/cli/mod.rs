@@ -24,6 +24,8 @@ mod status;
 mod tail;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod traffic;
 mod up;
 mod verify;
@@ -69,27 +71,31 @@ fn finish(result: Result<(), Error>) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<(), Error> {
     let file = context::config_file(cli.config);
+    // It hands the file on to others, so it must not have been read to its end.
     if let Command::Up(args) = cli.command {
         return up::up(file, args).await;
     }
-    let context = Context::load(file, cli.json)?;
-    match cli.command {
-        Command::Up(_) => Ok(()),
-        Command::Run(args) => run::run(&context, args).await,
-        Command::Check => check::check(&context),
-        Command::Env => check::env(&context),
-        Command::Status(args) => status::status(&context, args).await,
-        Command::Publish(args) => publish::publish(&context, args).await,
-        Command::Tail(args) => tail::tail(&context, args).await,
-        Command::Explain(args) => explain::explain(&context, args).await,
-        Command::Replay(args) => links::replay(&context, args).await,
-        Command::Repair(args) => links::repair(&context, args).await,
-        Command::Pause(ends) => links::pause(&context, ends, true).await,
-        Command::Resume(ends) => links::pause(&context, ends, false).await,
-        Command::Load(args) => load::load(&context, args).await,
-        Command::Verify(args) => verify::verify(&context, args).await,
-        Command::Dlq(command) => dlq::dlq(&context, command).await,
-        Command::Fault(command) => fault::fault(&context, command).await,
+    perform(&Context::load(file, cli.json)?, cli.command).await
+}
+
+async fn perform(context: &Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Up(args) => up::up(context.file.clone(), args).await,
+        Command::Run(args) => run::run(context, args).await,
+        Command::Check => check::check(context),
+        Command::Env => check::env(context),
+        Command::Status(args) => status::status(context, args).await,
+        Command::Publish(args) => publish::publish(context, args).await,
+        Command::Tail(args) => tail::tail(context, args).await,
+        Command::Explain(args) => explain::explain(context, args).await,
+        Command::Replay(args) => links::replay(context, args).await,
+        Command::Repair(args) => links::repair(context, args).await,
+        Command::Pause(ends) => links::pause(context, ends, true).await,
+        Command::Resume(ends) => links::pause(context, ends, false).await,
+        Command::Load(args) => load::load(context, args).await,
+        Command::Verify(args) => verify::verify(context, args).await,
+        Command::Dlq(command) => dlq::dlq(context, command).await,
+        Command::Fault(command) => fault::fault(context, command).await,
     }
 }
 

@@ -64,6 +64,39 @@ pub fn table(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<String>>().join("\n")
 }
 
+/// Rows and columns of the terminal that standard output is; a common one where it does not say.
+pub fn terminal_size() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (usize::from(size.ws_row), usize::from(size.ws_col)),
+        _ => (40, 120),
+    }
+}
+
+/// Text drawn from the top of a terminal of this size over what was there: each line is cut to fit and cleared to its
+/// end, and so is the rest of the screen. Nothing scrolls, so the next drawing lands on this one.
+pub fn screen(text: &str, (rows, columns): (usize, usize)) -> String {
+    let cut = |line: &str| line.chars().take(columns).collect::<String>();
+    let lines: String =
+        text.lines().take(rows.saturating_sub(1)).map(|line| format!("{}\x1b[K\n", cut(line))).collect();
+    format!("\x1b[H{lines}\x1b[J")
+}
+
+/// Breaks a line at blanks so that it fits; what follows is indented as the line was. Longer words stay whole.
+pub fn wrap(line: &str, columns: usize) -> Vec<String> {
+    let indent = " ".repeat(line.len() - line.trim_start_matches(' ').len());
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split(' ').filter(|word| !word.is_empty()) {
+        match lines.last_mut() {
+            Some(last) if last.chars().count() + 1 + word.chars().count() <= columns => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => lines.push(format!("{indent}{word}")),
+        }
+    }
+    if lines.is_empty() { vec![String::new()] } else { lines }
+}
+
 /// 1234567 as `1,234,567`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -114,6 +147,19 @@ mod tests {
         let rows = vec![vec!["a".to_owned(), "1,000".to_owned()], vec!["longer".to_owned(), "2".to_owned()]];
         let text = table(&[("link", Align::Left), ("n", Align::Right)], &rows);
         assert_eq!(text, "link        n\na       1,000\nlonger      2");
+    }
+
+    #[test]
+    fn a_screen_fits_and_clears_what_was_there() {
+        assert_eq!(screen("ab\nc", (10, 1)), "\x1b[Ha\x1b[K\nc\x1b[K\n\x1b[J");
+        assert_eq!(screen("a\nb\nc", (3, 9)).matches('\n').count(), 2);
+    }
+
+    #[test]
+    fn a_long_line_is_broken_at_blanks_and_keeps_its_indent() {
+        assert_eq!(wrap("  one two three", 10), ["  one two", "  three"]);
+        assert_eq!(wrap("", 10), [""]);
+        assert_eq!(wrap("unbreakable", 4), ["unbreakable"]);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 
-use tokio::io::AsyncReadExt;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -44,7 +43,17 @@ fn start_log(format: LogFormat) -> Result<(), Error> {
 
 /// Resolves when `up`, which holds the other end of standard input, is gone.
 async fn parent_gone() {
-    let mut stdin = tokio::io::stdin();
-    let mut bytes = [0; 64];
-    while stdin.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+    let (gone, seen) = tokio::sync::oneshot::channel();
+    // A thread of its own, as the read cannot be given up: it ends with the process.
+    let spawned = std::thread::Builder::new().name("parent-pipe".to_owned()).spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = gone.send(());
+    });
+    match spawned {
+        Ok(_) => drop(seen.await),
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch the parent, this agent may outlive it");
+            std::future::pending().await
+        }
+    }
 }

@@ -36,13 +36,16 @@ pub async fn fetch(context: &Context, listeners: &[Listener]) -> Vec<Answer> {
 pub async fn status(context: &Context, args: args::Status) -> Result<(), Error> {
     if args.watch {
         let watch = async {
+            if std::io::stdout().is_terminal() {
+                out::raw("\x1b[2J")?;
+            }
             loop {
                 let answers = fetch(context, &context.admins()).await;
                 let text = text(&answers);
                 if std::io::stdout().is_terminal() {
-                    out::raw(&screen(&text))?
+                    out::raw(&out::screen(&text, out::terminal_size()))?;
                 } else {
-                    out::line(text + "\n")?
+                    out::line(text + "\n")?;
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -61,12 +64,6 @@ pub async fn status(context: &Context, args: args::Status) -> Result<(), Error> 
         out::note(format!("error: {error}"));
     }
     Err(Error::Said)
-}
-
-/// Text drawn from the top of the terminal over what was there: each line is cleared to its end, and so is the rest.
-pub fn screen(text: &str) -> String {
-    let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
-    format!("\x1b[H{lines}\x1b[J")
 }
 
 fn document(answers: &[Answer]) -> Value {
@@ -215,10 +212,5 @@ eu to us    1,500   2.1 ms    -          2.0 s         2.0 s     1  retrying (co
         assert_eq!(document["regions"][0]["region"], "eu");
         assert!(document["regions"][0]["error"].as_str().is_some_and(|error| error.contains("unreachable")));
         assert!(text(&answers).contains("unreachable"));
-    }
-
-    #[test]
-    fn a_screen_starts_at_the_top_and_clears_what_was_there() {
-        assert_eq!(screen("a\nb"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 }

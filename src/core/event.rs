@@ -314,7 +314,7 @@ pub fn encode_local(
         hops: 0,
         offset: at.offset,
         accepted: at.accepted,
-        time: draft.time.unwrap_or(at.accepted),
+        time: draft.time.unwrap_or(at.accepted.whole_seconds()),
         hlc: at.hlc,
         local_events: at.local_events,
         local_bytes: at.local_bytes,

@@ -24,6 +24,11 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
+    /// Without its fraction, as EventBridge stamps an event that brings no time of its own.
+    pub fn whole_seconds(self) -> Timestamp {
+        Timestamp(self.0 - self.0 % 1_000_000_000)
+    }
+
     /// The time from `earlier` to `self`; zero if `earlier` is later (clocks step back).
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -132,3 +132,14 @@ impl File for LocalFile {
         std::future::ready(self.file.metadata().map(|metadata| metadata.len())).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_local_disk_keeps_the_contract_of_disks() {
+        let folder = tempfile::tempdir().unwrap();
+        crate::ports::conformance::disk(Arc::new(LocalDisk::open(folder.path()).unwrap())).await;
+    }
+}

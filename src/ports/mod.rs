@@ -1,6 +1,8 @@
 //! What an adapter promises. Every adapter of a port runs the port's conformance suite.
 
 pub mod clock;
+#[cfg(test)]
+pub mod conformance;
 pub mod disk;
 pub mod hub;
 pub mod inbox;

@@ -182,7 +182,8 @@ const SHOWN: usize = 10;
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, region) in &self.regions {
-            writeln!(f, "{name}: {} events", region.events)?;
+            let plural = if region.events == 1 { "" } else { "s" };
+            writeln!(f, "{name}: {} event{plural}", region.events)?;
         }
         for link in &self.links {
             write!(f, "{} to {}: {} expected, {} present", link.from, link.to, link.expected, link.present)?;

@@ -29,8 +29,8 @@ const READY_POLL: Duration = Duration::from_millis(100);
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Without a terminal a status line comes every so many statuses.
 const LINE_EVERY: u32 = 10;
-/// Lines below the tables on a terminal.
-const MESSAGES: usize = 24;
+/// Lines that are kept for below the tables on a terminal; as many are shown as there is room for.
+const MESSAGES: usize = 200;
 
 pub async fn up(file: String, args: args::Up) -> Result<(), Error> {
     // Children cannot read this process's standard input: they get what it held as a file.
@@ -201,9 +201,13 @@ impl Window {
     }
 
     fn draw(&self) -> Result<(), Error> {
-        let messages: Vec<&str> = self.messages.iter().map(String::as_str).collect();
-        let text = format!("{}\n\n{}\n\nCtrl-C stops all", status::text(&self.answers), messages.join("\n"));
-        out::raw(&status::screen(&text))
+        let size = out::terminal_size();
+        let tables = status::text(&self.answers);
+        let messages: Vec<String> = self.messages.iter().flat_map(|message| out::wrap(message, size.1)).collect();
+        let room = size.0.saturating_sub(tables.lines().count() + 4);
+        let last = &messages[messages.len().saturating_sub(room)..];
+        let text = format!("{tables}\n\n{}\n\nCtrl-C stops all", last.join("\n"));
+        out::raw(&out::screen(&text, size))
     }
 }
 

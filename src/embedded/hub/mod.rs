@@ -95,6 +95,19 @@ enum Request {
     },
 }
 
+impl Request {
+    /// Answers that there is no room on the disk. What nobody waits for is forgotten: it is asked again.
+    fn refuse(self) {
+        let full = || Error::Overloaded("the disk is full");
+        match self {
+            Request::Publish { reply, .. } => drop(reply.send(Err(full()))),
+            Request::Apply { reply, .. } => drop(reply.send(Err(full()))),
+            Request::Note { reply: Some(reply), .. } => drop(reply.send(Err(full()))),
+            Request::Note { reply: None, .. } | Request::Confirm | Request::Retain { .. } => {}
+        }
+    }
+}
+
 /// Cheap to clone; the writer ends when the last one is dropped.
 #[derive(Clone)]
 pub struct EmbeddedHub {

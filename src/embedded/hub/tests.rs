@@ -252,3 +252,9 @@ async fn a_draining_hub_takes_nothing_from_services_and_everything_from_peers() 
     let reply = hub.apply(stream(0, 4, vec![testing::record(4, "4", "{}")])).await.unwrap();
     assert_eq!(reply.answer, Answer::Applied(vec![Outcome::Delivered]));
 }
+
+#[tokio::test]
+async fn the_embedded_hub_keeps_the_contract_of_hubs() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::ports::conformance::hub(Arc::new(open(folder.path(), 1).await)).await;
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, RwLock, RwLockWriteGuard},
 };
 
@@ -117,7 +118,15 @@ impl Writer {
 
     async fn serve(&mut self) -> Result<(), OpenError> {
         while let Some(request) = self.next_request().await? {
-            self.roll_if_full().await?;
+            match self.roll_if_full().await {
+                Err(OpenError::Log(log::Error::Disk(error))) if error.kind() == io::ErrorKind::StorageFull => {
+                    // Room for a segment is set aside before it is used, so nothing is half written.
+                    tracing::error!(%error, "the disk is full: nothing is taken in until there is room for a segment");
+                    request.refuse();
+                    continue;
+                }
+                rolled => rolled?,
+            }
             self.take(request).await?;
             while self.group.bytes.len() < GROUP_BYTES
                 && let Ok(request) = self.parts.requests.try_recv()

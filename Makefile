@@ -1,0 +1,34 @@
+# make test: everything that must pass.  make bench: ratios beside peers.  make soak: for long.  make demo: three regions.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON := python3
+
+.PHONY: test bench soak demo tools clean
+
+test: tools
+	@$(PYTHON) tests/run.py
+
+# What the tests need on a fresh machine: the AWS clients in a virtual environment of this folder.
+tools: $(VENV)/.installed
+
+$(VENV)/.installed: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+demo:
+	cargo demo
+
+# Many rounds of kill -9 and partitions under load, each with verify at its end.
+soak: tools
+	cargo build --release --no-default-features
+	$(VENV)/bin/python tests/soak.py
+
+clean:
+	cargo clean
+	rm -rf $(VENV) data
+
+-include bench.mk
