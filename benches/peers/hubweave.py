@@ -173,7 +173,7 @@ def catch_up(binary, folder, count, seconds_max=300):
         loading = time.perf_counter() - before
         if (early := agents.status("b")["events"]) != 0:
             raise Failed(f"a paused link delivered {early} events")
-        settle()
+        settle(folder, count)
         processes = agents.children()
         loaded = {name: memory_mib(process) for name, process in agents.processes.items()}
         for process in processes:

@@ -169,7 +169,7 @@ def catch_up(folder, count):
     servers = Servers(folder)
     try:
         servers.hub.load(count)
-        settle()
+        settle(folder, count)
         for process in servers.processes:
             forget_peak(process)
         cpu, begin = cpu_seconds(*servers.processes), time.perf_counter()
