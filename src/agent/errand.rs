@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{filter::Filters, link::Ends, pacer::Pacer};
+use super::{filter::Filters, link::Ends};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Reply},
@@ -65,7 +65,6 @@ const ATTEMPTS: u32 = 5;
 
 pub struct Errand {
     pub ends: Arc<Ends>,
-    pub pacer: Arc<Pacer>,
     pub batch_events: usize,
     pub batch_bytes: usize,
     /// An event that crossed this many links goes no further, also in a repair.
@@ -143,18 +142,41 @@ impl Errand {
                     }
                 }
             }
-            let bytes: usize = waiting.iter().map(|record| record.raw().len()).sum();
             if dry_run {
                 waiting.clear();
-            } else if waiting.len() >= self.batch_events || bytes >= self.batch_bytes {
-                let batch = std::mem::take(&mut waiting);
+                continue;
+            }
+            // The last batch may be a small one: it waits for more.
+            let mut batches = self.split(std::mem::take(&mut waiting));
+            waiting = batches.pop().unwrap_or_default();
+            for batch in batches {
                 self.send(kind.clone(), batch, &mut report).await?;
             }
         }
-        if !dry_run && !waiting.is_empty() {
+        if !waiting.is_empty() {
             self.send(kind, waiting, &mut report).await?;
         }
         Ok(report)
+    }
+
+    /// Cuts records into batches within the link's bounds.
+    pub fn split(&self, records: Vec<Record>) -> Vec<Vec<Record>> {
+        let mut batches: Vec<Vec<Record>> = Vec::new();
+        let mut bytes = 0;
+        for record in records {
+            let size = record.raw().len();
+            match batches.last_mut() {
+                Some(batch) if batch.len() < self.batch_events && bytes + size <= self.batch_bytes => {
+                    batch.push(record);
+                    bytes += size;
+                }
+                _ => {
+                    batches.push(vec![record]);
+                    bytes = size;
+                }
+            }
+        }
+        batches
     }
 
     async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
@@ -195,7 +217,7 @@ impl Errand {
         loop {
             attempt += 1;
             let bytes = records.iter().map(|record| record.raw().len()).sum();
-            self.pacer.admit(records.len(), bytes).await;
+            self.ends.pacer().admit(records.len(), bytes).await;
             let batch = Batch { opening: self.ends.opening(kind.clone()), records: records.to_vec() };
             let failure = match self.ends.deliver(batch).await {
                 Ok(Reply { answer: Answer::Applied(outcomes), high_waters, .. }) if outcomes.len() == records.len() => {

@@ -1,5 +1,7 @@
 //! Everything a region knows of one event, for the person who asks where it is.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{Agent, errand, inbox::read_state};
@@ -17,7 +19,8 @@ pub struct Explanation {
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Entry {
-    /// `accepted`, `applied`, `forwarded`, `waiting`, `held`, `filtered`, `duplicate`, `conflict`, `dead_lettered`.
+    /// `accepted`, `applied`, `forwarded`, `waiting`, `held`, `filtered`, `duplicate`, `conflict`,
+    /// `dead_lettered`, `discarded`.
     pub what: &'static str,
     pub at: String,
     pub offset: Option<u64>,
@@ -43,11 +46,8 @@ impl Agent {
         for record in &records {
             entries.push(self.taken_in(record));
         }
-        let changes = {
-            let mut reader = self.hub.reader(self.hub.base());
-            reader.changes().await?
-        };
         let key_hashes: Vec<KeyHash> = records.iter().map(|record| record.header.key_hash).collect();
+        let changes = self.changes_about(&records, &key_hashes).await?;
         for record in records.iter().filter(|record| record.header.is_local_business()) {
             self.sent_on(record, &changes, &mut entries);
         }
@@ -77,6 +77,21 @@ impl Agent {
         }
         entries.sort_by_key(|entry| entry.time);
         Ok(Explanation { region: self.region.clone(), entries })
+    }
+
+    /// Of all changes in the log, those that tell of these events: suppressed arrivals, and for each link the first
+    /// progress past each event.
+    async fn changes_about(&self, records: &[Record], keys: &[KeyHash]) -> Result<Vec<Change>, errand::Error> {
+        let mut passed = BTreeSet::new();
+        let mut keep = |change: &Change| match change {
+            Change::Suppressed { key, .. } => keys.contains(key),
+            Change::Progress { peer, progress } => {
+                let past = records.iter().map(|record| record.header.offset).filter(|at| *at <= progress.cursor);
+                past.map(|at| passed.insert((peer.clone(), at))).filter(|first| *first).count() > 0
+            }
+            _ => false,
+        };
+        Ok(self.hub.reader(self.hub.base()).changes(&mut keep).await?)
     }
 
     async fn find(&self, key: &str) -> Result<Vec<Record>, errand::Error> {
@@ -124,7 +139,11 @@ impl Agent {
                 link: Some(format!("{} -> {name}", self.region)),
                 ..Entry::at(at)
             };
-            let dead = read_state(&*self.hub, |state| state.letter_of(name, offset).is_some());
+            let key = record.header.key_hash;
+            let (dead, discarded) = read_state(&*self.hub, |state| {
+                let discarded = state.discarded.iter().any(|(peer, given_up)| peer == name && *given_up == key);
+                (state.letter_of(name, offset).is_some(), discarded)
+            });
             let passed = changes.iter().find_map(|change| match change {
                 Change::Progress { peer, progress } if peer == name && progress.cursor >= offset => Some(progress.at),
                 _ => None,
@@ -135,6 +154,8 @@ impl Agent {
             }
             entries.push(if view.held.contains(&offset) {
                 entry("held", now)
+            } else if discarded {
+                entry("discarded", passed.unwrap_or(now))
             } else if view.cursor < offset {
                 entry("waiting", now)
             } else if !link.selects(record, &self.region, &*self.hub) {

@@ -143,7 +143,8 @@ impl Agent {
         );
         if envelope {
             out.push_str(",\"e\":");
-            out.push_str(&self.envelope(record));
+            // Line breaks outside of strings are the producer's white space; here they would end the line.
+            out.push_str(&self.envelope(record).replace(['\n', '\r'], " "));
         }
         out.push_str("}\n");
     }

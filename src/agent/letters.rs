@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Agent,
-    errand::{self, Report},
+    errand::{self, Errand, Report},
     inbox::read_state,
 };
 use crate::{
@@ -84,7 +84,7 @@ pub struct Discarded {
     pub discarded: u64,
 }
 
-/// Letters sent together.
+/// Letters read together.
 const BATCH: usize = 256;
 
 impl Agent {
@@ -151,27 +151,43 @@ impl Agent {
         }
         letters.sort_by(|a, b| (&a.peer, a.id).cmp(&(&b.peer, b.id)));
         for group in letters.chunk_by(|a, b| a.peer == b.peer) {
-            for batch in group.chunks(BATCH) {
-                self.redrive_batch(batch, &mut done.report).await?;
+            for letters in group.chunks(BATCH) {
+                self.redrive_letters(letters, &mut done.report).await?;
             }
         }
         Ok(done)
     }
 
-    async fn redrive_batch(&self, letters: &[Letter], report: &mut Report) -> Result<(), errand::Error> {
+    /// Letters of one peer.
+    async fn redrive_letters(&self, letters: &[Letter], report: &mut Report) -> Result<(), errand::Error> {
         let Some(first) = letters.first() else { return Ok(()) };
         let errand = self.errand(&first.peer)?;
-        let mut sent: Vec<(&Letter, Record)> = Vec::with_capacity(letters.len());
+        let mut bodies: Vec<(&Letter, Record)> = Vec::with_capacity(letters.len());
         for letter in letters {
             match self.hub.letter_event(letter.id).await? {
-                Some(event) => sent.push((letter, event)),
+                Some(event) => bodies.push((letter, event)),
                 None => report.failed += 1,
             }
         }
-        let records: Vec<Record> = sent.iter().map(|(_, record)| record.clone()).collect();
-        let (outcomes, mark) = errand.deliver(Kind::Redrive, &records).await.map_err(|failure| {
+        let mut bodies = bodies.into_iter();
+        let events = bodies.as_slice().iter().map(|(_, record)| record.clone()).collect();
+        for records in errand.split(events) {
+            let sent = bodies.by_ref().take(records.len()).collect();
+            self.redrive_batch(&errand, sent, &records, report).await?;
+        }
+        Ok(())
+    }
+
+    async fn redrive_batch(
+        &self,
+        errand: &Errand,
+        sent: Vec<(&Letter, Record)>,
+        records: &[Record],
+        report: &mut Report,
+    ) -> Result<(), errand::Error> {
+        let (outcomes, mark) = errand.deliver(Kind::Redrive, records).await.map_err(|failure| {
             report.failed += records.len() as u64;
-            errand::Error::Peer { peer: first.peer.clone(), failure, report: *report }
+            errand::Error::Peer { peer: errand.ends.peer_name.clone(), failure, report: *report }
         })?;
         let at = self.clock.now();
         let mut notes: Vec<Note> = Vec::new();

@@ -3,7 +3,7 @@
 //! One task per link. Nothing in it waits for another link: a dead peer costs its own task only.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use crate::{
         journal::{Change, Head, Letter, Loss, Mark},
         link::{self, Effect, Failure, HubView, Status},
         position::Lives,
+        time::Timestamp,
     },
     metrics::LinkMetrics,
     ports::{
@@ -33,9 +34,6 @@ use crate::{
 
 /// How often a link's progress is written down while it moves. What a crash forgets is sent again and suppressed.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Lives told to a peer with each batch.
-const LIVES_TOLD: usize = 64;
 
 /// Held events sent together.
 const HELD_BATCH: usize = 64;
@@ -82,14 +80,25 @@ pub struct Ends {
     pub skipped: prometheus::IntCounterVec,
     pub attempt_timeout: Duration,
     pub dead_letters_max: u64,
+    /// Shared by the link and its errands.
+    pub pacer: RwLock<Arc<Pacer>>,
+    /// Zero of the steady clock.
+    pub started: Instant,
 }
 
 impl Ends {
+    pub fn pacer(&self) -> Arc<Pacer> {
+        self.pacer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A clock that never steps, for waiting: the wall clock may be set, or off on purpose.
+    pub fn steady(&self) -> Timestamp {
+        Timestamp::from_millis(1).plus(self.started.elapsed())
+    }
+
     /// What precedes the records of a batch sent now.
     pub fn opening(&self, kind: Kind) -> Opening {
-        let mut lives = read_state(&*self.hub, |state| state.lives.clone());
-        let excess = lives.0.len().saturating_sub(LIVES_TOLD);
-        lives.0.drain(..excess);
+        let lives = read_state(&*self.hub, |state| state.lives.told());
         Opening {
             cluster: self.cluster.clone(),
             sender: self.home.clone(),
@@ -150,7 +159,7 @@ type Wire = FuturesUnordered<BoxFuture<'static, Answered>>;
 
 struct Answered {
     what: Sent,
-    sent: crate::core::time::Timestamp,
+    sent: Timestamp,
     result: Result<Reply, Failure>,
     paced: Duration,
 }
@@ -164,7 +173,6 @@ pub struct LinkTask {
     pub ends: Arc<Ends>,
     pub core: link::Link,
     pub filters: Filters,
-    pub pacer: Arc<Pacer>,
     pub commands: mpsc::Receiver<Command>,
     pub view: Arc<Mutex<View>>,
 }
@@ -237,7 +245,7 @@ impl LinkTask {
     fn wake_at(&self, state: &Loop) -> Instant {
         let mut wake = Instant::now() + VIEW_INTERVAL;
         if let Some(deadline) = self.core.deadline() {
-            wake = wake.min(Instant::now() + deadline.since(self.ends.clock.now()).max(Duration::from_millis(1)));
+            wake = wake.min(Instant::now() + deadline.since(self.ends.steady()).max(Duration::from_millis(1)));
         }
         if state.written != Some(self.written()) {
             wake = wake.min(state.progress_at + PROGRESS_INTERVAL);
@@ -284,10 +292,10 @@ impl LinkTask {
         if state.blocked {
             return;
         }
-        while let Some(send) = self.core.next_send(self.ends.clock.now()) {
+        while let Some(send) = self.core.next_send(self.ends.steady(), self.ends.clock.now()) {
             let shadow = self.core.options().shadow;
             let kind = if shadow { Kind::Shadow } else { Kind::Stream { from: send.from, to: send.to } };
-            let (ends, pacer) = (self.ends.clone(), self.pacer.clone());
+            let (ends, pacer) = (self.ends.clone(), self.ends.pacer());
             let sending = async move {
                 let bytes = send.records.iter().map(|record| record.raw().len()).sum();
                 let paced = pacer.admit(send.records.len(), bytes).await;
@@ -302,23 +310,41 @@ impl LinkTask {
     }
 
     async fn send_held(&mut self, state: &mut Loop) {
-        let due = self.core.due_held(self.ends.clock.now(), HELD_BATCH);
+        let due = self.core.due_held(self.ends.steady(), HELD_BATCH);
         if due.is_empty() {
             return;
         }
         let mut records = Vec::with_capacity(due.len());
+        let mut bytes = 0;
         for sequence in due {
+            if bytes > self.core.options().batch_bytes {
+                // Too much for one batch: the next round takes it.
+                self.core.settle_held(sequence, Some(Outcome::Retry { after_millis: 0 }), self.ends.steady(), 0.0);
+                continue;
+            }
             let mut reader = self.ends.hub.reader(sequence - 1);
             match reader.next(1, 1).await {
-                Ok(found) if !found.is_empty() => records.extend(found),
+                Ok(found)
+                    if found.first().is_some_and(|record| self.core.is_expired(record, self.ends.clock.now())) =>
+                {
+                    let outcome = Some(Outcome::Rejected(Reason::Expired));
+                    let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
+                    let expired = found.into_iter();
+                    let dead = expired.map(|record| Effect::DeadLetter { record, reason: Reason::Expired, attempts });
+                    self.perform(dead.collect()).await;
+                }
+                Ok(found) if !found.is_empty() => {
+                    bytes += found.iter().map(|record| record.raw().len()).sum::<usize>();
+                    records.extend(found);
+                }
                 Ok(_) | Err(ReadError::Dropped { .. }) => {
                     // Retention keeps what is held; only the size limit takes it.
-                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.clock.now(), 0.0);
+                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.steady(), 0.0);
                     self.lost(sequence - 1, sequence, Mark::default()).await;
                 }
                 Err(ReadError::Failed(why)) => {
                     tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
-                    self.core.settle_held(sequence, None, self.ends.clock.now(), self.ends.entropy.next_f64());
+                    self.core.settle_held(sequence, None, self.ends.steady(), self.ends.entropy.next_f64());
                 }
             }
         }
@@ -327,10 +353,12 @@ impl LinkTask {
         }
         let ends = self.ends.clone();
         let sending = async move {
+            let bytes = records.iter().map(|record| record.raw().len()).sum();
+            let paced = ends.pacer().admit(records.len(), bytes).await;
             let opening = ends.opening(Kind::Redrive);
             let sent = opening.sent;
             let result = ends.deliver(Batch { opening, records: records.clone() }).await;
-            Answered { what: Sent::Held(Arc::new(records)), sent, result, paced: Duration::ZERO }
+            Answered { what: Sent::Held(Arc::new(records)), sent, result, paced }
         };
         state.wire.push(sending.boxed());
     }
@@ -352,10 +380,10 @@ impl LinkTask {
         let effects = match (answered.what, answered.result) {
             (Sent::Span(id), Ok(reply)) => {
                 let (lives, head, base) = self.hub_view();
-                self.core.on_reply(id, &reply, now, &HubView { lives: &lives, head, base })
+                self.core.on_reply(id, &reply, self.ends.steady(), &HubView { lives: &lives, head, base })
             }
             (Sent::Span(id), Err(failure)) => {
-                self.core.on_failure(id, failure, now, self.ends.entropy.next_f64());
+                self.core.on_failure(id, failure, self.ends.steady(), self.ends.entropy.next_f64());
                 Vec::new()
             }
             (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()).await,
@@ -369,7 +397,7 @@ impl LinkTask {
     }
 
     async fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
-        let now = self.ends.clock.now();
+        let now = self.ends.steady();
         let mut effects = Vec::new();
         let mut bypassed: Vec<Note> = Vec::new();
         for (index, record) in records.iter().enumerate() {
@@ -454,7 +482,7 @@ impl LinkTask {
         }
     }
 
-    fn count(&self, record: &Record, outcome: Outcome, now: crate::core::time::Timestamp) {
+    fn count(&self, record: &Record, outcome: Outcome, now: Timestamp) {
         let metrics = &self.ends.metrics;
         if self.core.options().shadow {
             match outcome {
@@ -487,7 +515,7 @@ impl LinkTask {
         let bypassed = read_state(&*self.ends.hub, |state| {
             state.links.get(peer).map(|link| link.bypassed.clone()).unwrap_or_default()
         });
-        let now = self.ends.clock.now();
+        let now = self.ends.steady();
         for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
             self.core.hold(*sequence, now);
         }
@@ -588,7 +616,8 @@ impl LinkTask {
             Command::Pause(paused) => self.core.set_paused(paused),
             Command::Options { options, pacer } => {
                 self.core.set_options(options);
-                self.pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));
+                let pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));
+                *self.ends.pacer.write().unwrap_or_else(PoisonError::into_inner) = pacer;
             }
             Command::Filter(pattern) => {
                 let after = self.ends.hub.head().borrow().offset;

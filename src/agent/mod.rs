@@ -18,11 +18,14 @@ mod status;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -151,6 +154,7 @@ impl Agent {
         let mut disabled = Vec::new();
         for options in config.links().into_iter().filter(|link| link.from == region) {
             let Some(peer) = peers.get(&options.to).filter(|_| options.enabled) else {
+                metrics.link(&options.to).set_state("disabled");
                 disabled.push(options.to);
                 continue;
             };
@@ -166,6 +170,8 @@ impl Agent {
                 skipped: metrics.skipped.clone(),
                 attempt_timeout: options.attempt_timeout,
                 dead_letters_max: options.max_dead_letters,
+                pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
+                started: Instant::now(),
             });
             let task = build_link(&config, &options, ends.clone()).await?;
             let (commands, view) = (task.1, task.0.view.clone());
@@ -266,7 +272,6 @@ impl Agent {
         Ok(Errand {
             hops_max,
             ends: link.ends.clone(),
-            pacer: Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second)),
             batch_events: options.batch_events,
             batch_bytes: usize::try_from(options.batch_bytes).unwrap_or(usize::MAX),
         })
@@ -307,17 +312,32 @@ impl Agent {
         if names(&old) != names(&new) || old.cluster.name != new.cluster.name {
             return Err("regions and the cluster's name change with a restart only".to_owned());
         }
+        if old.idempotency != new.idempotency || old.log != new.log {
+            return Err("[idempotency] and [log] change with a restart only".to_owned());
+        }
+        // First everything that can be refused, then everything at once.
+        let mut patterns = BTreeMap::new();
+        for peer in self.links.keys() {
+            let (before, after) = (old.link(&self.region, peer), new.link(&self.region, peer));
+            let fixed = |link: &config::Link| (link.enabled, link.mode, link.attempt_timeout, link.max_dead_letters);
+            if fixed(&before) != fixed(&after) {
+                return Err(format!(
+                    "link to `{peer}`: `enabled`, `mode`, `attempt_timeout` and `max_dead_letters` change with a \
+                     restart only (`hubweave pause` stops a link now)"
+                ));
+            }
+            if before.pattern != after.pattern {
+                patterns.insert(peer, Pattern::parse(&after.pattern).map_err(|error| error.to_string())?);
+            }
+        }
         let mut changed = Vec::new();
         for (peer, link) in &self.links {
             let (before, after) = (old.link(&self.region, peer), new.link(&self.region, peer));
-            if before.enabled != after.enabled {
-                return Err(format!("link to `{peer}`: `enabled` changes with a restart only; `pause` stops it now"));
-            }
-            if before.pattern != after.pattern {
-                let pattern = Pattern::parse(&after.pattern).map_err(|error| error.to_string())?;
+            if let Some(pattern) = patterns.remove(peer) {
                 changed.push(format!("{} -> {peer}: pattern {}", self.region, after.pattern));
                 let _ = link.commands.send(Command::Filter(pattern)).await;
             }
+            let before = config::Link { pattern: after.pattern.clone(), ..before };
             if before != after {
                 changed.push(format!("{} -> {peer}: options", self.region));
                 let command = Command::Options { options: core_options(&new, &after), pacer: pace(&after) };
@@ -473,7 +493,7 @@ async fn build_link(
         hub.note(vec![change.into()]).await?;
         filters.push(after, pattern);
     }
-    let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.clock.now());
+    let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.steady());
     core.set_paused(journal.paused);
     let view = View {
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
@@ -483,14 +503,7 @@ async fn build_link(
         clock_offset_seconds: None,
     };
     let (commands, received) = mpsc::channel(16);
-    let task = LinkTask {
-        core,
-        filters,
-        pacer: Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second)),
-        commands: received,
-        view: Arc::new(Mutex::new(view)),
-        ends,
-    };
+    let task = LinkTask { core, filters, commands: received, view: Arc::new(Mutex::new(view)), ends };
     Ok((task, commands))
 }
 

@@ -30,7 +30,7 @@ use super::{Api, answer, listener::Connection};
 use crate::{
     core::{
         event::{EMBEDDED_ACCOUNT, Record},
-        journal::Head,
+        journal::{Head, Mark},
         pattern::{EventView, Pattern},
         position::{Incarnation, Lives},
     },
@@ -170,7 +170,7 @@ struct Found {
 }
 
 impl Cursor {
-    fn open(api: &Api, from: From, pattern: Pattern, head: u64) -> Result<Cursor, Response> {
+    fn open(api: &Api, from: From, pattern: Pattern, head: u64) -> Result<Cursor, ReadError> {
         let hub = api.options.hub.clone();
         let base = hub.base();
         let next = match from {
@@ -180,7 +180,7 @@ impl Cursor {
             From::Offset(offset) => offset.max(1),
         };
         if next <= base {
-            return Err(gone(base));
+            return Err(ReadError::Dropped { base, mark: Mark::default() });
         }
         let reader = hub.reader(next - 1);
         let region = api.options.region.clone();
@@ -220,14 +220,17 @@ impl Cursor {
                 if self.matches(record, incarnation) {
                     let envelope = record.envelope_json(&self.region, incarnation);
                     bytes += envelope.len();
-                    let full = page.events.len() == events_max || bytes > bytes_max;
-                    if full && !page.events.is_empty() {
+                    if bytes > bytes_max && !page.events.is_empty() {
                         self.reader.seek(self.next - 1);
                         return Ok(page);
                     }
                     page.events.push(Found { offset: record.header.offset, envelope });
                 }
                 self.next = record.header.offset + 1;
+                if page.events.len() == events_max {
+                    self.reader.seek(self.next - 1);
+                    return Ok(page);
+                }
             }
             tokio::task::yield_now().await;
         }
@@ -264,30 +267,28 @@ impl Cursor {
     }
 }
 
-fn gone(base: u64) -> Response {
-    let first = base + 1;
-    let error = format!("events before offset {first} are no longer in the log");
-    answer::json(StatusCode::GONE, &serde_json::json!({ "error": error, "first": first }))
-}
-
 fn unreadable(error: &ReadError) -> Response {
     match error {
-        ReadError::Dropped { base, .. } => gone(*base),
+        ReadError::Dropped { base, .. } => {
+            let first = base + 1;
+            let error = format!("events before offset {first} are no longer in the log");
+            answer::json(StatusCode::GONE, &serde_json::json!({ "error": error, "first": first }))
+        }
         ReadError::Failed(_) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }
 
 impl Api {
     /// Room for one more request that waits, which the listener is told not to end.
-    fn start_waiting(&self, connection: Option<&Connection>) -> Result<OwnedSemaphorePermit, Response> {
-        let permit = self
-            .waiting
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| answer::unavailable("too many streams and long polls are open", Duration::from_secs(1)))?;
+    fn start_waiting(&self, connection: Option<&Connection>) -> Option<OwnedSemaphorePermit> {
+        let permit = self.waiting.clone().try_acquire_owned().ok()?;
         connection.inspect(|connection| connection.lift_timeout());
-        Ok(permit)
+        Some(permit)
     }
+}
+
+fn crowded() -> Response {
+    answer::unavailable("too many streams and long polls are open", Duration::from_secs(1))
 }
 
 fn shutdown_of(connection: Option<&Connection>) -> CancellationToken {
@@ -302,7 +303,7 @@ async fn poll(api: &Api, wanted: Wanted, connection: Option<&Connection>) -> Res
     let mut durable = head.borrow_and_update().offset;
     let mut cursor = match Cursor::open(api, wanted.from, wanted.pattern, durable) {
         Ok(cursor) => cursor,
-        Err(response) => return response,
+        Err(error) => return unreadable(&error),
     };
     loop {
         let page = match cursor.page(durable, wanted.limit, PAGE_BYTES_MAX).await {
@@ -313,9 +314,9 @@ async fn poll(api: &Api, wanted: Wanted, connection: Option<&Connection>) -> Res
             return page_json(&page, cursor.next);
         }
         if waiting.is_none() {
-            match api.start_waiting(connection) {
-                Ok(permit) => waiting = Some(permit),
-                Err(response) => return response,
+            waiting = api.start_waiting(connection);
+            if waiting.is_none() {
+                return crowded();
             }
         }
         tokio::select! {
@@ -379,16 +380,14 @@ struct Stream {
 }
 
 fn open_stream(api: &Api, wanted: Wanted, connection: Option<&Connection>) -> Response {
-    let opened = api.start_waiting(connection).and_then(|waiting| {
-        let head = api.options.hub.head();
-        let durable = head.borrow().offset;
-        let cursor = Cursor::open(api, wanted.from, wanted.pattern, durable)?;
-        Ok(Stream { cursor, head, shutdown: shutdown_of(connection), failed: false, _waiting: waiting })
-    });
-    let stream = match opened {
-        Ok(stream) => stream,
-        Err(response) => return response,
+    let Some(waiting) = api.start_waiting(connection) else { return crowded() };
+    let head = api.options.hub.head();
+    let durable = head.borrow().offset;
+    let cursor = match Cursor::open(api, wanted.from, wanted.pattern, durable) {
+        Ok(cursor) => cursor,
+        Err(error) => return unreadable(&error),
     };
+    let stream = Stream { cursor, head, shutdown: shutdown_of(connection), failed: false, _waiting: waiting };
     let body = Body::from_stream(stream::unfold(stream, Stream::step));
     let mut response = answer::with_type(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

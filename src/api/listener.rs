@@ -2,7 +2,7 @@
 //!
 //! | a caller that | meets |
 //! |---|---|
-//! | connects when [`Options::connections_max`] are open | waits, while the connection that was idle longest is closed |
+//! | connects when [`Options::connections_max`] are open | waits, while the one that was idle longest is closed |
 //! | is idle, or sends its head slowly | [`Options::idle_timeout`], then the connection is closed |
 //! | sends a body that does not end, or asks for what takes too long | [`Options::request_timeout`], then 408 |
 //! | does not read its answer | [`Options::stall_timeout`], then the connection is closed |
@@ -43,7 +43,10 @@ use super::answer;
 use crate::config::{Address, Limits};
 use stall::Stalling;
 
-/// Bytes of a request's head, and of what is read from a connection at once. An idle connection holds 8 KiB of it.
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes that are read from a connection at once. An idle connection holds 8 KiB of it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// A connection that was used more recently is not closed to make room for another.
@@ -184,7 +187,10 @@ async fn serve_one(
         service_fn(move |request| respond(router.clone(), request, connection.clone(), options.request_timeout))
     };
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(options.idle_timeout).max_buf_size(BUFFER_BYTES_MAX);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(options.idle_timeout)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
     let io = TokioIo::new(Stalling::new(stream, options.stall_timeout));
     let mut served = pin!(http.serve_connection(io, service));
     let mut closing = false;

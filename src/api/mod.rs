@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `POST /` with `X-Amz-Target: AWSEvents.PutEvents` | [`publish`] | EventBridge's PutEvents |
 //! | `POST /v1/events` | [`publish`] | CloudEvents 1.0: structured, batched, binary |
-//! | `GET /v1/events` | [`events`] | a page of events, after a wait if there are none; a stream with `Accept: text/event-stream` |
+//! | `GET /v1/events` | [`events`] | a page of events, or after a wait the first; or a stream of them |
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
 //! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
@@ -12,7 +12,7 @@
 //! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
 //! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
-pub mod answer;
+pub(crate) mod answer;
 pub mod cloudevents;
 mod events;
 pub mod listener;
@@ -20,7 +20,7 @@ mod peer;
 mod publish;
 pub mod put_events;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -161,7 +161,7 @@ fn unauthorized() -> Response {
 }
 
 /// Whether the request shows the token; without a configured one anything will do.
-pub fn shows(headers: &HeaderMap, token: Option<&Secret>) -> bool {
+pub(crate) fn shows(headers: &HeaderMap, token: Option<&Secret>) -> bool {
     let Some(token) = token else { return true };
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
     let Some((scheme, shown)) = shown else { return false };

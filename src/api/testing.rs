@@ -1,1 +1,209 @@
+//! A listener on a free port of 127.0.0.1, and a caller that sends bytes as they are.
 
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::http::StatusCode;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, Observer, Options, listener, router};
+use crate::{
+    config::{Address, Auth, Config, Limits},
+    core::ingress::Ingress,
+    embedded::system::Random,
+    ports::testing::{FakeHub, FakeInbox},
+};
+
+/// Far beyond anything that a test should take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Counts what an observer is told.
+#[derive(Default)]
+pub struct Counted {
+    pub seen: std::sync::Mutex<Vec<String>>,
+}
+
+impl Observer for Counted {
+    fn request(&self, route: &str, status: StatusCode) {
+        self.seen.lock().unwrap().push(format!("{route} {}", status.as_u16()));
+    }
+
+    fn stamp_stripped(&self) {
+        self.seen.lock().unwrap().push("stamp".to_owned());
+    }
+
+    fn event_refused(&self, code: &str) {
+        self.seen.lock().unwrap().push(code.to_owned());
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub hub: Arc<FakeHub>,
+    pub inbox: Arc<FakeInbox>,
+    pub counted: Arc<Counted>,
+    pub shutdown: CancellationToken,
+    pub stopped: JoinHandle<()>,
+}
+
+/// The tokens of a topology file.
+pub fn auth(tokens: &str) -> Auth {
+    let text = format!("[[region]]\nname = \"a\"\n[auth]\n{tokens}");
+    Config::parse(&text, "test", &|_| None).unwrap().auth
+}
+
+pub async fn start() -> Server {
+    start_with(Limits::default(), Auth::default(), |_| {}).await
+}
+
+pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut listener::Options)) -> Server {
+    let (hub, inbox, counted) = (Arc::new(FakeHub::default()), Arc::new(FakeInbox::default()), Arc::default());
+    let mut options = listener::Options::from(&limits);
+    guards(&mut options);
+    let api = Api::new(Options {
+        region: "eu".to_owned(),
+        hub: hub.clone(),
+        inbox: inbox.clone(),
+        ingress: Ingress {
+            key_pointers: vec!["/detail/key".to_owned()],
+            reference_pointers: Vec::new(),
+            max_entry_bytes: usize::try_from(limits.max_entry_bytes).unwrap(),
+        },
+        entropy: Arc::new(Random::seeded(1)),
+        auth,
+        limits,
+        observer: Arc::<Counted>::clone(&counted),
+    });
+    let socket = listener::bind("api", &Address::loopback(0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let served = listener::serve(socket, router(Arc::new(api)), options, shutdown.clone());
+    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served) }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// What an error says.
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// One connection.
+pub struct Caller {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Caller {
+    pub async fn connect(address: SocketAddr) -> Caller {
+        Caller { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
+    /// Sends what the server will take.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Sends a whole request. `headers` are lines without their end.
+    pub async fn request(&mut self, line: &str, headers: &[&str], body: &[u8]) {
+        let mut head = format!("{line} HTTP/1.1\r\nhost: test\r\n");
+        headers.iter().for_each(|header| head.push_str(&format!("{header}\r\n")));
+        if !body.is_empty() || line.starts_with("POST") {
+            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        self.send(format!("{head}\r\n").as_bytes()).await;
+        self.send(body).await;
+    }
+
+    /// Reads on until `found` finds something in what was read; `None` if the connection ends before.
+    pub async fn read_until<T>(&mut self, found: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+        loop {
+            if let Some(found) = found(&self.read) {
+                return Some(found);
+            }
+            let mut buffer = vec![0; 64 << 10];
+            let read = timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("silence").unwrap_or(0);
+            if read == 0 {
+                return None;
+            }
+            self.read.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    /// Reads on until this text was read (and forgets it with all before it).
+    pub async fn read_text(&mut self, text: &str) -> Option<String> {
+        let end = self.read_until(|read| Some(find(read, text.as_bytes())? + text.len())).await?;
+        Some(String::from_utf8(self.read.drain(..end).collect()).unwrap())
+    }
+
+    /// Whether the server closed the connection without another byte.
+    pub async fn is_closed(&mut self) -> bool {
+        self.read_until(|read| (!read.is_empty()).then_some(())).await.is_none()
+    }
+
+    /// One answer with a `content-length`.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        let (head, length) = self
+            .read_until(|read| {
+                let end = find(read, b"\r\n\r\n")? + 4;
+                let head = String::from_utf8(read[..end].to_vec()).unwrap().to_ascii_lowercase();
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let length: usize = length.map_or(0, |length| length.parse().unwrap());
+                (read.len() >= end + length).then_some((head, length))
+            })
+            .await?;
+        let status = head[9..12].parse().unwrap();
+        self.read.drain(..head.len());
+        Some(Answer { status, body: self.read.drain(..length).collect(), head })
+    }
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+impl Server {
+    /// One request over a connection of its own.
+    pub async fn call(&self, line: &str, headers: &[&str], body: &[u8]) -> Answer {
+        let mut caller = Caller::connect(self.address).await;
+        caller.request(line, headers, body).await;
+        caller.answer().await.expect("the connection was closed without an answer")
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(&format!("GET {path}"), &[], b"").await
+    }
+
+    pub async fn put_events(&self, body: &[u8]) -> Answer {
+        self.call("POST /", &["x-amz-target: AWSEvents.PutEvents"], body).await
+    }
+
+    /// Publishes one event for each detail.
+    pub async fn publish(&self, details: &[&str]) -> Answer {
+        let entry = |detail: &&str| serde_json::json!({"Source": "app", "DetailType": "T", "Detail": detail});
+        let entries: Vec<Value> = details.iter().map(entry).collect();
+        self.put_events(serde_json::json!({ "Entries": entries }).to_string().as_bytes()).await
+    }
+}

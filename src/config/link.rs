@@ -63,7 +63,7 @@ pub struct Replication {
     /// How long one attempt may take. Default 10 s. Raising it costs time to notice a dead peer; lowering it makes
     /// time-outs after success, hence repeats, likelier. On AWS claims are leases of 15 s, so it must stay below that.
     pub attempt_timeout: Duration,
-    /// Dead letters kept for the link. Default 100,000. At the bound the link stops, as nothing may be lost: list,
+    /// Dead letters kept for the link. Default 10,000. At the bound the link stops, as nothing may be lost: list,
     /// redrive or discard. Raising it costs disk; neighbours: `max_held`, `log.max_size`.
     pub max_dead_letters: u64,
     /// Events that wait for a payload, or retry by themselves, while later ones go on. Default 1,000. At the bound the
@@ -85,7 +85,7 @@ impl Default for Replication {
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(10),
-            max_dead_letters: 100_000,
+            max_dead_letters: 10_000,
             max_held: 1_000,
         }
     }
@@ -119,7 +119,7 @@ impl Replication {
             retry_min: section.duration("retry_min", default.retry_min, millisecond..=hour),
             retry_max: section.duration("retry_max", default.retry_max, millisecond..=hour),
             attempt_timeout: section.duration("attempt_timeout", default.attempt_timeout, millisecond * 10..=hour),
-            max_dead_letters: section.integer("max_dead_letters", default.max_dead_letters, 1..=100_000_000),
+            max_dead_letters: section.integer("max_dead_letters", default.max_dead_letters, 1..=100_000),
             max_held: section.integer("max_held", default.max_held as u64, 1..=1_000_000) as usize,
         }
     }

@@ -242,7 +242,7 @@ impl Limits {
     pub(super) fn read(mut section: Section<'_, '_>) -> Self {
         let default = Limits::default();
         let limits = Limits {
-            max_entry_bytes: section.size("max_entry_bytes", default.max_entry_bytes, 1 << 10..=64 << 20),
+            max_entry_bytes: section.size("max_entry_bytes", default.max_entry_bytes, 1 << 10..=16 << 20),
             max_request_bytes: section.size("max_request_bytes", default.max_request_bytes, 1 << 10..=1 << 30),
             max_connections: section.integer("max_connections", default.max_connections as u64, 1..=1_000_000) as usize,
             max_hops: section.integer("max_hops", u64::from(default.max_hops), 1..=64) as u32,

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes};
 pub const PREFIX_BYTES: usize = 8;
 
 /// No frame is longer; a larger length is garbage.
-pub const FRAME_BYTES_MAX: usize = 64 << 20;
+pub const FRAME_BYTES_MAX: usize = 256 << 20;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -203,9 +203,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link that goes on where `progress` says, or at the log's `base`.
+    /// A link that goes on where `progress` says (also if the log has dropped that place: then the feed says so, and
+    /// [`lose_place`](Self::lose_place) names what is lost), or at the log's `base`.
     pub fn new(options: Options, progress: Option<&Progress>, base: u64, now: Timestamp) -> Self {
-        let low = progress.map_or(base, |progress| progress.cursor.max(base));
+        let low = progress.map_or(base, |progress| progress.cursor);
         let held = progress.map(|progress| progress.held.as_slice()).unwrap_or_default();
         Self {
             options,
@@ -347,9 +348,15 @@ impl Link {
         record.header.accepted.plus(self.options.expire_after) <= now
     }
 
-    /// The batch to send now, if any. Call until `None`.
-    pub fn next_send(&mut self, now: Timestamp) -> Option<Send> {
+    /// The batch to send now, if any. Call until `None`. `wall` is the wall clock, which judges expiry; `now`, as
+    /// everywhere in here where it is about waiting, is a steady one.
+    pub fn next_send(&mut self, now: Timestamp, wall: Timestamp) -> Option<Send> {
         if self.paused || now < self.retry_at {
+            return None;
+        }
+        if self.spans.iter().any(|span| span.records.first().is_some_and(|record| self.is_expired(record, wall))) {
+            // Waited too long at hand: what is not on the wire is read, and judged, again.
+            self.read_again();
             return None;
         }
         let on_wire = self.spans.iter().filter(|span| matches!(span.stage, Stage::Sent { .. })).count();
@@ -371,10 +378,19 @@ impl Link {
         Some(Send { id: self.sends, from: from.min(span.from), to: span.to, records: span.records.clone() })
     }
 
+    /// Forgets what was read and not sent, as soon as nothing is on the wire.
+    fn read_again(&mut self) {
+        if self.is_quiet() {
+            self.spans.clear();
+            self.read = self.low;
+            self.covered = self.covered.min(self.low);
+        }
+    }
+
     /// The earliest time at which [`next_send`](Self::next_send) or [`due_held`](Self::due_held) may have more to do.
     pub fn deadline(&self) -> Option<Timestamp> {
         let retry = (self.failures > 0 && self.is_quiet()).then_some(self.retry_at);
-        let held = self.held.values().filter(|held| !held.in_flight).map(|held| held.due).min();
+        let held = self.held.values().filter(|held| !held.in_flight).map(|held| held.due.max(self.retry_at)).min();
         [retry, held].into_iter().flatten().min().filter(|_| !self.paused)
     }
 
@@ -392,7 +408,9 @@ impl Link {
         };
         match &reply.answer {
             Answer::Gap if matches!(self.spans[index].stage, Stage::Sent { first: true, .. }) => {
-                self.rewind(hub.lives.covered(&reply.high_waters, hub.head), hub.base, &mut effects);
+                // Judged by the lives that the peer was told, as the peer judges.
+                let covered = hub.lives.told().covered(&reply.high_waters, hub.head);
+                self.rewind(covered, hub.base, &mut effects);
             }
             // Something below it was unanswered when it was sent, so the gap may be closed by now.
             Answer::Gap => self.spans[index].stage = Stage::Ready,

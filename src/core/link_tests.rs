@@ -49,13 +49,13 @@ fn the_low_water_does_not_pass_a_batch_that_failed_while_a_later_one_succeeded()
     let mut link = link();
     read_on(&mut link);
     read_on(&mut link);
-    let first = link.next_send(NOW).unwrap();
-    let second = link.next_send(NOW).unwrap();
+    let first = link.next_send(NOW, NOW).unwrap();
+    let second = link.next_send(NOW, NOW).unwrap();
     assert_eq!((first.from, first.to, second.from, second.to), (0, 10, 10, 20));
     link.on_failure(first.id, Failure::Unanswered("time-out".to_owned()), NOW, 0.5);
     on_reply(&mut link, second.id, &delivered(20));
     assert_eq!(link.low(), 0);
-    let again = link.next_send(NOW).unwrap();
+    let again = link.next_send(NOW, NOW).unwrap();
     assert_eq!((again.from, again.to), (0, 10));
     on_reply(&mut link, again.id, &delivered(20));
     assert_eq!(link.low(), 20);
@@ -67,16 +67,16 @@ fn after_a_failure_one_batch_at_a_time_goes_out_lowest_first_after_a_pause() {
     for _ in 0..3 {
         read_on(&mut link);
     }
-    let sends = [0; 3].map(|_| link.next_send(NOW).unwrap());
+    let sends = [0; 3].map(|_| link.next_send(NOW, NOW).unwrap());
     for send in &sends {
         link.on_failure(send.id, Failure::Unanswered("down".to_owned()), NOW, 1.0);
     }
     assert_eq!(link.status(), Status::Retrying("down".to_owned()));
-    assert!(link.next_send(NOW).is_none());
+    assert!(link.next_send(NOW, NOW).is_none());
     let later = link.deadline().unwrap();
     assert_eq!(later, NOW.plus(Duration::from_millis(200)), "three failures together are one");
-    assert_eq!(link.next_send(later).unwrap().to, 10);
-    assert!(link.next_send(later).is_none());
+    assert_eq!(link.next_send(later, NOW).unwrap().to, 10);
+    assert!(link.next_send(later, NOW).is_none());
 }
 
 #[test]
@@ -84,13 +84,13 @@ fn a_gap_that_only_means_reordering_sends_again_without_a_rewind() {
     let mut link = link();
     read_on(&mut link);
     read_on(&mut link);
-    let first = link.next_send(NOW).unwrap();
-    let second = link.next_send(NOW).unwrap();
+    let first = link.next_send(NOW, NOW).unwrap();
+    let second = link.next_send(NOW, NOW).unwrap();
     on_reply(&mut link, first.id, &delivered(10));
     let effects = on_reply(&mut link, second.id, &reply(Answer::Gap, 0));
     assert!(effects.is_empty());
     assert_eq!(link.low(), 10);
-    assert_eq!(link.next_send(NOW).unwrap().from, 10);
+    assert_eq!(link.next_send(NOW, NOW).unwrap().from, 10);
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn a_peer_that_lost_what_it_confirmed_is_sent_it_again() {
     let mut link = link();
     for _ in 0..3 {
         read_on(&mut link);
-        let send = link.next_send(NOW).unwrap();
+        let send = link.next_send(NOW, NOW).unwrap();
         on_reply(&mut link, send.id, &delivered(send.to));
     }
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     let effects = on_reply(&mut link, send.id, &reply(Answer::Gap, 12));
     assert_eq!(effects, [Effect::Rewound { from: 30, to: 12 }]);
     assert_eq!(link.wants().unwrap().after, 12);
@@ -113,7 +113,7 @@ fn a_peer_that_lost_what_it_confirmed_is_sent_it_again() {
 fn a_rewind_below_the_log_names_what_cannot_be_refilled() {
     let mut link = Link::new(options(), Some(&Progress { cursor: 50, sent: 50, ..Progress::default() }), 40, NOW);
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     let lives = lives();
     let effects = link.on_reply(send.id, &reply(Answer::Gap, 7), NOW, &HubView { lives: &lives, head: 60, base: 40 });
     assert_eq!(
@@ -129,9 +129,9 @@ fn a_gap_of_events_left_out_belongs_to_the_next_batch() {
     let records = (1..=10).map(|offset| testing::record(offset, "k", "{}")).collect();
     let effects = link.on_chunk(Chunk { from, to: 10, records }, NOW, |_| false);
     assert_eq!(effects.len(), 10);
-    assert_eq!((link.low(), link.next_send(NOW).is_none()), (10, true));
+    assert_eq!((link.low(), link.next_send(NOW, NOW).is_none()), (10, true));
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     assert_eq!((send.from, send.to), (0, 20));
     assert_eq!(link.progress(NOW).sent, 0);
     on_reply(&mut link, send.id, &delivered(20));
@@ -142,7 +142,7 @@ fn a_gap_of_events_left_out_belongs_to_the_next_batch() {
 fn a_rejected_event_goes_to_the_dead_letters_and_the_rest_goes_on() {
     let mut link = link();
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     let mut outcomes = vec![Outcome::Delivered; 10];
     outcomes[3] = Outcome::Rejected(Reason::Conflict);
     let effects = on_reply(&mut link, send.id, &reply(Answer::Applied(outcomes), 10));
@@ -161,7 +161,7 @@ fn a_rejected_event_goes_to_the_dead_letters_and_the_rest_goes_on() {
 fn a_held_event_does_not_hold_up_the_others_and_is_remembered() {
     let mut link = link();
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     let mut outcomes = vec![Outcome::Delivered; 10];
     outcomes[6] = Outcome::Retry { after_millis: 500 };
     on_reply(&mut link, send.id, &reply(Answer::Applied(outcomes), 10));
@@ -184,7 +184,7 @@ fn an_event_older_than_the_peers_memory_is_not_sent() {
     let effects = read_on(&mut link);
     let expired = effects.iter().filter(|effect| matches!(effect, Effect::DeadLetter { reason: Reason::Expired, .. }));
     assert_eq!(expired.count(), 5);
-    assert_eq!(link.next_send(NOW).unwrap().records.len(), 5);
+    assert_eq!(link.next_send(NOW, NOW).unwrap().records.len(), 5);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
     let mut link = link();
     for expected in [1, 0] {
         read_on(&mut link);
-        let send = link.next_send(NOW).unwrap();
+        let send = link.next_send(NOW, NOW).unwrap();
         let effects = on_reply(&mut link, send.id, &delivered(2_000));
         assert_eq!(effects.iter().filter(|effect| **effect == Effect::Behind).count(), expected);
     }
@@ -202,13 +202,13 @@ fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
 fn a_log_that_dropped_undelivered_events_moves_the_link_on_and_says_which() {
     let mut link = link();
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     let mark = Mark { accepted: Timestamp::from_millis(10_000), local_events: 10, local_bytes: 1000 };
     assert_eq!(link.lose_place(400, Mark::default()), [Effect::Unrecoverable { from: 10, to: 400, mark }]);
     on_reply(&mut link, send.id, &delivered(10));
     assert_eq!((link.low(), link.wants().unwrap().after), (400, 400));
     read_on(&mut link);
-    assert_eq!(link.next_send(NOW).unwrap().from, 10);
+    assert_eq!(link.next_send(NOW, NOW).unwrap().from, 10);
 }
 
 #[test]
@@ -216,17 +216,17 @@ fn a_paused_link_neither_reads_nor_sends() {
     let mut link = link();
     read_on(&mut link);
     link.set_paused(true);
-    assert!(link.wants().is_none() && link.next_send(NOW).is_none() && link.deadline().is_none());
+    assert!(link.wants().is_none() && link.next_send(NOW, NOW).is_none() && link.deadline().is_none());
     assert_eq!(link.status(), Status::Paused);
     link.set_paused(false);
-    assert!(link.next_send(NOW).is_some());
+    assert!(link.next_send(NOW, NOW).is_some());
 }
 
 #[test]
 fn an_answer_with_too_few_outcomes_is_no_answer() {
     let mut link = link();
     read_on(&mut link);
-    let send = link.next_send(NOW).unwrap();
+    let send = link.next_send(NOW, NOW).unwrap();
     on_reply(&mut link, send.id, &reply(Answer::Applied(vec![Outcome::Delivered]), 10));
     assert_eq!(link.low(), 0);
     assert!(matches!(link.status(), Status::Refused(_)));
@@ -239,4 +239,27 @@ fn memory_is_bounded_by_the_batches_in_flight() {
         read_on(&mut link);
     }
     assert_eq!(link.wants(), None);
+}
+
+#[test]
+fn what_expires_while_it_waits_at_hand_is_judged_again() {
+    let mut link = link();
+    read_on(&mut link);
+    let late = NOW.plus(Duration::from_secs(15 * 86_400));
+    assert!(link.next_send(NOW, late).is_none());
+    let from = link.wants().unwrap().after;
+    assert_eq!(from, 0);
+    let records = (1..=10).map(|offset| testing::record(offset, "k", "{}")).collect();
+    let effects = link.on_chunk(Chunk { from, to: 10, records }, late, |_| true);
+    assert!(effects.iter().all(|effect| matches!(effect, Effect::DeadLetter { reason: Reason::Expired, .. })));
+    assert_eq!((effects.len(), link.low()), (10, 10));
+}
+
+#[test]
+fn a_start_behind_the_logs_beginning_names_the_loss() {
+    let progress = Progress { cursor: 20, sent: 20, ..Progress::default() };
+    let mut link = Link::new(options(), Some(&progress), 50, NOW);
+    assert_eq!(link.wants().unwrap().after, 20);
+    let effects = link.lose_place(50, Mark::default());
+    assert!(matches!(effects[..], [Effect::Unrecoverable { from: 20, to: 50, .. }]));
 }

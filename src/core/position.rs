@@ -59,7 +59,15 @@ impl fmt::Display for EventId {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lives(pub Vec<(Incarnation, u64)>);
 
+/// How many lives a hub tells its peers, youngest last.
+const TOLD: usize = 64;
+
 impl Lives {
+    /// What peers are told of it: enough for all but a crash loop, and a bound for every batch.
+    pub fn told(&self) -> Lives {
+        Lives(self.0[self.0.len().saturating_sub(TOLD)..].to_vec())
+    }
+
     /// The incarnation that wrote `offset`.
     pub fn at(&self, offset: u64) -> Option<Incarnation> {
         self.0.iter().rev().find(|(_, after)| *after < offset).map(|(incarnation, _)| *incarnation)

@@ -1,7 +1,7 @@
 //! Another region over HTTP: the sending half of what `api::peer` answers.
 //!
-//! Whatever is at the other end (a peer, a proxy's error page, a socket that says nothing, or drips), a call ends within
-//! [`Options::attempt_timeout`], in an answer that was checked or in a [`Failure`].
+//! Whatever is at the other end (a peer, a proxy's error page, a socket that says nothing, or drips), a call ends
+//! within [`Options::attempt_timeout`], in an answer that was checked or in a [`Failure`].
 
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl Peer for HttpPeer {
             let records = batch.records.len();
             let answer_bytes_max = ANSWER_BYTES_MAX + records * RECORD_BYTES_MAX;
             let body = batch.encode();
-            // Not needed any more, and the records may hold a large piece of log in memory while the peer takes its time.
+            // The records may hold a large piece of log in memory, and the peer may take its time.
             drop(batch);
             let answer =
                 self.call(Method::POST, "/peer/v1/deliver", BATCH_CONTENT_TYPE, body, answer_bytes_max).await?;

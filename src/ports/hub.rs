@@ -116,8 +116,12 @@ pub trait Reader: Send {
     /// Goes to the place after `offset`.
     fn seek(&mut self, after: u64);
 
-    /// The changes between the records, from where the reader stands to the end, for those who explain.
-    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>>;
+    /// The changes between the records, from where the reader stands to the end, that `keep` wants; for those who
+    /// explain.
+    fn changes<'a>(
+        &'a mut self,
+        keep: &'a mut (dyn FnMut(&Change) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Vec<Change>, ReadError>>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

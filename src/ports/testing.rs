@@ -72,9 +72,7 @@ impl FakeHub {
 
     /// An event of another region arrives.
     pub fn arrive(&self, record: &Record, sender: &str) {
-        self.append(|out, at| {
-            encode_arrival(out, record, sender, at);
-        });
+        self.append(|out, at| _ = encode_arrival(out, record, sender, at));
     }
 
     fn append(&self, encode: impl FnOnce(&mut Vec<u8>, Placement)) -> u64 {
@@ -101,9 +99,7 @@ impl FakeHub {
                 Published::Conflict
             };
         }
-        let offset = self.append(|out, at| {
-            encode_local(out, draft, &key, hash, LIFE, at);
-        });
+        let offset = self.append(|out, at| _ = encode_local(out, draft, &key, hash, LIFE, at));
         lock(&self.log).keys.insert(hash, (draft.payload_hash, offset));
         Published::Accepted(id(offset))
     }
@@ -123,7 +119,8 @@ impl Hub for FakeHub {
     fn publish(&self, drafts: Vec<Draft>) -> BoxFuture<'_, Result<Vec<Published>, Error>> {
         async move {
             lock(&self.log).publishes += 1;
-            match lock(&self.log).failure.clone() {
+            let failure = lock(&self.log).failure.clone();
+            match failure {
                 Some(failure) => Err(failure),
                 None => Ok(drafts.iter().map(|draft| self.take(draft)).collect()),
             }
@@ -195,7 +192,10 @@ impl Reader for FakeReader {
         self.after = after;
     }
 
-    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>> {
+    fn changes<'a>(
+        &'a mut self,
+        _: &'a mut (dyn FnMut(&Change) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Vec<Change>, ReadError>> {
         async { Ok(Vec::new()) }.boxed()
     }
 }

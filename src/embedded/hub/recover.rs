@@ -52,6 +52,15 @@ pub async fn recover(disk: Arc<dyn Disk>, options: &Options, now: Timestamp) -> 
         ..ledger::Options::default()
     };
     let mut ledger = Ledger::open(disk, LEDGER_DIR, ledger_options).await?;
+    if ledger.covered() > state.head.offset {
+        let why = format!(
+            "the ledger covers offset {}, the log ends at {}: they are not of one copy. Restore both from the same \
+             backup, or remove the folder `{LEDGER_DIR}`: what the log still holds is indexed again",
+            ledger.covered(),
+            state.head.offset
+        );
+        return Err(log::Error::Damaged { file: LEDGER_DIR.to_owned(), position: 0, why }.into());
+    }
     refill(&mut ledger, &log).await?;
     Ok(Recovered { log, ledger, state })
 }

@@ -80,7 +80,7 @@ pub struct Writer {
 /// What this process may write as.
 #[derive(Clone, Copy, PartialEq)]
 enum Life {
-    /// Nothing was written yet since the start; a first local write begins a new life.
+    /// Nothing was written yet since the start; the first write begins a new life.
     Unknown,
     Begun(Incarnation),
 }
@@ -287,6 +287,11 @@ impl Writer {
         let now = self.parts.clock.now();
         let header = &record.header;
         let shadow = opening.kind == batch::Kind::Shadow;
+        if !shadow {
+            // Arrivals take offsets too. Without a life of their own they would cover up what this hub lost if it was
+            // restored, and give ids a second time.
+            self.life();
+        }
         let same_payload = match self.known(&header.key_hash, &header.payload_hash.0, now).await? {
             Known::New => {
                 if !shadow {
@@ -429,9 +434,9 @@ impl Writer {
     async fn roll_if_full(&mut self) -> Result<(), OpenError> {
         let size = self.parts.options.segment_bytes;
         let margin = (GROUP_BYTES as u64).min(size / 4);
-        let Some(segment) = self.segment().filter(|segment| segment.tail().bytes + margin > size) else {
-            return Ok(());
-        };
+        // Measured from the first group on: a large snapshot must not make every group roll.
+        let full = |segment: &Arc<Segment>| segment.tail().bytes - segment.begin() + margin > size;
+        let Some(segment) = self.segment().filter(full) else { return Ok(()) };
         let state = self.state().clone();
         let next = Segment::create(&*self.parts.disk, &state, size).await?;
         segment.close(self.head);

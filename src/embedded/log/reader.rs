@@ -26,7 +26,12 @@ pub struct LogReader {
 struct Limits {
     events: usize,
     bytes: usize,
-    changes: bool,
+}
+
+/// Which changes to collect, and those that were.
+struct Changes<'a> {
+    keep: &'a mut (dyn FnMut(&Change) -> bool + Send),
+    kept: Vec<Change>,
 }
 
 impl LogReader {
@@ -47,7 +52,7 @@ impl LogReader {
         Ok((segment, position))
     }
 
-    async fn pass(&mut self, limits: &Limits, changes: &mut Vec<Change>) -> Result<Vec<Record>, ReadError> {
+    async fn pass(&mut self, limits: &Limits, mut changes: Option<&mut Changes<'_>>) -> Result<Vec<Record>, ReadError> {
         let mut records = Vec::new();
         let mut length = limits.bytes.max(4096);
         loop {
@@ -81,10 +86,11 @@ impl LogReader {
                     }
                     Step::Frame { kind: Kind::Change, payload, size } => {
                         // A dead letter's change is followed by the event.
-                        if limits.changes
+                        if let Some(changes) = &mut changes
                             && let Ok((change, _)) = postcard::take_from_bytes::<Change>(&payload)
+                            && (changes.keep)(&change)
                         {
-                            changes.push(change);
+                            changes.kept.push(change);
                         }
                         at += size;
                     }
@@ -121,7 +127,7 @@ impl LogReader {
                     None => return Ok(records),
                 }
             }
-            if !records.is_empty() && !limits.changes {
+            if !records.is_empty() && changes.is_none() {
                 return Ok(records);
             }
         }
@@ -131,8 +137,8 @@ impl LogReader {
 impl Reader for LogReader {
     fn next(&mut self, events: usize, bytes: usize) -> BoxFuture<'_, Result<Vec<Record>, ReadError>> {
         async move {
-            let limits = Limits { events, bytes, changes: false };
-            self.pass(&limits, &mut Vec::new()).await
+            let limits = Limits { events, bytes };
+            self.pass(&limits, None).await
         }
         .boxed()
     }
@@ -142,12 +148,15 @@ impl Reader for LogReader {
         self.place = None;
     }
 
-    fn changes(&mut self) -> BoxFuture<'_, Result<Vec<Change>, ReadError>> {
+    fn changes<'a>(
+        &'a mut self,
+        keep: &'a mut (dyn FnMut(&Change) -> bool + Send),
+    ) -> BoxFuture<'a, Result<Vec<Change>, ReadError>> {
         async move {
-            let limits = Limits { events: 8192, bytes: 4 << 20, changes: true };
-            let mut changes = Vec::new();
-            while !self.pass(&limits, &mut changes).await?.is_empty() {}
-            Ok(changes)
+            let limits = Limits { events: 8192, bytes: 4 << 20 };
+            let mut changes = Changes { keep, kept: Vec::new() };
+            while !self.pass(&limits, Some(&mut changes)).await?.is_empty() {}
+            Ok(changes.kept)
         }
         .boxed()
     }

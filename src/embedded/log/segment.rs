@@ -56,7 +56,7 @@ impl Segment {
             // Plain data: encoding it cannot fail.
             out.extend(postcard::to_allocvec(state).unwrap_or_default());
         });
-        let file = disk.create(&temporary, size.max(bytes.len() as u64)).await?;
+        let file = disk.create(&temporary, size + bytes.len() as u64).await?;
         file.write_at(0, &bytes).await?;
         file.sync().await?;
         disk.rename(&temporary, &path).await?;
