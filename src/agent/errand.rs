@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{filter::Filters, link::Ends};
+use super::{ends::Ends, filter::Filters};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Reply},

@@ -143,7 +143,13 @@ impl Inbox for RegionInbox {
             // The first poll puts the batch into the hub's queue; from then on its successor may follow.
             let early = futures::poll!(&mut applying);
             if let (Kind::Stream { to, .. }, Some(handed)) = (&kind, self.handed.get(&sender)) {
-                handed.send_modify(|last| *last = *to);
+                // Its successor may have been here already, if this task was kept waiting since the poll. To go back
+                // behind that would let everything after wait in vain.
+                handed.send_if_modified(|last| {
+                    let is_later = *to > *last;
+                    *last = (*last).max(*to);
+                    is_later
+                });
             }
             let result = match early {
                 std::task::Poll::Ready(result) => result,

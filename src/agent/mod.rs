@@ -4,6 +4,7 @@
 //! disks and networks. [`process`] is where production chooses the adapters.
 
 pub mod assemble;
+mod ends;
 mod errand;
 mod explain;
 mod filter;
@@ -29,10 +30,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    ends::Ends,
     errand::Errand,
     filter::Filters,
     inbox::read_state,
-    link::{Asked, Command, Ends, LinkTask, Pace, View},
+    link::{Asked, Command, LinkTask, Pace, View},
     pacer::Pacer,
 };
 pub use self::{

@@ -15,7 +15,7 @@ use super::{
     put_events::{self, ResponseEntry},
 };
 use crate::{
-    core::event::Draft,
+    core::{event::Draft, position::uuid},
     ports::hub::{self, Published},
 };
 
@@ -151,16 +151,7 @@ impl Api {
 
     /// A random UUID (version 4).
     fn request_id(&self) -> String {
-        let (high, low) = (self.options.entropy.next_u64(), self.options.entropy.next_u64());
-        let (high, low) = ((high & !0xf000) | 0x4000, (low & !(3 << 62)) | (2 << 62));
-        format!(
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            high >> 32,
-            (high >> 16) & 0xffff,
-            high & 0xffff,
-            low >> 48,
-            low & 0xffff_ffff_ffff
-        )
+        uuid(4, self.options.entropy.next_u64(), self.options.entropy.next_u64())
     }
 }
 

@@ -61,7 +61,8 @@ async fn follow(context: &Context, api: &Listener, args: &args::Tail) -> Result<
                 (failures, answered) = (0, true);
                 for event in page.events.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
                     left -= 1;
-                    out::line(event.envelope.get())?;
+                    // Line breaks in it are the producer's white space.
+                    out::line(event.envelope.get().replace(['\n', '\r'], " "))?;
                 }
                 from = page.next.to_string();
             }

@@ -41,18 +41,22 @@ pub struct EventId(pub Position);
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let high = self.0.incarnation.0;
-        let low = (self.0.sequence & !(3 << 62)) | (2 << 62);
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            high >> 32,
-            (high >> 16) & 0xffff,
-            high & 0xffff,
-            low >> 48,
-            low & 0xffff_ffff_ffff
-        )
+        f.write_str(&uuid(8, self.0.incarnation.0, self.0.sequence))
     }
+}
+
+/// The text of a UUID of this version (RFC 9562): 60 bits of `high`, 62 bits of `low`.
+pub fn uuid(version: u8, high: u64, low: u64) -> String {
+    let high = (high & !0xf000) | u64::from(version) << 12;
+    let low = (low & !(3 << 62)) | (2 << 62);
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    )
 }
 
 /// The lives of one hub, oldest first: each with the offset after which it began.

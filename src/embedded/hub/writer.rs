@@ -41,6 +41,14 @@ use crate::{
 /// A group is written once it has this many bytes; larger groups sync less often but answer later.
 const GROUP_BYTES: usize = 4 << 20;
 
+/// Zeros written behind a small group. Its file has this room set aside, but making such blocks part of the file takes a
+/// commit of the file system's journal besides, in the same sync: that doubles a sync's worst cases. So it is done
+/// for many groups at a time.
+const ROOM_BYTES: usize = 1 << 20;
+
+/// Larger groups write no room: they are a backlog, which has more use for the disk than for a shorter sync.
+const ROOM_GROUP_BYTES: usize = 32 << 10;
+
 /// What the writer is made of.
 pub(super) struct Parts {
     pub disk: Arc<dyn Disk>,
@@ -61,6 +69,8 @@ pub struct Writer {
     group: Group,
     /// The head with what is in the group.
     head: Head,
+    /// The segment that is written to, and up to where it was written.
+    room: (u64, u64),
     hlc: HybridClock,
     life: Life,
     /// Runs of the ledger that are being merged beside the writer.
@@ -99,6 +109,7 @@ impl Writer {
             parts,
             group: Group::default(),
             head,
+            room: (0, 0),
             life: Life::Unknown,
             merge: None,
         }
@@ -387,9 +398,10 @@ impl Writer {
             && let Some(segment) = self.segment()
         {
             let position = segment.tail().bytes;
+            let bytes = position + self.group.bytes.len() as u64;
+            self.add_room(segment.first(), bytes);
             segment.file().write_at(position, &self.group.bytes).await.map_err(log::Error::from)?;
             segment.file().sync().await.map_err(log::Error::from)?;
-            let bytes = position + self.group.bytes.len() as u64;
             segment.set_tail(Tail { bytes, head: self.head, closed: false });
             self.state().head = self.head;
             self.parts.head.send_replace(self.head);
@@ -407,6 +419,16 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Appends zeros to a small group that ends at `end` of a segment, beyond what was written there.
+    fn add_room(&mut self, segment: u64, end: u64) {
+        let is_written = self.room.0 == segment && end <= self.room.1;
+        let room = end + ROOM_BYTES as u64;
+        if !is_written && self.group.bytes.len() <= ROOM_GROUP_BYTES && room <= self.parts.options.segment_bytes {
+            self.group.bytes.resize(self.group.bytes.len() + ROOM_BYTES, 0);
+            self.room = (segment, room);
+        }
     }
 
     async fn roll_if_full(&mut self) -> Result<(), OpenError> {
