@@ -69,33 +69,42 @@ fn a_body_over_the_limit_gets_an_answer_that_says_so() {
 }
 
 #[test]
-fn a_peer_of_another_cluster_is_refused_and_nothing_is_lost() {
-    let one = Cluster::start_with(2, "");
-    // The other cluster has regions of the same names, and takes the first one's `us-east-1` for its own.
-    let other = Cluster::describe(2, "");
-    let text = std::fs::read_to_string(&other.file).expect("the file");
-    let stranger = one.region(US).api;
-    let pointed = text
-        .replace("\"e2e\"", "\"elsewhere\"")
-        .replace(&format!("127.0.0.1:{}", other.region(US).api), &format!("127.0.0.1:{stranger}"));
+fn two_clusters_that_point_at_each_other_refuse_and_lose_nothing() {
+    // One file says `e2e` and the other `elsewhere`; the addresses are the same. Each runs one of the two regions.
+    let one = Cluster::describe(2, "");
+    let mut other = Cluster::describe(2, "");
+    let text = std::fs::read_to_string(&one.file).expect("the file");
+    let own = |text: &str, name: &str| {
+        text.replace(
+            &one.region(name).data_dir.display().to_string(),
+            &other.region(name).data_dir.display().to_string(),
+        )
+    };
+    let pointed = own(&own(&text, EU), US).replace("\"e2e\"", "\"elsewhere\"");
     std::fs::write(&other.file, pointed).expect("writable");
-    other.start_agent(EU);
-    other.wait_ready_one(EU);
-    other.publish(EU, "mine", "{}");
-    until(PATIENCE, "the link to be refused", || other.link(EU, US)["state"] == "refused");
-    let link = other.link(EU, US);
-    let why = link["reason"].as_str().expect("a reason");
-    assert!(why.contains("cluster") || why.contains("elsewhere"), "{why}");
-    assert_eq!(link["backlog_events"], 1, "it waits, and is not lost");
-    assert_eq!(one.status(US)["events"], 0, "nothing crossed");
-    // Once the file is right, it arrives.
-    other.kill_agent(EU);
-    std::fs::write(&other.file, text.replace("\"e2e\"", "\"elsewhere\"")).expect("writable");
-    other.start_agent(EU);
+    for (own, addressed) in other.regions.iter_mut().zip(&one.regions) {
+        (own.api, own.admin) = (addressed.api, addressed.admin);
+    }
+    one.start_agent(EU);
     other.start_agent(US);
-    other.wait_ready();
-    assert_eq!(other.wait_for_key(US, "mine").len(), 1);
-    assert_eq!(one.status(US)["events"], 0);
+    one.wait_ready_one(EU);
+    other.wait_ready_one(US);
+    one.publish(EU, "mine", "{}");
+    other.publish(US, "theirs", "{}");
+    for (cluster, from, to) in [(&one, EU, US), (&other, US, EU)] {
+        until(PATIENCE, "the link to be refused", || cluster.link(from, to)["state"] == "refused");
+        let link = cluster.link(from, to);
+        let why = link["reason"].as_str().expect("a reason");
+        assert!(why.contains("e2e") && why.contains("elsewhere"), "{why}");
+        assert_eq!(link["backlog_events"], 1, "it waits, and is not lost");
+        assert_eq!(cluster.status(from)["events"], 1, "nothing crossed");
+    }
+    // Once the right one is there, it arrives.
+    other.kill_agent(US);
+    one.start_agent(US);
+    one.wait_ready_one(US);
+    assert_eq!(one.wait_for_key(US, "mine").len(), 1);
+    assert_eq!((one.status(EU)["events"].as_u64(), one.status(US)["events"].as_u64()), (Some(1), Some(1)));
 }
 
 #[test]

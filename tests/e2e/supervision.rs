@@ -63,6 +63,31 @@ fn children_end_when_up_is_killed() {
 }
 
 #[test]
+fn another_up_takes_over_at_once_after_a_killed_one() {
+    let cluster = Cluster::start_up();
+    cluster.publish(EU, "k", "{}");
+    let before = pids(&cluster);
+    signal(cluster.up_pid(), "KILL");
+    cluster.wait_for_up(PATIENCE);
+    cluster.start_window(&[]);
+    until(PATIENCE, "new children", || {
+        NAMES.iter().zip(&before).all(|(name, before)| cluster.pid_file(name).is_some_and(|pid| pid != *before))
+    });
+    until(PATIENCE, "them to serve", || cluster.up_output().matches(": ready").count() == 3);
+    assert_eq!(cluster.with_key(EU, "k").len(), 1);
+}
+
+#[test]
+fn a_second_up_of_the_same_regions_is_refused_and_disturbs_nothing() {
+    let cluster = Cluster::start_up();
+    let before = pids(&cluster);
+    let second = cluster.run(&["up"]).expect_code(1);
+    assert!(second.stderr.contains("another `hubweave up`") && second.stderr.contains(EU), "{second:?}");
+    assert_eq!(pids(&cluster), before, "the pid files are the first one's");
+    assert!(before.iter().all(|pid| is_agent(*pid)));
+}
+
+#[test]
 fn sigterm_stops_everything_in_time_with_exit_code_0() {
     let cluster = Cluster::start_up();
     cluster.publish(EU, "k", "{}");

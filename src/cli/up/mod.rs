@@ -4,6 +4,7 @@ mod supervisor;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs::File,
     io::{IsTerminal, Read, Write},
     path::PathBuf,
     time::Duration,
@@ -22,7 +23,7 @@ use super::{
     out,
     status::{self, Answer},
 };
-use crate::config::{Backend, Config, format_duration};
+use crate::config::{Backend, Config, Region, format_duration};
 use supervisor::{Event, Spec, supervise};
 
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -60,6 +61,7 @@ pub async fn up(file: String, args: args::Up) -> Result<(), Error> {
             .map(Into::into)
             .to_vec(),
     });
+    let _claims = claim_all(&embedded)?;
     let stop = CancellationToken::new();
     let children = TaskTracker::new();
     let (sender, events) = mpsc::channel(64);
@@ -81,6 +83,20 @@ pub async fn up(file: String, args: args::Up) -> Result<(), Error> {
     stop.cancel();
     children.wait().await;
     shown
+}
+
+fn claim_all(regions: &[Region]) -> Result<Vec<File>, Error> {
+    let claim = |region: &Region| {
+        let directory = region.data_dir.display();
+        match supervisor::claim(&region.data_dir) {
+            Ok(Some(claim)) => Ok(claim),
+            Ok(None) => {
+                Err(Error::no(format!("another `hubweave up` runs {}, whose data is in {directory}", region.name)))
+            }
+            Err(error) => Err(Error::no(format!("{directory}: {error}"))),
+        }
+    };
+    regions.iter().map(claim).collect()
 }
 
 /// What the terminal, or the reader of a pipe, sees.

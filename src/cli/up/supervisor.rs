@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
+    fs::{File, TryLockError},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::Stdio,
@@ -82,6 +83,21 @@ impl Restarts {
         let pause = Duration::from_secs(1u64.checked_shl(self.failures - 1).unwrap_or(u64::MAX)).min(Self::SPAN);
         self.paused += pause;
         pause
+    }
+}
+
+/// Keeps every other `up` away from the region while it lives: two would restart the region under each other's feet,
+/// and write each other's pid files. `None` if another one has it.
+///
+/// # Errors
+/// The data directory cannot be made or written.
+pub fn claim(data_dir: &Path) -> std::io::Result<Option<File>> {
+    std::fs::create_dir_all(data_dir)?;
+    let file = File::options().write(true).create(true).truncate(false).open(data_dir.join("up.lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -173,7 +189,7 @@ async fn end(child: &mut Child) {
 /// The end of what a child wrote.
 fn last_lines(log: &Path, from: u64) -> Vec<String> {
     let read = || {
-        let mut file = std::fs::File::open(log)?;
+        let mut file = File::open(log)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(from.max(length.saturating_sub(64 << 10))))?;
         let mut bytes = Vec::new();
@@ -291,7 +307,7 @@ mod tests {
     #[test]
     fn a_large_log_is_put_aside_at_the_start() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let file = std::fs::File::create(dir.path().join("agent.log")).expect("creatable");
+        let file = File::create(dir.path().join("agent.log")).expect("creatable");
         file.set_len(LOG_BYTES_MAX + 1).expect("resizable");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (_, log_from) = runtime.block_on(async { start(&spec(dir.path(), "exit 0")) }).expect("started");
