@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     core::{
@@ -36,6 +36,8 @@ pub struct RegionInbox {
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, watch::Sender<u64>>,
     pub repairs: mpsc::Sender<RepairRequest>,
+    /// By sender: wakes our link to it, which may be waiting out a failure.
+    pub heard: BTreeMap<String, Arc<Notify>>,
     /// By sender: its head as it said last, and when. What it may take with it if it is lost now.
     pub heads: Mutex<BTreeMap<String, u64>>,
 }
@@ -134,6 +136,9 @@ impl Inbox for RegionInbox {
         async move {
             let received = self.clock.now();
             self.check(&batch)?;
+            if let Some(heard) = self.heard.get(&batch.opening.sender) {
+                heard.notify_one();
+            }
             self.wait_for_turn(&batch).await;
             let sender = batch.opening.sender.clone();
             let kind = batch.opening.kind.clone();

@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -91,6 +91,8 @@ pub struct LinkTask {
     pub filters: Filters,
     pub commands: mpsc::Receiver<Asked>,
     pub view: Arc<Mutex<View>>,
+    /// Told whenever something comes from the peer.
+    pub heard: Arc<Notify>,
 }
 
 /// What the loop keeps besides the link itself.
@@ -143,6 +145,7 @@ impl LinkTask {
                     // Whoever asked may have gone.
                     let _ = asked.done.send(());
                 }
+                () = self.heard.notified() => self.core.peer_heard(),
                 Ok(()) = state.head.changed(), if reads => {}
                 () = tokio::time::sleep_until(wake) => {}
             }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -151,12 +151,14 @@ impl Agent {
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
+        let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
         let inbox = Arc::new(RegionInbox {
             cluster: config.cluster.name.clone(),
             region: region.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            heard: heard.clone(),
             handed: names.map(|name| (name, watch::Sender::new(0))).collect(),
             repairs,
             heads: Mutex::default(),
@@ -184,7 +186,8 @@ impl Agent {
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
                 started: Instant::now(),
             });
-            let task = build_link(&config, &options, ends.clone()).await?;
+            let task = build_link(&config, &options, ends.clone(), heard.get(&options.to).cloned().unwrap_or_default())
+                .await?;
             let (commands, view) = (task.1, task.0.view.clone());
             links.insert(options.to.clone(), LinkHandle { ends, commands, view });
             tasks.spawn(task.0.run(stop.clone()));
@@ -489,6 +492,7 @@ async fn build_link(
     config: &Config,
     options: &config::Link,
     ends: Arc<Ends>,
+    heard: Arc<Notify>,
 ) -> Result<(LinkTask, mpsc::Sender<Asked>), crate::ports::hub::Error> {
     let hub = ends.hub.clone();
     let journal = read_state(&*hub, |state| state.links.get(&options.to).cloned()).unwrap_or_default();
@@ -515,7 +519,7 @@ async fn build_link(
         clock_offset_seconds: None,
     };
     let (commands, received) = mpsc::channel(16);
-    let task = LinkTask { core, filters, commands: received, view: Arc::new(Mutex::new(view)), ends };
+    let task = LinkTask { core, filters, commands: received, view: Arc::new(Mutex::new(view)), heard, ends };
     Ok((task, commands))
 }
 

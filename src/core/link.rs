@@ -47,6 +47,9 @@ pub struct Options {
     pub shadow: bool,
 }
 
+/// How soon after a failure a peer that was heard is tried again.
+const HEARD_PAUSE: Duration = Duration::from_millis(500);
+
 /// Why an event of the log is not meant for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Skip {
@@ -197,6 +200,7 @@ pub struct Link {
     sends: u64,
     failures: u32,
     failure: Option<Failure>,
+    failed_at: Timestamp,
     retry_at: Timestamp,
     paused: bool,
     behind_said: bool,
@@ -222,6 +226,7 @@ impl Link {
             sends: 0,
             failures: 0,
             failure: None,
+            failed_at: Timestamp::ZERO,
             retry_at: Timestamp::ZERO,
             paused: false,
             behind_said: false,
@@ -459,6 +464,7 @@ impl Link {
         // Batches that were on the wire together fail together; that is one failure.
         if now >= self.retry_at {
             self.failures = self.failures.saturating_add(1);
+            self.failed_at = now;
             let pause = self.options.backoff.pause(self.failures, chance);
             let asked = if let Failure::Throttled { after } = &failure { *after } else { Duration::ZERO };
             self.retry_at = now.plus(pause.max(asked));
@@ -466,9 +472,13 @@ impl Link {
         self.failure = Some(failure);
     }
 
-    /// Tries again at once: somebody knows that the peer is back.
-    pub fn retry_now(&mut self) {
-        self.retry_at = Timestamp::ZERO;
+    /// Something came from the peer, so it may be reached again: no need to wait out a long pause. A peer that can be
+    /// heard and not reached (a partition in one direction) is tried [`HEARD_PAUSE`] after the last failure at the
+    /// earliest.
+    pub fn peer_heard(&mut self) {
+        if matches!(self.failure, Some(Failure::Unanswered(_))) {
+            self.retry_at = self.retry_at.min(self.failed_at.plus(HEARD_PAUSE));
+        }
     }
 
     fn rewind(&mut self, to: u64, base: u64, effects: &mut Vec<Effect>) {

@@ -263,3 +263,20 @@ fn a_start_behind_the_logs_beginning_names_the_loss() {
     let effects = link.lose_place(50, Mark::default());
     assert!(matches!(effects[..], [Effect::Unrecoverable { from: 20, to: 50, .. }]));
 }
+
+#[test]
+fn a_peer_that_is_heard_is_tried_again_before_the_pause_is_over_but_not_at_once() {
+    let mut link = link();
+    read_on(&mut link);
+    let mut now = NOW;
+    for _ in 0..8 {
+        let send = link.next_send(now, NOW).unwrap();
+        link.on_failure(send.id, Failure::Unanswered("cut".to_owned()), now, 1.0);
+        now = link.deadline().unwrap();
+    }
+    let send = link.next_send(now, NOW).unwrap();
+    link.on_failure(send.id, Failure::Unanswered("cut".to_owned()), now, 1.0);
+    assert_eq!(link.deadline(), Some(now.plus(Duration::from_secs(10))));
+    link.peer_heard();
+    assert_eq!(link.deadline(), Some(now.plus(Duration::from_millis(500))));
+}

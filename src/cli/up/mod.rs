@@ -202,7 +202,7 @@ impl Window {
         self.waiting.remove(region);
         let region = self.context.region(region)?;
         let api = region.api.as_ref().map(|api| format!(", api http://{api}")).unwrap_or_default();
-        self.say(format!("{}: ready{api}, status http://{}", region.name, region.admin))
+        self.say(format!("{}: ready{api}, admin http://{}", region.name, region.admin))
     }
 
     fn say(&mut self, sentence: String) -> Result<(), Error> {
