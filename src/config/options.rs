@@ -214,8 +214,8 @@ pub struct Limits {
     /// Size of one event, as PutEvents counts it. Default 1 MiB, EventBridge's since January 2026. Raising it lets in
     /// events that an AWS peer must get by reference.
     pub max_entry_bytes: u64,
-    /// Size of one request's body, from services and peers. Default 8 MiB. Costs that much memory for each connection;
-    /// neighbours: `max_connections`, `replication.batch_bytes`.
+    /// Size of one request's body from a service; a peer's batch may have 80 MiB. Default 8 MiB. Costs that much memory
+    /// for each connection; neighbour: `max_connections`.
     pub max_request_bytes: u64,
     /// Connections to one listener; more wait. Default 2,048. Costs a file descriptor and some memory each.
     pub max_connections: usize,
