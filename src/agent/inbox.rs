@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     core::{
@@ -27,6 +30,32 @@ use crate::{
 /// How long a batch waits for the one before it, which another connection carries.
 const REORDER_WAIT: Duration = Duration::from_millis(250);
 
+/// An offset that is waited for. Not a `watch`: that wakes its waiters in an order that tokio draws by chance, and a
+/// simulated run could not be repeated.
+#[derive(Default)]
+pub struct Handed {
+    last: AtomicU64,
+    moved: Notify,
+}
+
+impl Handed {
+    fn set(&self, to: u64) {
+        self.last.store(to, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
+    async fn wait_for(&self, at_least: u64) {
+        loop {
+            // Made before the look, so that no move in between is missed.
+            let moved = self.moved.notified();
+            if self.last.load(Ordering::Acquire) >= at_least {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
 pub struct RegionInbox {
     pub cluster: String,
     pub region: String,
@@ -34,7 +63,7 @@ pub struct RegionInbox {
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     /// By sender: the last offset that was handed to the hub.
-    pub handed: BTreeMap<String, watch::Sender<u64>>,
+    pub handed: BTreeMap<String, Handed>,
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: its head as it said last, and when. What it may take with it if it is lost now.
     pub heads: Mutex<BTreeMap<String, u64>>,
@@ -92,8 +121,7 @@ impl RegionInbox {
             batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
         };
         if from > covered {
-            let mut handed = handed.subscribe();
-            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(|to| *to >= from)).await;
+            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(from)).await;
         }
     }
 
@@ -143,7 +171,7 @@ impl Inbox for RegionInbox {
             // The first poll puts the batch into the hub's queue; from then on its successor may follow.
             let early = futures::poll!(&mut applying);
             if let (Kind::Stream { to, .. }, Some(handed)) = (&kind, self.handed.get(&sender)) {
-                handed.send_modify(|last| *last = *to);
+                handed.set(*to);
             }
             let result = match early {
                 std::task::Poll::Ready(result) => result,

@@ -199,7 +199,7 @@ impl LinkTask {
         let mut state = Loop {
             reader: self.ends.hub.reader(self.core.low()),
             read_after: self.core.low(),
-            head: self.ends.hub.head(),
+            head: self.ends.hub.follow_head(),
             wire: FuturesUnordered::new(),
             offset: ClockOffset::default(),
             progress_at: now,

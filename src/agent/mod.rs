@@ -22,16 +22,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     errand::Errand,
     filter::Filters,
-    inbox::read_state,
+    inbox::{Handed, read_state},
     link::{Command, Ends, LinkTask, Pace, View},
     pacer::Pacer,
 };
@@ -146,7 +143,7 @@ impl Agent {
             hub: hub.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
-            handed: names.map(|name| (name, watch::Sender::new(0))).collect(),
+            handed: names.map(|name| (name, Handed::default())).collect(),
             repairs,
             heads: Mutex::default(),
         });

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    OpenError, Options, Request, letter_event,
+    Followers, OpenError, Options, Request, letter_event,
     recover::{advance, ledger_entry},
 };
 use crate::{
@@ -52,6 +52,7 @@ pub(super) struct Parts {
     pub state: Arc<RwLock<State>>,
     pub requests: mpsc::Receiver<Request>,
     pub head: watch::Sender<Head>,
+    pub followers: Followers,
     pub failed: watch::Sender<Option<String>>,
 }
 
@@ -393,6 +394,9 @@ impl Writer {
             segment.set_tail(Tail { bytes, head: self.head, closed: false });
             self.state().head = self.head;
             self.parts.head.send_replace(self.head);
+            let mut followers = self.parts.followers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            followers.retain(|follower| follower.send(self.head).is_ok());
+            drop(followers);
             self.group.bytes.clear();
             // One huge request must not leave its buffer behind.
             self.group.bytes.shrink_to(2 * GROUP_BYTES);
