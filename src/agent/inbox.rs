@@ -90,8 +90,14 @@ impl RegionInbox {
             let why = format!("a batch for region `{}` arrived at `{}`", opening.receiver, self.region);
             return Err(Refusal::Foreign(why));
         }
+        // A repair brings what the sender got from others; everything else is the sender's own, also where it was lost
+        // there once and came back.
         let repair = opening.kind == Kind::Repair;
-        if let Some(record) = batch.records.iter().find(|record| record.header.is_remote() != repair) {
+        let suits = |record: &Record| match record.header.is_remote() {
+            true => repair || record.came_back_to(&opening.sender),
+            false => !repair,
+        };
+        if let Some(record) = batch.records.iter().find(|record| !suits(record)) {
             return Err(Refusal::Malformed(format!(
                 "event {} of `{}` has the wrong provenance for its batch",
                 record.header.offset, opening.sender

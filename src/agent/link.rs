@@ -595,8 +595,12 @@ impl LinkTask {
             None => {
                 let mut reader = self.ends.hub.reader(low);
                 match reader.next(1, 1).await {
-                    Ok(first) if !first.is_empty() => Mark { accepted: first[0].header.accepted, ..Mark::default() },
-                    _ => Mark { accepted: self.ends.clock.now(), ..Mark::default() },
+                    Ok(first) if !first.is_empty() => {
+                        let before = Timestamp(first[0].header.accepted.0.saturating_sub(1));
+                        Mark { accepted: before, ..Mark::default() }
+                    }
+                    // Whatever is accepted next is accepted later than the log's end.
+                    _ => Mark { accepted: self.ends.hub.head().borrow().accepted, ..Mark::default() },
                 }
             }
         };

@@ -400,7 +400,8 @@ impl Agent {
     fn exposure(&self, link: &LinkHandle) -> Exposure {
         let head = *self.hub.head().borrow();
         let view = link.view();
-        let now = self.clock.now();
+        // A clock that was set back must not hide what is exposed.
+        let now = self.clock.now().max(head.accepted);
         let backlog_events = head.local_events.saturating_sub(view.mark.local_events);
         // A mark that is not known yet (nothing was delivered) counts everything.
         let watermark = if backlog_events == 0 { now } else { view.mark.accepted };
@@ -459,6 +460,7 @@ fn core_options(config: &Config, link: &config::Link) -> Options {
         hops_max: hops_max(config),
         expire_after: config.expiry(),
         shadow: link.mode == Mode::Shadow,
+        home: link.from.clone(),
     }
 }
 

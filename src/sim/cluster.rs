@@ -429,7 +429,7 @@ impl Cluster {
         self.trace.note("everything heals");
         self.net.heal();
         for index in 0..self.nodes.len() {
-            self.nodes[index].disk.fail_syncs(0.0);
+            self.nodes[index].disk.heal();
             if self.nodes[index].disk.has_failed() {
                 self.nodes[index].crash(&self.net);
             }

@@ -191,6 +191,13 @@ impl SimDisk {
         state.life += 1;
     }
 
+    /// Nothing fails from now on.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.sync_fails = 0.0;
+        state.dies_in = None;
+    }
+
     /// Whether something failed since the last crash.
     pub fn has_failed(&self) -> bool {
         self.state().failed
