@@ -10,4 +10,5 @@ pub mod embedded;
 pub mod faults;
 pub mod metrics;
 pub mod ports;
+pub mod sim;
 pub mod verify;

@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     core::{
@@ -27,6 +30,34 @@ use crate::{
 /// How long a batch waits for the one before it, which another connection carries.
 const REORDER_WAIT: Duration = Duration::from_millis(250);
 
+/// An offset that is waited for. Not a `watch`: that wakes its waiters in an order that tokio draws by chance, and a
+/// simulated run could not be repeated.
+#[derive(Default)]
+pub struct Handed {
+    last: AtomicU64,
+    moved: Notify,
+}
+
+impl Handed {
+    /// Raises the offset. A successor may have been here already, if this task was kept waiting since its batch was
+    /// queued: to go back behind that would let everything after wait in vain.
+    fn raise(&self, to: u64) {
+        self.last.fetch_max(to, Ordering::AcqRel);
+        self.moved.notify_waiters();
+    }
+
+    async fn wait_for(&self, at_least: u64) {
+        loop {
+            // Made before the look, so that no move in between is missed.
+            let moved = self.moved.notified();
+            if self.last.load(Ordering::Acquire) >= at_least {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
 pub struct RegionInbox {
     pub cluster: String,
     pub region: String,
@@ -34,7 +65,7 @@ pub struct RegionInbox {
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     /// By sender: the last offset that was handed to the hub.
-    pub handed: BTreeMap<String, watch::Sender<u64>>,
+    pub handed: BTreeMap<String, Handed>,
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: wakes our link to it, which may be waiting out a failure.
     pub heard: BTreeMap<String, Arc<Notify>>,
@@ -63,8 +94,14 @@ impl RegionInbox {
             let why = format!("a batch for region `{}` arrived at `{}`", opening.receiver, self.region);
             return Err(Refusal::Foreign(why));
         }
+        // A repair brings what the sender got from others; everything else is the sender's own, also where it was lost
+        // there once and came back.
         let repair = opening.kind == Kind::Repair;
-        if let Some(record) = batch.records.iter().find(|record| record.header.is_remote() != repair) {
+        let suits = |record: &Record| match record.header.is_remote() {
+            true => repair || record.came_back_to(&opening.sender),
+            false => !repair,
+        };
+        if let Some(record) = batch.records.iter().find(|record| !suits(record)) {
             return Err(Refusal::Malformed(format!(
                 "event {} of `{}` has the wrong provenance for its batch",
                 record.header.offset, opening.sender
@@ -94,8 +131,7 @@ impl RegionInbox {
             batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
         };
         if from > covered {
-            let mut handed = handed.subscribe();
-            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(|to| *to >= from)).await;
+            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(from)).await;
         }
     }
 
@@ -148,13 +184,7 @@ impl Inbox for RegionInbox {
             // The first poll puts the batch into the hub's queue; from then on its successor may follow.
             let early = futures::poll!(&mut applying);
             if let (Kind::Stream { to, .. }, Some(handed)) = (&kind, self.handed.get(&sender)) {
-                // Its successor may have been here already, if this task was kept waiting since the poll. To go back
-                // behind that would let everything after wait in vain.
-                handed.send_if_modified(|last| {
-                    let is_later = *to > *last;
-                    *last = (*last).max(*to);
-                    is_later
-                });
+                handed.raise(*to);
             }
             let result = match early {
                 std::task::Poll::Ready(result) => result,

@@ -117,7 +117,7 @@ impl LinkTask {
         let mut state = Loop {
             reader: self.ends.hub.reader(self.core.low()),
             read_after: self.core.low(),
-            head: self.ends.hub.head(),
+            head: self.ends.hub.follow_head(),
             wire: FuturesUnordered::new(),
             offset: ClockOffset::default(),
             progress_at: now,
@@ -519,8 +519,12 @@ impl LinkTask {
             None => {
                 let mut reader = self.ends.hub.reader(low);
                 match reader.next(1, 1).await {
-                    Ok(first) if !first.is_empty() => Mark { accepted: first[0].header.accepted, ..Mark::default() },
-                    _ => Mark { accepted: self.ends.clock.now(), ..Mark::default() },
+                    Ok(first) if !first.is_empty() => {
+                        let before = Timestamp(first[0].header.accepted.0.saturating_sub(1));
+                        Mark { accepted: before, ..Mark::default() }
+                    }
+                    // Whatever is accepted next is accepted later than the log's end.
+                    _ => Mark { accepted: self.ends.hub.head().borrow().accepted, ..Mark::default() },
                 }
             }
         };

@@ -24,7 +24,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,7 +33,7 @@ use self::{
     ends::Ends,
     errand::Errand,
     filter::Filters,
-    inbox::read_state,
+    inbox::{Handed, read_state},
     link::{Asked, Command, LinkTask, Pace, View},
     pacer::Pacer,
 };
@@ -159,7 +159,7 @@ impl Agent {
             clock: clock.clone(),
             metrics: metrics.clone(),
             heard: heard.clone(),
-            handed: names.map(|name| (name, watch::Sender::new(0))).collect(),
+            handed: names.map(|name| (name, Handed::default())).collect(),
             repairs,
             heads: Mutex::default(),
         });
@@ -418,7 +418,8 @@ impl Agent {
     fn exposure(&self, link: &LinkHandle) -> Exposure {
         let head = *self.hub.head().borrow();
         let view = link.view();
-        let now = self.clock.now();
+        // A clock that was set back must not hide what is exposed.
+        let now = self.clock.now().max(head.accepted);
         let backlog_events = head.local_events.saturating_sub(view.mark.local_events);
         // A mark that is not known yet (nothing was delivered) counts everything.
         let watermark = if backlog_events == 0 { now } else { view.mark.accepted };
@@ -477,6 +478,7 @@ fn core_options(config: &Config, link: &config::Link) -> Options {
         hops_max: hops_max(config),
         expire_after: config.expiry(),
         shadow: link.mode == Mode::Shadow,
+        home: link.from.clone(),
     }
 }
 

@@ -62,6 +62,41 @@ pub enum Command {
     /// Faults, on purpose; needs `faults.enabled`
     #[command(subcommand)]
     Fault(Fault),
+    /// Runs whole clusters in virtual time, with faults of every kind; exit code 1 if a promise is broken
+    Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// Each seed is one history, from the first up to but without the second
+    #[arg(long, value_name = "A..B", default_value = "0..100", value_parser = parse_seeds)]
+    pub seeds: std::ops::Range<u64>,
+    /// Things that happen in each history before everything heals
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    pub steps: u64,
+    /// Only these kinds [default: all]
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = parse_sim_fault)]
+    pub faults: Option<Vec<crate::sim::Fault>>,
+    /// Prints what happens, line by line
+    #[arg(long)]
+    pub trace: bool,
+    /// Threads; each runs one seed at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
+}
+
+fn parse_seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
+    let expected = || format!("`{text}`: expected two numbers, as in `0..2000`");
+    let (start, end) = text.split_once("..").ok_or_else(expected)?;
+    let (start, end) = (start.parse().map_err(|_| expected())?, end.parse().map_err(|_| expected())?);
+    if start < end { Ok(start..end) } else { Err(format!("`{text}` names no seed")) }
+}
+
+fn parse_sim_fault(text: &str) -> Result<crate::sim::Fault, String> {
+    crate::sim::Fault::parse(text).ok_or_else(|| {
+        let kinds: Vec<&str> = crate::sim::Fault::ALL.into_iter().map(crate::sim::Fault::as_str).collect();
+        format!("no kind of fault; expected one of {}", kinds.join(", "))
+    })
 }
 
 #[derive(Debug, Args)]

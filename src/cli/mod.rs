@@ -20,6 +20,7 @@ mod out;
 mod process;
 mod publish;
 mod run;
+mod simulate;
 mod status;
 mod tail;
 #[cfg(test)]
@@ -50,6 +51,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    // Simulated clusters bring runtimes of their own, with a clock that is theirs, and need no topology file.
+    if let Command::Simulate(args) = cli.command {
+        return finish(simulate::simulate(args, cli.json));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return finish(Err(Error::no(format!("cannot start: {error}")))),
@@ -96,6 +101,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::verify(context, args).await,
         Command::Dlq(command) => dlq::dlq(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
+        Command::Simulate(args) => simulate::simulate(args, context.json),
     }
 }
 

@@ -185,6 +185,11 @@ impl Record {
         self.header.is_remote().then(|| self.text(self.ends[4] as usize, self.ends[5]))
     }
 
+    /// Whether this is an event of `region` itself that its peers sent back after it was restored.
+    pub fn came_back_to(&self, region: &str) -> bool {
+        self.origin_region() == Some(region)
+    }
+
     /// The id that the event has at its origin.
     pub fn origin_id(&self) -> String {
         match self.text(self.ends[5] as usize, self.ends[6]) {
@@ -334,10 +339,12 @@ pub fn local_size(draft: &Draft, key: &str) -> usize {
     HEADER_BYTES + key.len() + draft.source.len() + draft.detail_type.len() + draft.detail.len()
 }
 
-/// Appends the record of an event that arrived from `sender` to `out`: the portable part as it is, one hop more.
+/// Appends the record of an event that arrived at `receiver` from `sender` to `out`: the portable part as it is, one hop
+/// more.
 ///
-/// A local record of the sender's gets the sender as its origin; a remote one (repair stream) keeps its own.
-pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Placement) -> Header {
+/// A local record of the sender's gets the sender as its origin; a remote one (repair stream) keeps its own. One that
+/// comes back to its origin begins anew with one hop, or an event that is restored often enough could go nowhere.
+pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, receiver: &str, at: Placement) -> Header {
     let from = &record.header;
     let repaired = from.is_remote();
     let mut flags = (from.flags & RESERVED) | REMOTE;
@@ -346,7 +353,7 @@ pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, at: Plac
     }
     let header = Header {
         flags,
-        hops: from.hops.saturating_add(1),
+        hops: if record.came_back_to(receiver) { 1 } else { from.hops.saturating_add(1) },
         offset: at.offset,
         accepted: at.accepted,
         local_events: at.local_events,
@@ -487,7 +494,7 @@ mod tests {
         for detail in ["{}", " { } ", r#"{"a":1.50 , "b":"ü"}"#] {
             let home = local(detail);
             let mut out = Vec::new();
-            encode_arrival(&mut out, &home, "eu-central-1", placement(7));
+            encode_arrival(&mut out, &home, "eu-central-1", "us-east-1", placement(7));
             let arrived = Record::parse(Bytes::from(out)).unwrap();
             let envelope: serde_json::Value =
                 serde_json::from_str(&arrived.envelope_json("us-east-1", Incarnation::from_random(3))).unwrap();
@@ -507,15 +514,20 @@ mod tests {
     fn a_repaired_event_keeps_its_first_origin() {
         let home = local("{}");
         let mut out = Vec::new();
-        encode_arrival(&mut out, &home, "a", placement(7));
+        encode_arrival(&mut out, &home, "a", "b", placement(7));
         let at_b = Record::parse(Bytes::from(out)).unwrap();
         let mut out = Vec::new();
-        encode_arrival(&mut out, &at_b, "b", placement(8));
+        encode_arrival(&mut out, &at_b, "b", "c", placement(8));
         let at_c = Record::parse(Bytes::from(out)).unwrap();
         assert_eq!(at_c.origin_region(), Some("a"));
         assert_eq!(at_c.header.hops, 2);
         assert!(at_c.header.is_repaired());
         assert_eq!(at_c.header.origin, home.header.origin);
+        let mut out = Vec::new();
+        encode_arrival(&mut out, &at_c, "c", "a", placement(9));
+        let at_a = Record::parse(Bytes::from(out)).unwrap();
+        assert!(at_a.came_back_to("a") && !at_a.came_back_to("b") && !home.came_back_to("a"));
+        assert_eq!(at_a.header.hops, 1, "at home it begins anew");
     }
 
     proptest::proptest! {

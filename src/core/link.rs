@@ -33,6 +33,8 @@ use super::{
 
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The region that the link starts from.
+    pub home: String,
     pub batch_events: usize,
     pub batch_bytes: usize,
     /// Batches on the wire at once. Each costs up to `batch_bytes` of memory here and at the peer.
@@ -320,7 +322,9 @@ impl Link {
         let mut meant = Vec::with_capacity(chunk.records.len());
         for record in chunk.records {
             let header = &record.header;
-            if header.is_remote() {
+            // What came back after a restore of this region is its own: peers that lose it have nobody else to get it
+            // from. It goes in its order like everything else, so a rewind sends it again.
+            if header.is_remote() && !record.came_back_to(&self.options.home) {
                 effects.push(Effect::Skipped { record, why: Skip::Foreign });
             } else if self.held.contains_key(&header.offset) {
                 effects.push(Effect::Skipped { record, why: Skip::Held });

@@ -13,6 +13,7 @@ fn options() -> Options {
         hops_max: 4,
         expire_after: Duration::from_secs(15 * 86_400),
         shadow: false,
+        home: "a".to_owned(),
     }
 }
 

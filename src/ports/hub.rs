@@ -84,6 +84,12 @@ pub trait Hub: Send + Sync {
     /// What is durable.
     fn head(&self) -> watch::Receiver<Head>;
 
+    /// As [`head`](Self::head), over a channel of one's own, for those who wait long: on a shared one tokio draws by
+    /// chance whom it wakes first, and a simulated run could not be repeated.
+    fn follow_head(&self) -> watch::Receiver<Head> {
+        self.head()
+    }
+
     /// The log begins after this offset.
     fn base(&self) -> u64;
 

@@ -72,7 +72,7 @@ impl FakeHub {
 
     /// An event of another region arrives.
     pub fn arrive(&self, record: &Record, sender: &str) {
-        self.append(|out, at| _ = encode_arrival(out, record, sender, at));
+        self.append(|out, at| _ = encode_arrival(out, record, sender, "b", at));
     }
 
     fn append(&self, encode: impl FnOnce(&mut Vec<u8>, Placement)) -> u64 {

@@ -15,7 +15,7 @@ mod writer;
 
 use std::{
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -115,10 +115,14 @@ pub struct EmbeddedHub {
     requests: mpsc::Sender<Request>,
 }
 
+/// Those who follow the head, each over a channel of its own.
+type Followers = Arc<Mutex<Vec<watch::Sender<Head>>>>;
+
 struct Shared {
     log: Arc<Log>,
     state: Arc<RwLock<State>>,
     head: watch::Receiver<Head>,
+    followers: Followers,
     waiting: Arc<Semaphore>,
     draining: AtomicBool,
     failed: watch::Receiver<Option<String>>,
@@ -141,11 +145,13 @@ impl EmbeddedHub {
         let head = recovered.state.head;
         let (head_sender, head) = watch::channel(head);
         let (failed_sender, failed) = watch::channel(None);
+        let followers = Followers::default();
         let state = Arc::new(RwLock::new(recovered.state));
         let shared = Shared {
             log: recovered.log.clone(),
             state: state.clone(),
             head,
+            followers: followers.clone(),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
             draining: AtomicBool::new(false),
             failed,
@@ -160,6 +166,7 @@ impl EmbeddedHub {
             state,
             requests: received,
             head: head_sender,
+            followers,
             failed: failed_sender,
         });
         Ok((EmbeddedHub { shared: Arc::new(shared), requests }, writer))
@@ -245,6 +252,14 @@ impl Hub for EmbeddedHub {
 
     fn head(&self) -> watch::Receiver<Head> {
         self.shared.head.clone()
+    }
+
+    fn follow_head(&self) -> watch::Receiver<Head> {
+        let mut followers = self.shared.followers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Read under the lock, which the writer takes after it moved the head: no move is missed.
+        let (sender, receiver) = watch::channel(*self.shared.head.borrow());
+        followers.push(sender);
+        receiver
     }
 
     fn base(&self) -> u64 {

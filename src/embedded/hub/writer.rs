@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    OpenError, Options, Request, letter_event,
+    Followers, OpenError, Options, Request, letter_event,
     recover::{advance, ledger_entry},
 };
 use crate::{
@@ -60,6 +60,7 @@ pub(super) struct Parts {
     pub state: Arc<RwLock<State>>,
     pub requests: mpsc::Receiver<Request>,
     pub head: watch::Sender<Head>,
+    pub followers: Followers,
     pub failed: watch::Sender<Option<String>>,
 }
 
@@ -250,7 +251,7 @@ impl Writer {
         let business = draft.source != crate::core::event::RESERVED_SOURCE;
         let at = Placement {
             offset: self.head.offset + 1,
-            accepted: now.max(self.head.accepted),
+            accepted: self.accept_at(now),
             hlc,
             local_events: self.head.local_events + u64::from(business),
             local_bytes: self.head.local_bytes + if business { local_size(draft, key) as u64 } else { 0 },
@@ -298,13 +299,13 @@ impl Writer {
                     self.hlc.observe(header.hlc, now);
                     let at = Placement {
                         offset: self.head.offset + 1,
-                        accepted: now.max(self.head.accepted),
+                        accepted: self.accept_at(now),
                         hlc: header.hlc,
                         local_events: self.head.local_events,
                         local_bytes: self.head.local_bytes,
                     };
-                    let sender = &opening.sender;
-                    self.append(header.key_hash, |out| encode_arrival(out, record, sender, at));
+                    let (sender, region) = (&opening.sender, self.parts.options.region.clone());
+                    self.append(header.key_hash, |out| encode_arrival(out, record, sender, &region, at));
                 }
                 return Ok(Outcome::Delivered);
             }
@@ -322,6 +323,12 @@ impl Writer {
             self.change(&suppressed, None);
         }
         Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
+    }
+
+    /// When the next event is accepted. No two of a log at the same time, also while the clock stands behind it: a
+    /// watermark could not tell them apart.
+    fn accept_at(&self, now: Timestamp) -> Timestamp {
+        now.max(Timestamp(self.head.accepted.0.saturating_add(1)))
     }
 
     async fn known(&mut self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
@@ -405,6 +412,9 @@ impl Writer {
             segment.set_tail(Tail { bytes, head: self.head, closed: false });
             self.state().head = self.head;
             self.parts.head.send_replace(self.head);
+            let mut followers = self.parts.followers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            followers.retain(|follower| follower.send(self.head).is_ok());
+            drop(followers);
             self.group.bytes.clear();
             // One huge request must not leave its buffer behind.
             self.group.bytes.shrink_to(2 * GROUP_BYTES);
@@ -436,7 +446,10 @@ impl Writer {
         let margin = (GROUP_BYTES as u64).min(size / 4);
         // Measured from the first group on: a large snapshot must not make every group roll.
         let full = |segment: &Arc<Segment>| segment.tail().bytes - segment.begin() + margin > size;
-        let Some(segment) = self.segment().filter(full) else { return Ok(()) };
+        // A segment is named after its first offset. One without an event grows on: the next would take its name, and
+        // with it the place of its dead letters.
+        let has_events = |segment: &Arc<Segment>| segment.first() <= segment.tail().head.offset;
+        let Some(segment) = self.segment().filter(full).filter(has_events) else { return Ok(()) };
         let state = self.state().clone();
         let next = Segment::create(&*self.parts.disk, &state, size).await?;
         segment.close(self.head);

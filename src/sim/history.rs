@@ -1,0 +1,258 @@
+//! The oracle: what was published and answered, and what must be true because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::REGIONS;
+use crate::{
+    core::{event::Record, time::Timestamp},
+    ports::hub::{Hub, Published},
+};
+
+/// What must hold. The names are stable: they stand in reports and in scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invariant {
+    /// An acknowledged publish is in its own region's hub, whatever happened since.
+    Durable,
+    /// It is in every other region too, or in the dead letters.
+    Delivered,
+    /// A key has one effect in a region.
+    OneEffect,
+    /// Nothing is in a hub that nobody published.
+    Invented,
+    /// What came over a link is not sent on.
+    NoLoop,
+    /// What the low-water of a link covers is at the peer or on a list.
+    Cursor,
+    /// Nothing that the watermark covers is missing at the peer.
+    Watermark,
+    /// Only conflicts are dead letters.
+    Letters,
+    /// Nothing is given up where the log drops nothing.
+    Losses,
+    /// After the faults: nothing waits.
+    Quiet,
+    /// An agent starts from what its own crash left.
+    Opens,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Violation {
+    pub invariant: Invariant,
+    pub what: String,
+}
+
+impl Violation {
+    pub fn new(invariant: Invariant, what: impl Into<String>) -> Self {
+        Self { invariant, what: what.into() }
+    }
+}
+
+/// One event in a region's hub.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    pub key: String,
+    pub detail: String,
+    pub offset: u64,
+    pub accepted: Timestamp,
+    pub local: bool,
+    pub repaired: bool,
+    pub hops: u8,
+    pub origin: Option<String>,
+}
+
+impl Effect {
+    fn of(record: &Record) -> Self {
+        Effect {
+            key: record.key().to_owned(),
+            detail: record.detail().to_owned(),
+            offset: record.header.offset,
+            accepted: record.header.accepted,
+            local: record.header.is_local_business(),
+            repaired: record.header.is_repaired(),
+            hops: record.header.hops,
+            origin: record.origin_region().map(str::to_owned),
+        }
+    }
+}
+
+/// All events of services in a hub, in the order of its log.
+pub async fn effects(hub: &dyn Hub) -> Result<Vec<Effect>, String> {
+    let mut reader = hub.reader(hub.base());
+    let mut effects = Vec::new();
+    loop {
+        let records = reader.next(1_000, 1 << 20).await.map_err(|error| error.to_string())?;
+        if records.is_empty() {
+            return Ok(effects);
+        }
+        effects.extend(records.iter().filter(|record| !record.header.is_reserved()).map(Effect::of));
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Key {
+    details: BTreeSet<String>,
+    acknowledged: BTreeSet<&'static str>,
+    /// Every filter takes it.
+    passes: bool,
+    /// A restore took it when no other region had it.
+    adrift: bool,
+}
+
+#[derive(Default)]
+pub struct History {
+    keys: BTreeMap<String, Key>,
+    order: Vec<String>,
+    pub acknowledged: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
+}
+
+impl History {
+    /// A publish is on its way.
+    pub fn attempt(&mut self, key: &str, detail: &str, passes: bool) {
+        if !self.keys.contains_key(key) {
+            self.order.push(key.to_owned());
+        }
+        let known = self.keys.entry(key.to_owned()).or_default();
+        known.details.insert(detail.to_owned());
+        known.passes = passes;
+    }
+
+    pub fn answered(&mut self, region: &'static str, key: &str, published: Published) {
+        let Some(known) = self.keys.get_mut(key) else { return };
+        match published {
+            Published::Accepted(_) => self.acknowledged += 1,
+            Published::Duplicate(_) => self.duplicates += 1,
+            Published::Conflict => {
+                self.conflicts += 1;
+                return;
+            }
+        }
+        known.acknowledged.insert(region);
+    }
+
+    /// A key published before, counted from the youngest, with its payload.
+    pub fn recent(&self, back: usize) -> Option<(String, String, bool)> {
+        let key = self.order.get(self.order.len().checked_sub(back + 1)?)?;
+        let known = self.keys.get(key)?;
+        Some((key.clone(), known.details.first()?.clone(), known.passes))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.order.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// After a restore: what is in none of the regions is lost, and nobody can be blamed for it.
+    pub fn set_adrift(&mut self, held: &BTreeSet<String>) -> u64 {
+        let gone = self.keys.iter_mut().filter(|(key, known)| !known.adrift && !held.contains(*key));
+        gone.map(|(_, known)| known.adrift = true).count() as u64
+    }
+
+    fn is_conflict(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|known| known.details.len() > 1)
+    }
+
+    /// Two regions may differ in it: two payloads, or lost with a disk.
+    fn is_exempt(&self, key: &str) -> bool {
+        self.is_conflict(key) || self.keys.get(key).is_none_or(|known| known.adrift || !known.passes)
+    }
+
+    /// What must hold of one hub at any time.
+    pub fn check_hub(&self, region: &str, effects: &[Effect], violations: &mut Vec<Violation>) {
+        let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+        for effect in effects {
+            let key = effect.key.as_str();
+            if let Some(first) = seen.insert(key, effect.offset) {
+                let what = format!("{key} is at offsets {first} and {} of {region}", effect.offset);
+                violations.push(Violation::new(Invariant::OneEffect, what));
+            }
+            if !self.keys.get(key).is_some_and(|known| known.details.contains(&effect.detail)) {
+                let what = format!("{key} is in {region} with {}", effect.detail);
+                violations.push(Violation::new(Invariant::Invented, what));
+            }
+            let own = effect.origin.as_deref() == Some(region);
+            let looped = !effect.local && !effect.repaired && (effect.hops != 1 || own);
+            if looped || effect.hops > 4 {
+                let what = format!("{key} of {:?} came to {region} with {} hops", effect.origin, effect.hops);
+                violations.push(Violation::new(Invariant::NoLoop, what));
+            }
+        }
+    }
+
+    /// What was acknowledged here is here.
+    pub fn check_durable(&self, region: &'static str, effects: &[Effect], violations: &mut Vec<Violation>) {
+        let held: BTreeSet<&str> = effects.iter().map(|effect| effect.key.as_str()).collect();
+        for (key, known) in self.keys.iter().filter(|(_, known)| known.acknowledged.contains(region) && !known.adrift) {
+            // With two payloads a restore may bring back the other one, or none.
+            if !held.contains(key.as_str()) && known.details.len() == 1 {
+                let what = format!("{key} was acknowledged in {region} and is not there");
+                violations.push(Violation::new(Invariant::Durable, what));
+            }
+        }
+    }
+
+    /// All regions hold the same keys, the letters are conflicts.
+    pub fn check_equal(&self, hubs: &BTreeMap<&'static str, Vec<Effect>>, violations: &mut Vec<Violation>) {
+        let held: BTreeMap<&str, BTreeSet<&str>> = hubs
+            .iter()
+            .map(|(region, effects)| (*region, effects.iter().map(|effect| effect.key.as_str()).collect()))
+            .collect();
+        let all: BTreeSet<&str> = held.values().flatten().copied().collect();
+        for key in all.into_iter().filter(|key| !self.is_exempt(key)) {
+            let missing: Vec<&str> = REGIONS.into_iter().filter(|region| !held[region].contains(key)).collect();
+            if !missing.is_empty() {
+                let origin = hubs.iter().find_map(|(region, effects)| {
+                    let effect = effects.iter().find(|effect| effect.key == key)?;
+                    Some(effect.origin.clone().unwrap_or_else(|| (*region).to_owned()))
+                });
+                let what = format!("{key} of {} is missing in {missing:?}", origin.unwrap_or_default());
+                violations.push(Violation::new(Invariant::Delivered, what));
+            }
+        }
+    }
+
+    /// What a link's place says is at the peer is there, or on a list.
+    pub fn check_place(&self, place: &Place<'_>, violations: &mut Vec<Violation>) {
+        let held: BTreeSet<&str> = place.there.iter().map(|effect| effect.key.as_str()).collect();
+        for effect in place.here.iter().filter(|effect| effect.local && !self.is_exempt(&effect.key)) {
+            let (key, offset) = (&effect.key, effect.offset);
+            if held.contains(key.as_str()) || place.letters.contains(&offset) {
+                continue;
+            }
+            let (home, peer) = (place.home, place.peer);
+            if offset <= place.cursor {
+                let what = format!("{key} at {offset} of {home} is not at {peer}, whose cursor is at {}", place.cursor);
+                violations.push(Violation::new(Invariant::Cursor, what));
+            }
+            if effect.accepted <= place.watermark {
+                let what = format!("{key} at {offset} of {home}, below the watermark, is not at {peer}");
+                violations.push(Violation::new(Invariant::Watermark, what));
+            }
+        }
+    }
+
+    pub fn check_letter(&self, region: &str, peer: &str, key: &str, reason: &str, violations: &mut Vec<Violation>) {
+        if !self.is_conflict(key) {
+            let what = format!("{key} of {region} is a dead letter for {peer}: {reason}");
+            violations.push(Violation::new(Invariant::Letters, what));
+        }
+    }
+}
+
+/// How far a link says that it is.
+pub struct Place<'a> {
+    pub home: &'a str,
+    pub peer: &'a str,
+    pub cursor: u64,
+    pub watermark: Timestamp,
+    pub letters: BTreeSet<u64>,
+    pub here: &'a [Effect],
+    pub there: &'a [Effect],
+}
