@@ -14,7 +14,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{filter::Filters, inbox::read_state, offset::ClockOffset, pacer::Pacer};
+use super::{
+    filter::Filters,
+    inbox::{Handed, read_state},
+    offset::ClockOffset,
+    pacer::Pacer,
+};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Opening, Outcome, Reason, Reply},
@@ -40,6 +45,13 @@ const HELD_BATCH: usize = 64;
 
 /// How often gauges are refreshed.
 const VIEW_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a repair may take before it is asked for again; doubled each time. What was sent already costs a look-up.
+const REPAIR_WAIT_MIN: Duration = Duration::from_secs(15);
+const REPAIR_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The same where the peer could not be asked.
+const REPAIR_REFUSED_WAIT: Duration = Duration::from_secs(5);
 
 /// What everybody else sees of a link. Refreshed by its task.
 #[derive(Clone, Debug)]
@@ -84,6 +96,9 @@ pub struct Ends {
     pub pacer: RwLock<Arc<Pacer>>,
     /// Zero of the steady clock.
     pub started: Instant,
+    /// Repairs that the peer brought to their end; see [`RegionInbox`](super::RegionInbox).
+    pub repaired: Arc<Handed>,
+    pub stop: CancellationToken,
 }
 
 impl Ends {
@@ -119,6 +134,27 @@ impl Ends {
             }
             Ok(result) => result,
             Err(_) => Err(Failure::Unanswered(format!("no answer within {:?}", self.attempt_timeout))),
+        }
+    }
+
+    /// Asks until the peer says that it sent everything: it may crash on the way, or give up on a bad network, and
+    /// nobody else would ask again before the next start.
+    async fn ask_until_repaired(&self, request: RepairRequest) {
+        let before = self.repaired.get();
+        let mut wait = REPAIR_WAIT_MIN;
+        loop {
+            let pause = match self.peer.request_repair(request.clone()).await {
+                Ok(()) => wait,
+                Err(failure) => {
+                    tracing::warn!(peer = self.peer_name, %failure, "repair not asked for yet");
+                    wait.min(REPAIR_REFUSED_WAIT)
+                }
+            };
+            if tokio::time::timeout(pause, self.repaired.wait_for(before + 1)).await.is_ok() {
+                tracing::info!(peer = self.peer_name, "the peer has sent all that it holds of this region");
+                return;
+            }
+            wait = (wait * 2).min(REPAIR_WAIT_MAX);
         }
     }
 
@@ -565,17 +601,7 @@ impl LinkTask {
             "the peer has events of this region that are not here: this region was restored; asking for them"
         );
         let ends = self.ends.clone();
-        tokio::spawn(async move {
-            for attempt in 1..=10 {
-                match ends.peer.request_repair(request.clone()).await {
-                    Ok(()) => return,
-                    Err(failure) => {
-                        tracing::warn!(peer = ends.peer_name, %failure, attempt, "repair not asked for yet")
-                    }
-                }
-                tokio::time::sleep(Duration::from_secs(attempt)).await;
-            }
-        });
+        tokio::spawn(async move { ends.stop.run_until_cancelled(ends.ask_until_repaired(request)).await });
     }
 
     fn hub_view(&self) -> (Lives, u64, u64) {
