@@ -115,6 +115,18 @@ impl Errand {
         self.pass(Kind::Repair, select, dry_run).await
     }
 
+    /// Sends `origin` its own events and then, as an empty batch, that this was all.
+    ///
+    /// # Errors
+    /// The log cannot be read, or the peer does not answer.
+    pub async fn repair_origin(&self, origin: &str, known: &[(Incarnation, u64)]) -> Result<Report, Error> {
+        let report = self.repair(origin, known, false).await?;
+        match self.deliver(Kind::Repair, &[]).await {
+            Ok(_) => Ok(report),
+            Err(failure) => Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report }),
+        }
+    }
+
     async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Report, Error> {
         let mut reader = self.ends.hub.reader(self.ends.hub.base());
         let head = self.ends.hub.head().borrow().offset;

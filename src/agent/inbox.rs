@@ -46,11 +46,16 @@ impl Handed {
         self.moved.notify_waiters();
     }
 
-    async fn wait_for(&self, at_least: u64) {
+    /// As far as it is.
+    pub fn get(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    pub async fn wait_for(&self, at_least: u64) {
         loop {
             // Made before the look, so that no move in between is missed.
             let moved = self.moved.notified();
-            if self.last.load(Ordering::Acquire) >= at_least {
+            if self.get() >= at_least {
                 return;
             }
             moved.await;
@@ -66,6 +71,8 @@ pub struct RegionInbox {
     pub metrics: Arc<Metrics>,
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, Handed>,
+    /// By peer: how many repairs of this region's own events it has brought to their end.
+    pub repaired: BTreeMap<String, Arc<Handed>>,
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: wakes our link to it, which may be waiting out a failure.
     pub heard: BTreeMap<String, Arc<Notify>>,
@@ -194,6 +201,10 @@ impl Inbox for RegionInbox {
             reply.received = received;
             reply.replied = self.clock.now();
             self.count(&records, &reply, &sender, &kind);
+            // A repair of what this region lost ends with an empty batch.
+            if let (Kind::Repair, true, Some(repaired)) = (&kind, records.is_empty(), self.repaired.get(&sender)) {
+                repaired.raise(repaired.get() + 1);
+            }
             Ok(reply)
         }
         .boxed()

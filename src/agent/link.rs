@@ -489,17 +489,7 @@ impl LinkTask {
             "the peer has events of this region that are not here: this region was restored; asking for them"
         );
         let ends = self.ends.clone();
-        tokio::spawn(async move {
-            for attempt in 1..=10 {
-                match ends.peer.request_repair(request.clone()).await {
-                    Ok(()) => return,
-                    Err(failure) => {
-                        tracing::warn!(peer = ends.peer_name, %failure, attempt, "repair not asked for yet")
-                    }
-                }
-                tokio::time::sleep(Duration::from_secs(attempt)).await;
-            }
-        });
+        tokio::spawn(async move { ends.stop.run_until_cancelled(ends.ask_until_repaired(request)).await });
     }
 
     fn hub_view(&self) -> (Lives, u64, u64) {

@@ -152,6 +152,8 @@ impl Agent {
         let (repairs, repairs_wanted) = mpsc::channel(16);
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
         let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
+        let names: Vec<String> = names.collect();
+        let repaired: BTreeMap<String, Arc<Handed>> = names.iter().map(|name| (name.clone(), Arc::default())).collect();
         let inbox = Arc::new(RegionInbox {
             cluster: config.cluster.name.clone(),
             region: region.clone(),
@@ -159,7 +161,8 @@ impl Agent {
             clock: clock.clone(),
             metrics: metrics.clone(),
             heard: heard.clone(),
-            handed: names.map(|name| (name, Handed::default())).collect(),
+            handed: names.into_iter().map(|name| (name, Handed::default())).collect(),
+            repaired: repaired.clone(),
             repairs,
             heads: Mutex::default(),
         });
@@ -185,6 +188,8 @@ impl Agent {
                 dead_letters_max: options.max_dead_letters,
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
                 started: Instant::now(),
+                repaired: repaired.get(&options.to).cloned().unwrap_or_default(),
+                stop: stop.clone(),
             });
             let task = build_link(&config, &options, ends.clone(), heard.get(&options.to).cloned().unwrap_or_default())
                 .await?;
@@ -441,19 +446,30 @@ impl Agent {
                     None => return,
                 },
             };
-            let origin = &request.origin;
-            for peer in self.links.keys() {
-                let result = match self.errand(peer) {
-                    Ok(errand) => {
-                        let known = if peer == origin { request.known.as_slice() } else { &[] };
-                        errand.repair(origin, known, false).await
-                    }
-                    Err(error) => Err(error),
-                };
-                match result {
-                    Ok(report) => tracing::info!(origin, peer, ?report, "repair sent"),
-                    Err(error) => tracing::error!(origin, peer, %error, "repair not sent; `hubweave repair` does it"),
+            // Who asks again while one is under way means the same one.
+            let mut requests = vec![request];
+            while let Ok(more) = wanted.try_recv() {
+                if !requests.iter().any(|request| (&request.asker, &request.origin) == (&more.asker, &more.origin)) {
+                    requests.push(more);
                 }
+            }
+            for request in &requests {
+                self.repair_as_asked(request).await;
+            }
+        }
+    }
+
+    async fn repair_as_asked(&self, request: &RepairRequest) {
+        let origin = &request.origin;
+        for peer in self.links.keys() {
+            let result = match self.errand(peer) {
+                Ok(errand) if peer == origin => errand.repair_origin(origin, &request.known).await,
+                Ok(errand) => errand.repair(origin, &[], false).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(report) => tracing::info!(origin, peer, ?report, "repair sent"),
+                Err(error) => tracing::error!(origin, peer, %error, "repair not sent; the origin asks again"),
             }
         }
     }

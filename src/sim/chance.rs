@@ -69,6 +69,6 @@ impl SharedChance {
 
 impl Entropy for SharedChance {
     fn next_u64(&self) -> u64 {
-        self.lock().next()
+        self.lock().draw()
     }
 }

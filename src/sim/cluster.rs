@@ -406,7 +406,7 @@ impl Cluster {
             let name = self.nodes[index].name;
             // What a restore took comes back by and by.
             if !self.rewound.contains(&index) {
-                lock(&self.history).check_durable(name, &effects, &mut self.violations);
+                lock(&self.history).check_durable(name, false, &effects, &mut self.violations);
             }
         }
     }
@@ -466,7 +466,8 @@ impl Cluster {
         let history = lock(&self.history);
         for (region, effects) in &hubs {
             history.check_hub(region, effects, &mut open);
-            history.check_durable(region, effects, &mut open);
+            let restored = self.rewound.iter().any(|index| self.nodes[*index].name == *region);
+            history.check_durable(region, restored, effects, &mut open);
         }
         if hubs.len() == REGIONS.len() {
             history.check_equal(&hubs, &mut open);
