@@ -459,18 +459,17 @@ impl Agent {
         }
     }
 
+    /// To the origin alone: its own links pass on what comes back to it. If others got it too, they would hold what
+    /// they did not hold when the origin asked them, and nobody would ask them again.
     async fn repair_as_asked(&self, request: &RepairRequest) {
-        let origin = &request.origin;
-        for peer in self.links.keys() {
-            let result = match self.errand(peer) {
-                Ok(errand) if peer == origin => errand.repair_origin(origin, &request.known).await,
-                Ok(errand) => errand.repair(origin, &[], false).await,
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(report) => tracing::info!(origin, peer, ?report, "repair sent"),
-                Err(error) => tracing::error!(origin, peer, %error, "repair not sent; the origin asks again"),
-            }
+        let (origin, asker) = (&request.origin, &request.asker);
+        let result = match self.errand(asker) {
+            Ok(errand) => errand.repair_origin(origin, &request.known).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(report) => tracing::info!(origin, asker, ?report, "repair sent"),
+            Err(error) => tracing::error!(origin, asker, %error, "repair not sent; it is asked for again"),
         }
     }
 }

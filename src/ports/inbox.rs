@@ -31,6 +31,6 @@ pub trait Inbox: Send + Sync {
     /// Who we are and what we have of `asker`.
     fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>>;
 
-    /// Starts sending what we hold of `request.origin` to every peer; answers at once.
+    /// Starts sending what we hold of `request.origin` to the asker; answers at once.
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Refusal>>;
 }

@@ -45,7 +45,7 @@ pub trait Peer: Send + Sync {
 
     fn hello(&self) -> BoxFuture<'_, Result<Hello, Failure>>;
 
-    /// Asks the peer to send, to every region, what it holds of `request.origin`. Answers when it is asked for, not
-    /// when it is done.
+    /// Asks the peer to send what it holds of `request.origin`. Answers when it is asked for, not when it is done: then
+    /// an empty repair batch comes.
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Failure>>;
 }
