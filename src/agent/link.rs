@@ -9,18 +9,25 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ends::Ends, filter::Filters, inbox::read_state, offset::ClockOffset, pacer::Pacer};
+use super::{
+    ends::Ends,
+    filter::Filters,
+    handle::{Asked, Command, View},
+    inbox::read_state,
+    offset::ClockOffset,
+    pacer::Pacer,
+};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Reason, Reply},
         event::Record,
         journal::{Change, Head, Loss, Mark},
-        link::{self, Effect, Failure, HubView, Status},
+        link::{self, Effect, Failure, HubView},
         position::Lives,
         time::Timestamp,
     },
@@ -38,38 +45,6 @@ const HELD_BATCH: usize = 64;
 
 /// How often gauges are refreshed.
 const VIEW_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What everybody else sees of a link. Refreshed by its task.
-#[derive(Clone, Debug)]
-pub struct View {
-    pub status: Status,
-    pub cursor: u64,
-    pub mark: Mark,
-    pub held: Vec<u64>,
-    pub clock_offset_seconds: Option<f64>,
-}
-
-/// What the outside asks of a link.
-#[derive(Debug)]
-pub enum Command {
-    Pause(bool),
-    Options { options: link::Options, pacer: Pace },
-    Filter(crate::core::pattern::Pattern),
-}
-
-/// A command, and who waits until it was carried out.
-#[derive(Debug)]
-pub struct Asked {
-    pub command: Command,
-    pub done: oneshot::Sender<()>,
-}
-
-/// A link's own limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    pub events_per_second: Option<u32>,
-    pub bytes_per_second: Option<u64>,
-}
 
 type Wire = FuturesUnordered<BoxFuture<'static, Answered>>;
 

@@ -1,13 +1,14 @@
 //! One region at work: its links, its inbox, its heartbeat, and what operators ask of it.
 //!
 //! [`Agent::start`] takes ports and starts tasks; it opens no file and no socket, so the same code runs over simulated
-//! disks and networks. [`process`] is where production chooses the adapters.
+//! disks and networks. [`assemble`] is where production chooses the adapters.
 
 pub mod assemble;
 mod ends;
 mod errand;
 mod explain;
 mod filter;
+mod handle;
 pub mod heartbeat;
 mod inbox;
 mod keys;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,8 +34,9 @@ use self::{
     ends::Ends,
     errand::Errand,
     filter::Filters,
+    handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
-    link::{Asked, Command, LinkTask, Pace, View},
+    link::LinkTask,
     pacer::Pacer,
 };
 pub use self::{
@@ -98,38 +100,6 @@ pub struct Agent {
     disabled: Vec<String>,
     stop: CancellationToken,
     tasks: TaskTracker,
-}
-
-struct LinkHandle {
-    ends: Arc<Ends>,
-    commands: mpsc::Sender<Asked>,
-    view: Arc<Mutex<View>>,
-}
-
-impl LinkHandle {
-    fn view(&self) -> View {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Waits until the link has carried it out: whoever gets an answer may rely on it. A link that stops does nothing
-    /// any more, so nobody waits for that.
-    async fn ask(&self, command: Command) {
-        let (done, carried_out) = oneshot::channel();
-        if self.commands.send(Asked { command, done }).await.is_ok() {
-            let _ = carried_out.await;
-        }
-    }
-
-    fn filters(&self, region: &str, hub: &dyn Hub) -> Filters {
-        let journal = read_state(hub, |state| {
-            state.links.get(&self.ends.peer_name).map(|link| link.filters.clone()).unwrap_or_default()
-        });
-        Filters::new(region, &journal)
-    }
-
-    fn selects(&self, record: &Record, region: &str, hub: &dyn Hub) -> bool {
-        self.filters(region, hub).selects(record)
-    }
 }
 
 /// How far a link is behind, in the terms of RPO.
