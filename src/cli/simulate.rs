@@ -82,7 +82,11 @@ fn tell(outcome: &Outcome, args: &args::Simulate, json: bool) -> Result<(), Erro
         out::line(outcome.lines.join("\n"))?;
     }
     if outcome.violations.is_empty() {
-        return if args.trace { out::line(format!("seed {}, trace {:016x}", outcome.seed, outcome.hash)) } else { Ok(()) };
+        return if args.trace {
+            out::line(format!("seed {}, trace {:016x}", outcome.seed, outcome.hash))
+        } else {
+            Ok(())
+        };
     }
     let mut text = format!("seed {} FAILED, trace {:016x}", outcome.seed, outcome.hash);
     for violation in outcome.violations.iter().take(8) {

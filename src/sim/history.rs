@@ -235,8 +235,7 @@ impl History {
             }
             let (home, peer) = (place.home, place.peer);
             if offset <= place.cursor {
-                let what =
-                    format!("{key} at {offset} of {home} is not at {peer}, whose cursor is at {}", place.cursor);
+                let what = format!("{key} at {offset} of {home} is not at {peer}, whose cursor is at {}", place.cursor);
                 violations.push(Violation::new(Invariant::Cursor, what));
             }
             if effect.accepted <= place.watermark {
