@@ -72,21 +72,22 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// Sends this region's events accepted from `since` to `until` again.
+    /// Sends this region's events accepted from `since` to `until`, up to the offset `place`, again.
     ///
     /// # Errors
     /// The log cannot be read, or the peer does not answer.
     pub async fn replay(
         &self,
         filters: &Filters,
-        since: Option<Timestamp>,
-        until: Option<Timestamp>,
+        (since, until): (Option<Timestamp>, Option<Timestamp>),
+        place: u64,
         expire_before: Timestamp,
         dry_run: bool,
     ) -> Result<Report, Error> {
         let within = |record: &Record| {
             let accepted = record.header.accepted;
             record.header.is_local_business()
+                && record.header.offset <= place
                 && since.is_none_or(|since| accepted >= since)
                 && until.is_none_or(|until| accepted < until)
         };

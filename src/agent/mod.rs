@@ -266,7 +266,7 @@ impl Agent {
         })
     }
 
-    /// Sends this region's events accepted in a span of time again.
+    /// Sends this region's events accepted in a span of time, and passed by the link, again.
     ///
     /// # Errors
     /// No such link, an unreadable log, or a peer that does not answer.
@@ -280,7 +280,10 @@ impl Agent {
         let errand = self.errand(peer)?;
         let filters = self.link(peer)?.filters(&self.region, &*self.hub);
         let expire_before = self.clock.now().minus(self.expire_after());
-        errand.replay(&filters, since, until, expire_before, dry_run).await
+        // Not beyond the link's place: the peer would hold what no mark of its tells of, and this region, if it was
+        // restored then, would not learn that it lacks it. The link sends that by itself.
+        let place = self.link(peer)?.view().cursor;
+        errand.replay(&filters, (since, until), place, expire_before, dry_run).await
     }
 
     /// Sends what this region holds of `origin` to `peer`.

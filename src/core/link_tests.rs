@@ -1,5 +1,8 @@
 use super::*;
-use crate::core::testing;
+use crate::core::{
+    event::{Placement, encode_arrival},
+    testing,
+};
 
 const NOW: Timestamp = Timestamp(10_000_000_000_000);
 
@@ -280,4 +283,24 @@ fn a_peer_that_is_heard_is_tried_again_before_the_pause_is_over_but_not_at_once(
     assert_eq!(link.deadline(), Some(now.plus(Duration::from_secs(10))));
     link.peer_heard();
     assert_eq!(link.deadline(), Some(now.plus(Duration::from_millis(500))));
+}
+
+#[test]
+fn what_came_back_after_a_restore_is_sent_on_and_what_others_published_is_not() {
+    let arrival = |offset: u64, origin: &str, sender: &str| {
+        let at = |offset| Placement { offset, accepted: NOW, hlc: NOW, local_events: 0, local_bytes: 0 };
+        let encode = |record: &Record, sender: &str, receiver: &str| {
+            let mut out = Vec::new();
+            encode_arrival(&mut out, record, sender, receiver, at(offset));
+            Record::parse(out.into()).unwrap()
+        };
+        let home = testing::record(7, &format!("{offset}"), "{}");
+        encode(&encode(&home, origin, sender), sender, "a")
+    };
+    let mut link = link();
+    let records = vec![arrival(1, "a", "b"), arrival(2, "b", "c")];
+    let effects = link.on_chunk(Chunk { from: 0, to: 2, records }, NOW, |_| true);
+    assert!(matches!(&effects[..], [Effect::Skipped { why: Skip::Foreign, .. }]), "{effects:?}");
+    let send = link.next_send(NOW, NOW).unwrap();
+    assert_eq!(send.records.iter().map(|record| record.key()).collect::<Vec<_>>(), ["1"]);
 }

@@ -19,11 +19,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, Selection},
-    core::{
-        event::Draft,
-        json::{self},
-        time::Timestamp,
-    },
+    core::{event::Draft, json, time::Timestamp},
     ports::hub::Hub,
 };
 
@@ -164,7 +160,8 @@ impl Cluster {
     /// Nodes whose disk failed are processes that ended; they come up again.
     async fn bury(&mut self) {
         for index in 0..self.nodes.len() {
-            if self.nodes[index].has_failed() {
+            let node = &self.nodes[index];
+            if node.has_failed() || node.running.is_some() && node.disk.has_failed() {
                 self.trace.note(&format!("{} failed and ends", self.nodes[index].name));
                 self.nodes[index].crash(&self.net);
                 self.up(index).await;
@@ -195,6 +192,15 @@ impl Cluster {
             };
             history.attempt(&key, &detail, passes);
             drafts.push((key, detail));
+        }
+        self.send(index, drafts);
+    }
+
+    /// Publishes new keys, one event each, that every filter takes.
+    pub fn publish_keys(&mut self, index: usize, keys: std::ops::Range<u32>) {
+        let drafts: Vec<_> = keys.map(|n| (format!("s{n}"), format!("{{\"n\":{n},\"pass\":true}}"))).collect();
+        for (key, detail) in &drafts {
+            lock(&self.history).attempt(key, detail, true);
         }
         self.send(index, drafts);
     }
@@ -327,11 +333,18 @@ impl Cluster {
         self.nodes[index].disk.restore(image);
         self.rewound.insert(index);
         self.up(index).await;
-        let hubs = self.hubs().await;
-        let held = hubs.values().flatten().map(|effect| effect.key.clone()).collect();
-        if hubs.len() == REGIONS.len() {
-            self.adrift += lock(&self.history).set_adrift(&held);
+        let mut hubs = self.hubs().await;
+        for _ in 0..10 {
+            if hubs.len() == REGIONS.len() {
+                break;
+            }
+            // The disk of another one died meanwhile.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.bury().await;
+            hubs = self.hubs().await;
         }
+        let held = hubs.values().flatten().map(|effect| effect.key.clone()).collect();
+        self.adrift += lock(&self.history).set_adrift(&held);
     }
 
     /// What operators do.

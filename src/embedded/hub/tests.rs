@@ -258,3 +258,64 @@ async fn the_embedded_hub_keeps_the_contract_of_hubs() {
     let folder = tempfile::tempdir().unwrap();
     crate::ports::conformance::hub(Arc::new(open(folder.path(), 1).await)).await;
 }
+
+fn letter(event: &Record) -> Note {
+    let letter = Letter {
+        id: 0,
+        peer: "c".to_owned(),
+        sequence: event.header.offset,
+        key: event.key().to_owned(),
+        key_hash: event.header.key_hash,
+        source: "app.test".to_owned(),
+        detail_type: "Tested".to_owned(),
+        reason: Reason::Conflict,
+        accepted: Timestamp(1),
+        dead: Timestamp(2),
+        attempts: 1,
+    };
+    Note { change: Change::DeadLettered { letter }, event: Some(event.clone()) }
+}
+
+#[tokio::test]
+async fn a_segment_without_an_event_is_not_followed_by_another_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, ..options() };
+    let hub = open_with(folder.path(), options, START, 1).await.unwrap();
+    let detail = format!("{{\"pad\":\"{}\"}}", "x".repeat(10_000));
+    for batch in 0..4 {
+        let drafts = (0..5).map(|n| draft(&format!("{batch}-{n}"), &detail)).collect();
+        hub.publish(drafts).await.unwrap();
+    }
+    // Nothing but dead letters, for more than a segment.
+    let events = read_all(&hub).await;
+    for event in &events {
+        hub.note(vec![letter(event)]).await.unwrap();
+    }
+    hub.publish(vec![draft("last", "{}")]).await.unwrap();
+    let keys: Vec<String> = read_all(&hub).await.iter().map(|record| record.key().to_owned()).collect();
+    assert_eq!((keys.len(), keys.last().map(String::as_str)), (21, Some("last")));
+    for (id, event) in (1..).zip(&events) {
+        assert_eq!(hub.letter_event(id).await.unwrap().as_ref(), Some(event), "letter {id}");
+    }
+}
+
+struct SetBack(std::sync::atomic::AtomicU64);
+
+impl Clock for SetBack {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.fetch_sub(1_000_000_000, Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn no_two_events_are_accepted_at_one_time_also_while_the_clock_is_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(LocalDisk::open(folder.path()).unwrap());
+    let clock = Arc::new(SetBack(START.into()));
+    let opened = EmbeddedHub::open(disk, clock, Arc::new(Random::seeded(1)), options()).await;
+    let (hub, writer) = opened.unwrap();
+    tokio::spawn(writer.run());
+    hub.publish((0..5).map(|n| draft(&n.to_string(), "{}")).collect()).await.unwrap();
+    let times: Vec<Timestamp> = read_all(&hub).await.iter().map(|record| record.header.accepted).collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+}
