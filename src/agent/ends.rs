@@ -54,7 +54,7 @@ pub struct Ends {
     pub pacer: RwLock<Arc<Pacer>>,
     /// Zero of the steady clock.
     pub started: Instant,
-    /// Repairs that the peer brought to their end; see [`RegionInbox`](super::RegionInbox).
+    /// The last repair that the peer brought to its end; see [`RegionInbox`](super::RegionInbox).
     pub repaired: Arc<Handed>,
     pub stop: CancellationToken,
 }
@@ -98,7 +98,6 @@ impl Ends {
     /// Asks until the peer says that it sent everything: it may crash on the way, or give up on a bad network, and
     /// nobody else would ask again before the next start.
     pub async fn ask_until_repaired(&self, request: RepairRequest) {
-        let before = self.repaired.get();
         let mut wait = REPAIR_WAIT_MIN;
         loop {
             let pause = match self.peer.request_repair(request.clone()).await {
@@ -108,7 +107,7 @@ impl Ends {
                     wait.min(REPAIR_REFUSED_WAIT)
                 }
             };
-            if tokio::time::timeout(pause, self.repaired.wait_for(before + 1)).await.is_ok() {
+            if tokio::time::timeout(pause, self.repaired.wait_until(|done| done == request.asked)).await.is_ok() {
                 tracing::info!(peer = self.peer_name, "the peer has sent all that it holds of this region");
                 return;
             }

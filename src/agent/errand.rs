@@ -17,7 +17,10 @@ use crate::{
         position::Incarnation,
         time::Timestamp,
     },
-    ports::hub::{Note, ReadError},
+    ports::{
+        hub::{Note, ReadError},
+        peer::RepairRequest,
+    },
 };
 
 /// What an errand did.
@@ -116,13 +119,13 @@ impl Errand {
         self.pass(Kind::Repair, select, dry_run).await
     }
 
-    /// Sends `origin` its own events and then, as an empty batch, that this was all.
+    /// Sends what was asked for and then, in a batch of its own, that this was all.
     ///
     /// # Errors
     /// The log cannot be read, or the peer does not answer.
-    pub async fn repair_origin(&self, origin: &str, known: &[(Incarnation, u64)]) -> Result<Report, Error> {
-        let report = self.repair(origin, known, false).await?;
-        match self.deliver(Kind::Repair, &[]).await {
+    pub async fn repair_as_asked(&self, request: &RepairRequest) -> Result<Report, Error> {
+        let report = self.repair(&request.origin, &request.known, false).await?;
+        match self.deliver(Kind::Repaired { asked: request.asked }, &[]).await {
             Ok(_) => Ok(report),
             Err(failure) => Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report }),
         }

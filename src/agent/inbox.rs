@@ -30,7 +30,7 @@ use crate::{
 /// How long a batch waits for the one before it, which another connection carries.
 const REORDER_WAIT: Duration = Duration::from_millis(250);
 
-/// An offset that is waited for. Not a `watch`: that wakes its waiters in an order that tokio draws by chance, and a
+/// A number that is waited for. Not a `watch`: that wakes its waiters in an order that tokio draws by chance, and a
 /// simulated run could not be repeated.
 #[derive(Default)]
 pub struct Handed {
@@ -46,16 +46,17 @@ impl Handed {
         self.moved.notify_waiters();
     }
 
-    /// As far as it is.
-    pub fn get(&self) -> u64 {
-        self.last.load(Ordering::Acquire)
+    /// Sets the number, whatever it was.
+    fn set(&self, to: u64) {
+        self.last.store(to, Ordering::Release);
+        self.moved.notify_waiters();
     }
 
-    pub async fn wait_for(&self, at_least: u64) {
+    pub async fn wait_until(&self, check: impl Fn(u64) -> bool) {
         loop {
             // Made before the look, so that no move in between is missed.
             let moved = self.moved.notified();
-            if self.get() >= at_least {
+            if check(self.last.load(Ordering::Acquire)) {
                 return;
             }
             moved.await;
@@ -71,7 +72,7 @@ pub struct RegionInbox {
     pub metrics: Arc<Metrics>,
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, Handed>,
-    /// By peer: how many repairs of this region's own events it has brought to their end.
+    /// By peer: the last repair that it brought to its end, by the number under which it was asked for.
     pub repaired: BTreeMap<String, Arc<Handed>>,
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: wakes our link to it, which may be waiting out a failure.
@@ -138,7 +139,7 @@ impl RegionInbox {
             batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
         };
         if from > covered {
-            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_for(from)).await;
+            let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_until(|to| to >= from)).await;
         }
     }
 
@@ -201,9 +202,8 @@ impl Inbox for RegionInbox {
             reply.received = received;
             reply.replied = self.clock.now();
             self.count(&records, &reply, &sender, &kind);
-            // A repair of what this region lost ends with an empty batch.
-            if let (Kind::Repair, true, Some(repaired)) = (&kind, records.is_empty(), self.repaired.get(&sender)) {
-                repaired.raise(repaired.get() + 1);
+            if let (Kind::Repaired { asked }, Some(repaired)) = (&kind, self.repaired.get(&sender)) {
+                repaired.set(*asked);
             }
             Ok(reply)
         }

@@ -458,6 +458,7 @@ impl LinkTask {
             asker: self.ends.home.clone(),
             origin: self.ends.home.clone(),
             known,
+            asked: self.ends.entropy.next_u64(),
         };
         tracing::warn!(
             peer = self.ends.peer_name,

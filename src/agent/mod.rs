@@ -419,12 +419,11 @@ impl Agent {
                     None => return,
                 },
             };
-            // Who asks again while one is under way means the same one.
+            // Who asks again while one is under way means the same, as it is now.
             let mut requests = vec![request];
             while let Ok(more) = wanted.try_recv() {
-                if !requests.iter().any(|request| (&request.asker, &request.origin) == (&more.asker, &more.origin)) {
-                    requests.push(more);
-                }
+                requests.retain(|request| (&request.asker, &request.origin) != (&more.asker, &more.origin));
+                requests.push(more);
             }
             for request in &requests {
                 self.repair_as_asked(request).await;
@@ -437,7 +436,7 @@ impl Agent {
     async fn repair_as_asked(&self, request: &RepairRequest) {
         let (origin, asker) = (&request.origin, &request.asker);
         let result = match self.errand(asker) {
-            Ok(errand) => errand.repair_origin(origin, &request.known).await,
+            Ok(errand) => errand.repair_as_asked(request).await,
             Err(error) => Err(error),
         };
         match result {

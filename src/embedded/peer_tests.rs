@@ -49,6 +49,7 @@ fn repair() -> RepairRequest {
         asker: "a".to_owned(),
         origin: "a".to_owned(),
         known: vec![(Incarnation(5), 9)],
+        asked: 7,
     }
 }
 

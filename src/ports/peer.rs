@@ -33,6 +33,10 @@ pub struct RepairRequest {
     pub origin: String,
     /// What the asker has: each life with its last offset. What lies beyond is to be sent.
     pub known: Vec<(Incarnation, u64)>,
+    /// Comes back when everything was sent ([`Kind::Repaired`](crate::core::batch::Kind::Repaired)): a late end of what
+    /// was asked before a restart must not be taken for the end of this.
+    #[serde(default)]
+    pub asked: u64,
 }
 
 /// Contract, checked by [`super::conformance::peer`]:
@@ -45,7 +49,7 @@ pub trait Peer: Send + Sync {
 
     fn hello(&self) -> BoxFuture<'_, Result<Hello, Failure>>;
 
-    /// Asks the peer to send what it holds of `request.origin`. Answers when it is asked for, not when it is done: then
-    /// an empty repair batch comes.
+    /// Asks the peer to send what it holds of `request.origin`. Answers when it is asked for; when it is done,
+    /// a batch says so.
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Failure>>;
 }

@@ -22,7 +22,7 @@ impl Chance {
         Chance(state)
     }
 
-    pub fn draw(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,7 +32,7 @@ impl Chance {
 
     /// One of 0, 1, … `end - 1`; 0 where there is no choice.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.draw() % end.max(1)
+        self.word() % end.max(1)
     }
 
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
@@ -45,7 +45,7 @@ impl Chance {
 
     /// True with this probability.
     pub fn hits(&mut self, probability: f64) -> bool {
-        ((self.draw() >> 11) as f64 / (1u64 << 53) as f64) < probability
+        ((self.word() >> 11) as f64 / (1u64 << 53) as f64) < probability
     }
 
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
@@ -69,6 +69,6 @@ impl SharedChance {
 
 impl Entropy for SharedChance {
     fn next_u64(&self) -> u64 {
-        self.lock().draw()
+        self.lock().word()
     }
 }

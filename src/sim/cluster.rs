@@ -13,7 +13,7 @@ use super::{
     chance::Chance,
     disk::Image,
     history::{Effect, History, Place, effects},
-    net::{Net, Quality},
+    net::Net,
     node::{Node, Profile, Refused},
     trace::SharedTrace,
 };
@@ -39,15 +39,15 @@ pub struct Cluster {
     pub history: Arc<Mutex<History>>,
     pub violations: Vec<Violation>,
     /// Copies of disks, to restore later.
-    backups: Vec<Option<Image>>,
+    pub backups: Vec<Option<Image>>,
     /// Regions that were restored: links to them may be ahead of what is there until they notice.
     rewound: BTreeSet<usize>,
     /// The faults that this seed has.
-    faults: Vec<Fault>,
+    pub faults: Vec<Fault>,
     adrift: u64,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -106,7 +106,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn has(&self, fault: Fault) -> bool {
+    pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
     }
 
@@ -141,24 +141,8 @@ impl Cluster {
         node.crash(&self.net);
     }
 
-    async fn step(&mut self) {
-        let pause = match self.chance.below(10) {
-            0 => self.chance.millis(500, 5_000),
-            1..4 => Duration::ZERO,
-            _ => self.chance.millis(0, 200),
-        };
-        tokio::time::sleep(pause).await;
-        self.bury().await;
-        match self.chance.below(100) {
-            0..60 => self.publish(),
-            60..85 => self.fault().await,
-            85..94 => self.operate().await,
-            _ => self.check().await,
-        }
-    }
-
     /// Nodes whose disk failed are processes that ended; they come up again.
-    async fn bury(&mut self) {
+    pub async fn bury(&mut self) {
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
             if node.has_failed() || node.running.is_some() && node.disk.has_failed() {
@@ -168,32 +152,6 @@ impl Cluster {
                 self.check_durable(index).await;
             }
         }
-    }
-
-    fn publish(&mut self) {
-        let index = self.chance.below(3) as usize;
-        let mut drafts = Vec::new();
-        let count = if self.chance.hits(0.1) { self.chance.between(10, 60) } else { self.chance.between(1, 4) };
-        for _ in 0..count {
-            let mut history = lock(&self.history);
-            let back = self.chance.below(12) as usize;
-            let (key, detail, passes) = match history.recent(back).filter(|_| self.chance.hits(0.2)) {
-                // A producer that got no answer tries again, maybe in another region.
-                Some((key, detail, passes)) if self.chance.hits(0.9) => (key, detail, passes),
-                Some((key, _, passes)) => {
-                    let detail = format!("{{\"n\":{},\"pass\":{passes},\"other\":true}}", history.len());
-                    (key, detail, passes)
-                }
-                None => {
-                    let passes = self.chance.hits(0.9);
-                    let n = history.len();
-                    (format!("k{n}"), format!("{{\"n\":{n},\"pass\":{passes}}}"), passes)
-                }
-            };
-            history.attempt(&key, &detail, passes);
-            drafts.push((key, detail));
-        }
-        self.send(index, drafts);
     }
 
     /// Publishes new keys, one event each, that every filter takes.
@@ -229,99 +187,6 @@ impl Cluster {
         });
     }
 
-    async fn fault(&mut self) {
-        let Some(fault) = self.chance.pick(&self.faults).copied() else { return };
-        let index = self.chance.below(3) as usize;
-        let name = self.nodes[index].name;
-        match fault {
-            Fault::Crash => {
-                if self.nodes[index].running.is_some() {
-                    self.crash(index);
-                }
-                // Sometimes it stays down, and is brought up by a later step.
-                if self.chance.hits(0.7) {
-                    self.restart(index).await;
-                }
-            }
-            Fault::FailedSync if self.nodes[index].running.is_some() => {
-                self.trace.note(&format!("syncs of {name} fail"));
-                self.trace.lock().fault(fault);
-                let probability = [0.1, 1.0][self.chance.below(2) as usize];
-                self.nodes[index].disk.fail_syncs(probability);
-            }
-            Fault::DeadDisk if self.nodes[index].running.is_some() => {
-                let operations = self.chance.below(12);
-                self.trace.note(&format!("the disk of {name} dies in {operations} operations"));
-                self.trace.lock().fault(fault);
-                self.nodes[index].disk.die_in(operations);
-            }
-            Fault::Rollback => self.rollback(index).await,
-            Fault::ClockSkew => {
-                let skew_ms = self.chance.between(0, 1_200_000) as i64 - 600_000;
-                self.trace.note(&format!("the clock of {name} is off by {skew_ms} ms"));
-                self.trace.lock().fault(fault);
-                self.nodes[index].clock.set_skew(skew_ms);
-            }
-            Fault::FailedSync | Fault::DeadDisk => {}
-            _ => self.spoil(fault, index),
-        }
-        // Whoever is down may come up at any time.
-        let down = (0..self.nodes.len()).find(|index| self.nodes[*index].running.is_none());
-        if let Some(index) = down.filter(|_| self.chance.hits(0.4)) {
-            self.restart(index).await;
-        }
-    }
-
-    /// Brings a node up; it may crash on the way.
-    async fn restart(&mut self, index: usize) {
-        if self.has(Fault::Crash) && self.chance.hits(0.2) {
-            let wait = self.chance.millis(0, 12);
-            let _ = tokio::time::timeout(wait, self.up(index)).await;
-            self.crash(index);
-        }
-        self.up(index).await;
-        self.check_durable(index).await;
-    }
-
-    fn spoil(&mut self, fault: Fault, index: usize) {
-        let home = self.nodes[index].name;
-        let others: Vec<&str> = REGIONS.into_iter().filter(|name| *name != home).collect();
-        let peer = self.chance.pick(&others).copied().unwrap_or_default();
-        let on = self.chance.hits(0.6);
-        let strength = if on { [0.1, 0.3, 0.8][self.chance.below(3) as usize] } else { 0.0 };
-        let delay_max_ms = if on { self.chance.between(20, 3_000) } else { Quality::GOOD.delay_max_ms };
-        self.trace.note(&format!("{} {home} -> {peer}: {on} {strength}", fault.as_str()));
-        self.net.change(home, peer, |quality| match fault {
-            Fault::Partition => quality.cut = on,
-            Fault::Delay => quality.delay_max_ms = delay_max_ms,
-            Fault::Drop => quality.lose_request = strength,
-            Fault::Duplicate => quality.duplicate = strength,
-            Fault::Throttle => quality.throttle = strength,
-            Fault::TimeoutAfterSuccess => quality.lose_reply = strength,
-            _ => {}
-        });
-    }
-
-    /// Takes a copy of a disk, or brings one back that was taken before.
-    async fn rollback(&mut self, index: usize) {
-        if self.backups[index].is_none() || self.chance.hits(0.3) {
-            self.backups[index] = Some(self.nodes[index].disk.backup());
-            self.trace.note(&format!("{} is backed up", self.nodes[index].name));
-            return;
-        }
-        // What is lost must be known, and only nodes that are up can be asked.
-        if self.nodes.iter().any(|node| node.running.is_none()) {
-            return;
-        }
-        // The same copy may be restored again.
-        let keep = self.chance.hits(0.5);
-        let Some(image) = self.backups[index].clone() else { return };
-        if !keep {
-            self.backups[index] = None;
-        }
-        self.restore(index, image).await;
-    }
-
     pub fn backup(&self, index: usize) -> Image {
         self.nodes[index].disk.backup()
     }
@@ -347,41 +212,8 @@ impl Cluster {
         self.adrift += lock(&self.history).set_adrift(&held);
     }
 
-    /// What operators do.
-    async fn operate(&mut self) {
-        let index = self.chance.below(3) as usize;
-        let home = self.nodes[index].name;
-        let others: Vec<&str> = REGIONS.into_iter().filter(|name| *name != home).collect();
-        let peer = self.chance.pick(&others).copied().unwrap_or_default().to_owned();
-        let Some(agent) = self.nodes[index].running.as_ref().map(|running| running.agent.clone()) else { return };
-        let what = self.chance.below(6);
-        let on = self.chance.hits(0.5);
-        self.trace.note(&format!("operator: {what} {on} {home} -> {peer}"));
-        match what {
-            0 | 1 => {
-                let link = (home.to_owned(), peer);
-                self.profile.filtered.insert(link, on);
-                if let Ok(config) = self.profile.config() {
-                    let _ = agent.reload(config).await;
-                }
-            }
-            2 => detach(async move {
-                let _ = agent.pause(&peer, on).await;
-            }),
-            3 => detach(async move {
-                let _ = agent.replay(&peer, None, None, false).await;
-            }),
-            4 => detach(async move {
-                let _ = agent.redrive(&Selection::default()).await;
-            }),
-            _ => detach(async move {
-                let _ = agent.discard(&Selection { limit: Some(1), ..Selection::default() }).await;
-            }),
-        }
-    }
-
     /// Safety, in the middle of things.
-    async fn check(&mut self) {
+    pub async fn check(&mut self) {
         let index = self.chance.below(3) as usize;
         let hubs = self.hubs().await;
         let history = self.history.clone();
@@ -413,7 +245,7 @@ impl Cluster {
         }
     }
 
-    async fn check_durable(&mut self, index: usize) {
+    pub async fn check_durable(&mut self, index: usize) {
         let Some(running) = &self.nodes[index].running else { return };
         if let Ok(effects) = effects(&running.hub).await {
             let name = self.nodes[index].name;
@@ -534,10 +366,6 @@ impl Cluster {
     pub fn agent(&self, index: usize) -> Option<&Arc<Agent>> {
         self.nodes[index].running.as_ref().map(|running| &running.agent)
     }
-}
-
-fn detach(what: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(what);
 }
 
 fn draft(key: &str, detail: &str) -> Draft {

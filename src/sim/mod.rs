@@ -11,8 +11,8 @@
 //! the handles that a life of a node has on disk and network useless, which is for everybody else a crash at whatever
 //! await each of its tasks stood.
 //!
-//! [`history`] knows what was acknowledged and says what must be true. [`cluster`] makes the traffic and the faults,
-//! checks safety meanwhile, then heals everything and demands that all regions become equal.
+//! [`history`] knows what was acknowledged and says what must be true. [`steps`] makes the traffic and the faults,
+//! [`cluster`] checks safety meanwhile, then heals everything and demands that all regions become equal.
 
 pub mod chance;
 pub mod clock;
@@ -21,6 +21,7 @@ pub mod disk;
 pub mod history;
 pub mod net;
 pub mod node;
+pub mod steps;
 pub mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
