@@ -1,5 +1,7 @@
 //! What an adapter promises. Every adapter of a port runs the port's conformance suite.
 
+pub mod bus;
+pub mod claims;
 pub mod clock;
 #[cfg(test)]
 pub mod conformance;
@@ -7,5 +9,6 @@ pub mod disk;
 pub mod hub;
 pub mod inbox;
 pub mod peer;
+pub mod queue;
 #[cfg(test)]
 pub mod testing;
