@@ -20,6 +20,7 @@ use crate::{
         link::Failure,
         time::Timestamp,
     },
+    marks::{self, Mark},
     metrics::LinkMetrics,
     ports::{
         clock::{Clock, Entropy},
@@ -109,8 +110,10 @@ impl Ends {
             };
             if tokio::time::timeout(pause, self.repaired.wait_until(|done| done == request.asked)).await.is_ok() {
                 tracing::info!(peer = self.peer_name, "the peer has sent all that it holds of this region");
+                marks::hit(Mark::RepairDone);
                 return;
             }
+            marks::hit(Mark::RepairAskedAgain);
             wait = (wait * 2).min(REPAIR_WAIT_MAX);
         }
     }

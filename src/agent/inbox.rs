@@ -18,6 +18,7 @@ use crate::{
         event::Record,
         journal::State,
     },
+    marks::{self, Mark},
     metrics::Metrics,
     ports::{
         clock::Clock,
@@ -139,6 +140,7 @@ impl RegionInbox {
             batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
         };
         if from > covered {
+            marks::hit(Mark::ArrivalReordered);
             let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_until(|to| to >= from)).await;
         }
     }
@@ -225,6 +227,7 @@ impl Inbox for RegionInbox {
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Refusal>> {
         async move {
             self.check_sender(&request.cluster, &request.asker)?;
+            marks::hit(Mark::RepairAsked);
             self.repairs.try_send(request).map_err(|_| Refusal::Unavailable {
                 why: "a repair is under way".to_owned(),
                 retry_after: Duration::from_secs(5),

@@ -31,6 +31,7 @@ use crate::{
         position::Lives,
         time::Timestamp,
     },
+    marks::{self, Mark as Branch},
     ports::{
         hub::{Note, ReadError, Reader},
         peer::RepairRequest,
@@ -416,6 +417,7 @@ impl LinkTask {
         });
         let now = self.ends.steady();
         for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
+            marks::hit(Branch::LinkBypassedAgain);
             self.core.hold(*sequence, now);
         }
     }

@@ -60,6 +60,7 @@ use crate::{
         time::Timestamp,
     },
     faults::Faults,
+    marks::{self, Mark},
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
@@ -441,7 +442,10 @@ impl Agent {
         };
         match result {
             Ok(report) => tracing::info!(origin, asker, ?report, "repair sent"),
-            Err(error) => tracing::error!(origin, asker, %error, "repair not sent; it is asked for again"),
+            Err(error) => {
+                marks::hit(Mark::RepairGivenUp);
+                tracing::error!(origin, asker, %error, "repair not sent; it is asked for again");
+            }
         }
     }
 }

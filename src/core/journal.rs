@@ -81,7 +81,9 @@ pub struct Mark {
 
 impl From<&super::event::Header> for Mark {
     fn from(header: &super::event::Header) -> Self {
-        Mark { accepted: header.accepted, local_events: header.local_events, local_bytes: header.local_bytes }
+        let planted = crate::planted::is(crate::planted::Bug::WatermarkFromProducersTime);
+        let accepted = if planted { header.time } else { header.accepted };
+        Mark { accepted, local_events: header.local_events, local_bytes: header.local_bytes }
     }
 }
 

@@ -30,6 +30,10 @@ use super::{
     position::{Incarnation, Lives},
     time::Timestamp,
 };
+use crate::{
+    marks::{self, Mark as Branch},
+    planted::{self, Bug},
+};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -290,10 +294,11 @@ impl Link {
     /// What to write down.
     pub fn progress(&self, now: Timestamp) -> Progress {
         let first = self.spans.front().map_or(self.covered, |span| span.from);
+        let held = self.held.iter().map(|(sequence, held)| (*sequence, held.attempts));
         Progress {
-            cursor: self.low,
+            cursor: if planted::is(Bug::CursorBeforeDelivery) { self.read } else { self.low },
             sent: self.covered.min(first),
-            held: self.held.iter().map(|(sequence, held)| (*sequence, held.attempts)).collect(),
+            held: held.filter(|_| !planted::is(Bug::HighWaterSkipsHeld)).collect(),
             mark: self.low_mark,
             at: now,
         }
@@ -324,7 +329,8 @@ impl Link {
             let header = &record.header;
             // What came back after a restore of this region is its own: peers that lose it have nobody else to get it
             // from. It goes in its order like everything else, so a rewind sends it again.
-            if header.is_remote() && !record.came_back_to(&self.options.home) {
+            let foreign = header.is_remote() && !record.came_back_to(&self.options.home);
+            if foreign && !planted::is(Bug::ForeignSentOn) {
                 effects.push(Effect::Skipped { record, why: Skip::Foreign });
             } else if self.held.contains_key(&header.offset) {
                 effects.push(Effect::Skipped { record, why: Skip::Held });
@@ -333,6 +339,7 @@ impl Link {
             } else if !header.is_reserved() && !selects(&record) {
                 effects.push(Effect::Skipped { record, why: Skip::Filtered });
             } else if self.is_expired(&record, now) {
+                marks::hit(Branch::LinkExpired);
                 effects.push(Effect::DeadLetter { record, reason: Reason::Expired, attempts: 0 });
             } else {
                 meant.push(record);
@@ -390,6 +397,7 @@ impl Link {
     /// Forgets what was read and not sent, as soon as nothing is on the wire.
     fn read_again(&mut self) {
         if self.is_quiet() {
+            marks::hit(Branch::LinkReadAgain);
             self.spans.clear();
             self.read = self.low;
             self.covered = self.covered.min(self.low);
@@ -413,6 +421,7 @@ impl Link {
         let Some(index) =
             self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
+            marks::hit(Branch::LinkLateAnswer);
             return effects;
         };
         match &reply.answer {
@@ -422,7 +431,10 @@ impl Link {
                 self.rewind(covered, hub.base, &mut effects);
             }
             // Something below it was unanswered when it was sent, so the gap may be closed by now.
-            Answer::Gap => self.spans[index].stage = Stage::Ready,
+            Answer::Gap => {
+                marks::hit(Branch::LinkGapRetried);
+                self.spans[index].stage = Stage::Ready;
+            }
             Answer::Applied(outcomes) if outcomes.len() == self.spans[index].records.len() => {
                 self.apply(index, outcomes, now, &mut effects);
             }
@@ -439,10 +451,14 @@ impl Link {
         let records = self.spans[index].records.clone();
         for (record, outcome) in records.iter().zip(outcomes) {
             match outcome {
+                _ if planted::is(Bug::BatchAcknowledgedOnPartialFailure) => {}
+                Outcome::Rejected(_) if planted::is(Bug::DeadLetterCountsAsDelivered) => {}
                 Outcome::Rejected(reason) if !self.options.shadow => {
+                    marks::hit(Branch::LinkDeadLetter);
                     effects.push(Effect::DeadLetter { record: record.clone(), reason: *reason, attempts });
                 }
                 Outcome::Retry { after_millis } if !self.options.shadow => {
+                    marks::hit(Branch::LinkHeld);
                     let due = now.plus(Duration::from_millis(u64::from(*after_millis)));
                     self.held.insert(record.header.offset, Held { attempts, due, in_flight: false });
                 }
@@ -464,6 +480,11 @@ impl Link {
     }
 
     fn fail(&mut self, index: usize, failure: Failure, now: Timestamp, chance: f64) {
+        marks::hit(match &failure {
+            Failure::Unanswered(_) => Branch::LinkUnanswered,
+            Failure::Refused(_) => Branch::LinkRefused,
+            Failure::Throttled { .. } => Branch::LinkThrottled,
+        });
         self.spans[index].stage = Stage::Ready;
         // Batches that were on the wire together fail together; that is one failure.
         if now >= self.retry_at {
@@ -481,6 +502,7 @@ impl Link {
     /// earliest.
     pub fn peer_heard(&mut self) {
         if matches!(self.failure, Some(Failure::Unanswered(_))) {
+            marks::hit(Branch::LinkPeerHeard);
             self.retry_at = self.retry_at.min(self.failed_at.plus(HEARD_PAUSE));
         }
     }
@@ -489,6 +511,7 @@ impl Link {
         if to < base {
             effects.push(Effect::Unrecoverable { from: to, to: base, mark: Mark::default() });
         }
+        marks::hit(Branch::LinkRewound);
         let target = to.max(base);
         effects.push(Effect::Rewound { from: self.low, to: target });
         self.spans.clear();
@@ -502,6 +525,7 @@ impl Link {
     pub fn lose_place(&mut self, base: u64, at: Mark) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.read < base {
+            marks::hit(Branch::LinkLostPlace);
             let from = self.read;
             let mark = self.spans.back().map_or(self.low_mark, |span| span.mark);
             effects.push(Effect::Unrecoverable { from, to: base, mark });
@@ -523,6 +547,7 @@ impl Link {
 
     fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {
         if !self.behind_said && hub.lives.is_behind(marks, hub.head) {
+            marks::hit(Branch::LinkBehind);
             self.behind_said = true;
             effects.push(Effect::Behind);
         }
@@ -561,10 +586,15 @@ impl Link {
         let attempts = held.attempts;
         match outcome {
             Some(Outcome::Retry { after_millis }) => {
+                marks::hit(Branch::LinkHeldAgain);
                 held.due = now.plus(Duration::from_millis(u64::from(after_millis)));
             }
-            None => held.due = now.plus(self.options.backoff.pause(attempts, chance)),
+            None => {
+                marks::hit(Branch::LinkHeldUnanswered);
+                held.due = now.plus(self.options.backoff.pause(attempts, chance));
+            }
             Some(_) => {
+                marks::hit(Branch::LinkHeldDelivered);
                 self.held.remove(&sequence);
             }
         }

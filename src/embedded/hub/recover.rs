@@ -17,6 +17,8 @@ use crate::{
         ledger::{self, Ledger},
         log::{self, Log, LogReader, Segment, Tail},
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::{
         disk::Disk,
         hub::{ReadError, Reader},
@@ -61,7 +63,9 @@ pub async fn recover(disk: Arc<dyn Disk>, options: &Options, now: Timestamp) -> 
         );
         return Err(log::Error::Damaged { file: LEDGER_DIR.to_owned(), position: 0, why }.into());
     }
-    refill(&mut ledger, &log).await?;
+    if !planted::is(Bug::LedgerForgetsAtRestart) {
+        refill(&mut ledger, &log).await?;
+    }
     Ok(Recovered { log, ledger, state })
 }
 
@@ -173,6 +177,10 @@ fn fold_frame(state: &mut State, kind: Kind, payload: Bytes, place: Place) -> Re
 async fn cut(segment: &Segment, bytes: &Bytes, position: usize, why: &str) -> Result<(), log::Error> {
     if frame::has_sync_after(bytes, position + 1) {
         return Err(segment.damaged(position as u64, why));
+    }
+    marks::hit(Mark::TailCut);
+    if planted::is(Bug::TailNotCut) {
+        return Ok(());
     }
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(position, |last| last + 1);
     tracing::warn!(

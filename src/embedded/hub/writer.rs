@@ -31,6 +31,8 @@ use crate::{
         ledger::{self, Ledger, Merged},
         log::{self, Log, Segment, Tail},
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::{
         clock::{Clock, Entropy},
         disk::Disk,
@@ -218,6 +220,7 @@ impl Writer {
             Request::Confirm => {
                 let last = self.state().lives.current();
                 if let (Life::Unknown, Some(life)) = (self.life, last) {
+                    marks::hit(Mark::LifeConfirmed);
                     self.life = Life::Begun(life);
                 }
             }
@@ -241,10 +244,14 @@ impl Writer {
         let now = self.parts.clock.now();
         match self.known(&key_hash, &draft.payload_hash.0, now).await? {
             Known::Same(offset) => {
+                marks::hit(Mark::PublishRepeated);
                 let incarnation = self.state().lives.at(offset).unwrap_or(life);
                 return Ok(Published::Duplicate(EventId(Position { incarnation, sequence: offset })));
             }
-            Known::Other => return Ok(Published::Conflict),
+            Known::Other => {
+                marks::hit(Mark::PublishConflict);
+                return Ok(Published::Conflict);
+            }
             Known::New => {}
         }
         let hlc = self.hlc.tick(now);
@@ -264,8 +271,14 @@ impl Writer {
         let opening = &batch.opening;
         if let batch::Kind::Stream { from, .. } = &opening.kind {
             let covered = opening.lives.covered(&self.high_waters(&opening.sender), opening.head);
-            if *from > covered.max(opening.base) {
+            if *from > covered.max(opening.base) && !planted::is(Bug::GapAccepted) {
+                marks::hit(Mark::ArrivalGap);
                 return Ok(Answer::Gap);
+            }
+            if *from > covered {
+                marks::hit(Mark::ArrivalBeyondBase);
+            } else if *from < covered {
+                marks::hit(Mark::ArrivalOverlap);
             }
         }
         let mut outcomes = Vec::with_capacity(batch.records.len());
@@ -305,6 +318,9 @@ impl Writer {
                         local_bytes: self.head.local_bytes,
                     };
                     let (sender, region) = (&opening.sender, self.parts.options.region.clone());
+                    if record.came_back_to(&region) {
+                        marks::hit(Mark::OwnCameBack);
+                    }
                     self.append(header.key_hash, |out| encode_arrival(out, record, sender, &region, at));
                 }
                 return Ok(Outcome::Delivered);
@@ -322,6 +338,7 @@ impl Writer {
             };
             self.change(&suppressed, None);
         }
+        marks::hit(if same_payload { Mark::ArrivalDuplicate } else { Mark::ArrivalConflict });
         Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
     }
 
@@ -393,6 +410,12 @@ impl Writer {
         if let Life::Begun(life) = self.life {
             return life;
         }
+        let last = self.state().lives.current();
+        if let Some(life) = last.filter(|_| planted::is(Bug::SequenceReusedAfterRestore)) {
+            self.life = Life::Begun(life);
+            return life;
+        }
+        marks::hit(Mark::LifeBegun);
         let life = Incarnation::from_random(self.parts.entropy.next_u64());
         tracing::info!(%life, after = self.head.offset, "beginning a new life of this hub");
         self.life = Life::Begun(life);
@@ -407,8 +430,15 @@ impl Writer {
             let position = segment.tail().bytes;
             let bytes = position + self.group.bytes.len() as u64;
             self.add_room(segment.first(), bytes);
+            if planted::is(Bug::AcknowledgeBeforeFsync) {
+                self.answer();
+            }
             segment.file().write_at(position, &self.group.bytes).await.map_err(log::Error::from)?;
-            segment.file().sync().await.map_err(log::Error::from)?;
+            let mut synced = segment.file().sync().await;
+            if planted::is(Bug::RetriedFsync) && synced.is_err() {
+                synced = segment.file().sync().await;
+            }
+            synced.map_err(log::Error::from)?;
             segment.set_tail(Tail { bytes, head: self.head, closed: false });
             self.state().head = self.head;
             self.parts.head.send_replace(self.head);
@@ -419,6 +449,12 @@ impl Writer {
             // One huge request must not leave its buffer behind.
             self.group.bytes.shrink_to(2 * GROUP_BYTES);
         }
+        self.answer();
+        Ok(())
+    }
+
+    /// Tells everybody who waits for the group.
+    fn answer(&mut self) {
         self.group.permits.clear();
         for answer in self.group.answers.drain(..) {
             // Whoever gave up waiting misses the answer; what was done stays done, and a retry is a duplicate.
@@ -428,7 +464,6 @@ impl Writer {
                 Ready::Noted(reply) => drop(reply.send(Ok(()))),
             }
         }
-        Ok(())
     }
 
     /// Appends zeros to a small group that ends at `end` of a segment, beyond what was written there.
