@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     inbox::{Handed, read_state},
     pacer::Pacer,
+    watch::Watch,
 };
 use crate::{
     core::{
@@ -47,6 +48,7 @@ pub struct Ends {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<LinkMetrics>,
+    pub watch: Arc<Watch>,
     /// The skips of all links of the region, by reason.
     pub skipped: prometheus::IntCounterVec,
     pub attempt_timeout: Duration,

@@ -12,10 +12,12 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
 
+use super::watch::Watch;
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Reply},
         event::Record,
+        invariant::{Invariant, Violation},
         journal::State,
     },
     marks::{self, Mark},
@@ -71,6 +73,7 @@ pub struct RegionInbox {
     pub hub: Arc<dyn Hub>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    pub watch: Arc<Watch>,
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, Handed>,
     /// By peer: the last repair that it brought to its end, by the number under which it was asked for.
@@ -111,6 +114,9 @@ impl RegionInbox {
             false => !repair,
         };
         if let Some(record) = batch.records.iter().find(|record| !suits(record)) {
+            let (origin, sender) = (record.origin_region(), &opening.sender);
+            let what = format!("{sender} sent an event of {origin:?} in a batch of kind {:?}", opening.kind);
+            self.watch.broken(Violation::new(Invariant::NoLoop, what));
             return Err(Refusal::Malformed(format!(
                 "event {} of `{}` has the wrong provenance for its batch",
                 record.header.offset, opening.sender

@@ -109,6 +109,9 @@ impl LinkTask {
             self.send_held(&mut state).await;
             self.write_progress(&mut state);
             self.refresh_view(&mut state, false);
+            if cfg!(debug_assertions) {
+                self.check();
+            }
             let wake = self.wake_at(&state);
             let reads = self.core.wants().is_some() && !state.blocked;
             tokio::select! {
@@ -527,6 +530,12 @@ impl LinkTask {
         }
     }
 
+    fn check(&self) {
+        if let Some(violation) = self.core.check() {
+            self.ends.watch.broken(violation);
+        }
+    }
+
     fn written(&self) -> (u64, usize) {
         (self.core.low(), self.core.held())
     }
@@ -552,6 +561,7 @@ impl LinkTask {
             return;
         }
         state.viewed_at = now + VIEW_INTERVAL / 2;
+        self.check();
         let dead_letters = self.ends.dead_letters();
         let full = dead_letters >= self.ends.dead_letters_max;
         if full && !state.blocked {

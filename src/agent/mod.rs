@@ -17,6 +17,7 @@ mod link;
 mod offset;
 mod pacer;
 mod status;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,7 @@ use self::{
     inbox::{Handed, read_state},
     link::LinkTask,
     pacer::Pacer,
+    watch::Watch,
 };
 pub use self::{
     errand::{Error, Report},
@@ -53,6 +55,7 @@ use crate::{
     core::{
         backoff::Backoff,
         event::Record,
+        invariant::{Invariant, Violation},
         journal::Change,
         link::{Link, Options, Status as LinkState},
         pattern::Pattern,
@@ -95,6 +98,7 @@ pub struct Agent {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<Faults>,
     pub inbox: Arc<RegionInbox>,
+    watch: Arc<Watch>,
     config: Mutex<Config>,
     links: BTreeMap<String, LinkHandle>,
     /// Peers whose link is switched off in the file.
@@ -121,6 +125,7 @@ impl Agent {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
+        let watch = Arc::new(Watch::new(metrics.invariant_violations.clone()));
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
         let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
         let names: Vec<String> = names.collect();
@@ -131,6 +136,7 @@ impl Agent {
             hub: hub.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            watch: watch.clone(),
             heard: heard.clone(),
             handed: names.into_iter().map(|name| (name, Handed::default())).collect(),
             repaired: repaired.clone(),
@@ -155,6 +161,7 @@ impl Agent {
                 entropy: entropy.clone(),
                 metrics: Arc::new(metrics.link(&options.to)),
                 skipped: metrics.skipped.clone(),
+                watch: watch.clone(),
                 attempt_timeout: options.attempt_timeout,
                 dead_letters_max: options.max_dead_letters,
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
@@ -176,6 +183,7 @@ impl Agent {
             metrics,
             faults,
             inbox,
+            watch,
             config: Mutex::new(config),
             links,
             disabled,
@@ -367,6 +375,7 @@ impl Agent {
                 _ = tick.tick() => {}
             }
             self.refresh_gauges();
+            self.check();
             let needed = self.links.values().map(|link| {
                 let view = link.view();
                 view.held.iter().map(|held| held - 1).min().map_or(view.cursor, |held| held.min(view.cursor))
@@ -392,6 +401,24 @@ impl Agent {
             let count = faults.iter().filter(|fault| fault.kind == kind).count();
             self.metrics.faults_active.with_label_values(&[kind.as_str()]).set(count as i64);
         }
+    }
+
+    /// What the agent can see to be broken by itself.
+    fn check(&self) {
+        self.hub.take_violations().into_iter().for_each(|violation| self.watch.broken(violation));
+        let head = *self.hub.head().borrow();
+        for (peer, link) in &self.links {
+            let mark = link.view().mark;
+            if mark.accepted > head.accepted || mark.local_events > head.local_events {
+                let what = format!("the link to {peer} is at {mark:?}, the log ends at {head:?}");
+                self.watch.broken(Violation::new(Invariant::WatermarkBehindHead, what));
+            }
+        }
+    }
+
+    /// The first invariants that the agent found broken; empty unless there is a bug.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.watch.violations()
     }
 
     fn exposure(&self, link: &LinkHandle) -> Exposure {

@@ -26,7 +26,7 @@ const LIVES_MAX: usize = 64;
 const OWN_LIVES_MAX: usize = 4096;
 
 /// How many single deliveries outside of the order are remembered for a peer that may be restored.
-const BYPASSED_MAX: usize = 10_000;
+pub const BYPASSED_MAX: usize = 10_000;
 
 /// How many discarded letters and losses stay listed.
 const CLOSED_MAX: usize = 10_000;

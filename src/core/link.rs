@@ -26,7 +26,8 @@ use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
-    journal::{Mark, Progress},
+    invariant::{Invariant, Violation},
+    journal::{BYPASSED_MAX, Mark, Progress},
     position::{Incarnation, Lives},
     time::Timestamp,
 };
@@ -52,6 +53,9 @@ pub struct Options {
     /// Ask what the peer would do, deliver nothing.
     pub shadow: bool,
 }
+
+/// Deliveries outside of the order that a rewind may hold at once; as many as are remembered.
+const BYPASSED_HELD_MAX: usize = BYPASSED_MAX;
 
 /// How soon after a failure a peer that was heard is tried again.
 const HEARD_PAUSE: Duration = Duration::from_millis(500);
@@ -193,6 +197,27 @@ impl Status {
     }
 }
 
+/// What became of the events that a link took from its feed since it last began to read anew: at its start, at a rewind,
+/// and when what was at hand is judged again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    pub taken: u64,
+    pub delivered: u64,
+    pub duplicate: u64,
+    pub skipped: u64,
+    pub dead: u64,
+    pub held: u64,
+    pub expired: u64,
+    /// Asked about and not delivered: shadow mode.
+    pub shadowed: u64,
+}
+
+impl Accounts {
+    fn settled(&self) -> u64 {
+        self.delivered + self.duplicate + self.skipped + self.dead + self.held + self.expired + self.shadowed
+    }
+}
+
 #[derive(Debug)]
 pub struct Link {
     options: Options,
@@ -210,6 +235,7 @@ pub struct Link {
     retry_at: Timestamp,
     paused: bool,
     behind_said: bool,
+    accounts: Accounts,
 }
 
 impl Link {
@@ -236,6 +262,7 @@ impl Link {
             retry_at: Timestamp::ZERO,
             paused: false,
             behind_said: false,
+            accounts: Accounts::default(),
         }
     }
 
@@ -325,6 +352,7 @@ impl Link {
         let mut effects = Vec::new();
         let mark = chunk.records.last().map_or(self.low_mark, |record| Mark::from(&record.header));
         let mut meant = Vec::with_capacity(chunk.records.len());
+        self.accounts.taken += chunk.records.len() as u64;
         for record in chunk.records {
             let header = &record.header;
             // What came back after a restore of this region is its own: peers that lose it have nobody else to get it
@@ -345,6 +373,9 @@ impl Link {
                 meant.push(record);
             }
         }
+        let dead = effects.iter().filter(|effect| matches!(effect, Effect::DeadLetter { .. })).count();
+        self.accounts.expired += dead as u64;
+        self.accounts.skipped += (effects.len() - dead) as u64;
         self.read = chunk.to;
         let stage = if meant.is_empty() { Stage::Done } else { Stage::Ready };
         self.spans.push_back(Span {
@@ -399,6 +430,7 @@ impl Link {
         if self.is_quiet() {
             marks::hit(Branch::LinkReadAgain);
             self.spans.clear();
+            self.accounts = Accounts::default();
             self.read = self.low;
             self.covered = self.covered.min(self.low);
         }
@@ -464,6 +496,13 @@ impl Link {
                 }
                 _ => {}
             }
+            *match outcome {
+                _ if self.options.shadow => &mut self.accounts.shadowed,
+                Outcome::Delivered => &mut self.accounts.delivered,
+                Outcome::Duplicate => &mut self.accounts.duplicate,
+                Outcome::Rejected(_) => &mut self.accounts.dead,
+                Outcome::Retry { .. } => &mut self.accounts.held,
+            } += 1;
             effects.push(Effect::Settled { record: record.clone(), outcome: *outcome });
         }
         self.covered = self.covered.max(self.spans[index].to);
@@ -515,6 +554,7 @@ impl Link {
         let target = to.max(base);
         effects.push(Effect::Rewound { from: self.low, to: target });
         self.spans.clear();
+        self.accounts = Accounts::default();
         self.low = target;
         self.low_mark = Mark::default();
         self.read = target;
@@ -543,6 +583,40 @@ impl Link {
             self.settle();
         }
         effects
+    }
+
+    pub fn accounts(&self) -> Accounts {
+        self.accounts
+    }
+
+    /// What does not hold of the link, which is a bug. Cheap: a pass over the spans.
+    pub fn check(&self) -> Option<Violation> {
+        let mut at = self.low;
+        let mut waiting = 0;
+        for span in &self.spans {
+            if span.from != at || span.to < span.from {
+                let what = format!("a span ({}, {}] begins where {at} was expected", span.from, span.to);
+                return Some(Violation::new(Invariant::Spans, what));
+            }
+            at = span.to;
+            if !matches!(span.stage, Stage::Done) {
+                waiting += span.records.len() as u64;
+            }
+        }
+        if at != self.read {
+            let what = format!("spans end at {at}, but {} was read", self.read);
+            return Some(Violation::new(Invariant::Spans, what));
+        }
+        let accounts = &self.accounts;
+        if accounts.taken != accounts.settled() + waiting {
+            return Some(Violation::new(Invariant::Accounts, format!("{accounts:?}, and {waiting} waiting")));
+        }
+        // A batch may be answered `Retry` as a whole when the list is all but full.
+        let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
+        if self.held.len() > held_max.max(BYPASSED_HELD_MAX) {
+            return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
+        }
+        None
     }
 
     fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {

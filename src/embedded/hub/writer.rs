@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, RwLock, RwLockWriteGuard},
+    sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
 };
 
 use bytes::BufMut;
@@ -22,6 +22,7 @@ use crate::{
         event::{Draft, Header, Placement, Record, encode_arrival, encode_local, local_size},
         frame::{self, Kind},
         hlc::HybridClock,
+        invariant::{Invariant, Violation},
         journal::{Change, Head, Place, State},
         key::KeyHash,
         position::{EventId, Incarnation, Position},
@@ -63,6 +64,7 @@ pub(super) struct Parts {
     pub requests: mpsc::Receiver<Request>,
     pub head: watch::Sender<Head>,
     pub followers: Followers,
+    pub violations: Arc<Mutex<Vec<Violation>>>,
     pub failed: watch::Sender<Option<String>>,
 }
 
@@ -350,6 +352,11 @@ impl Writer {
 
     async fn known(&mut self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
         let entry = self.parts.ledger.get(key, now).await?;
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.offset > self.head.offset) {
+            let what = format!("the ledger has {key:?} at {}, the log ends at {}", entry.offset, self.head.offset);
+            let violation = Violation::new(Invariant::DuplicateDurable, what);
+            self.parts.violations.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(violation);
+        }
         Ok(match entry {
             None => Known::New,
             Some(entry) if entry.payload[..] == payload[..16] => Known::Same(entry.offset),
