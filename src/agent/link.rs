@@ -79,7 +79,8 @@ struct Loop {
     wire: Wire,
     offset: ClockOffset,
     progress_at: Instant,
-    written: Option<(u64, usize)>,
+    written: Option<(u64, u64)>,
+    held_changes: u64,
     viewed_at: Instant,
     /// The feed failed or the dead letters are full: no reading before this.
     read_again_at: Instant,
@@ -98,6 +99,7 @@ impl LinkTask {
             offset: ClockOffset::default(),
             progress_at: now,
             written: None,
+            held_changes: 0,
             viewed_at: now,
             read_again_at: now,
             blocked: false,
@@ -536,8 +538,8 @@ impl LinkTask {
         }
     }
 
-    fn written(&self) -> (u64, usize) {
-        (self.core.low(), self.core.held())
+    fn written(&self) -> (u64, u64) {
+        (self.core.low(), self.core.held_changes())
     }
 
     fn write_progress(&mut self, state: &mut Loop) {
@@ -554,8 +556,13 @@ impl LinkTask {
     fn refresh_view(&mut self, state: &mut Loop, at_once: bool) {
         let now = Instant::now();
         if !at_once && now < state.viewed_at {
-            // How far the link is costs nothing to say; the rest is counted.
+            // How far the link is costs nothing to say, and with what exceptions: retention goes by both. The rest is
+            // counted.
             let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.held_changes != self.core.held_changes() {
+                state.held_changes = self.core.held_changes();
+                view.held = self.core.held_sequences();
+            }
             view.cursor = self.core.low();
             view.mark = self.core.low_mark();
             return;
@@ -574,12 +581,12 @@ impl LinkTask {
         if full {
             state.read_again_at = now + Duration::from_secs(1);
         }
-        let progress = self.core.progress(self.ends.clock.now());
+        state.held_changes = self.core.held_changes();
         let view = View {
             status: self.core.status(),
             cursor: self.core.low(),
             mark: self.core.low_mark(),
-            held: progress.held.iter().map(|(sequence, _)| *sequence).collect(),
+            held: self.core.held_sequences(),
             clock_offset_seconds: state.offset.seconds(),
         };
         let metrics = &self.ends.metrics;

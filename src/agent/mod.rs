@@ -535,7 +535,7 @@ async fn build_link(
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
         cursor: core.low(),
         mark: core.low_mark(),
-        held: Vec::new(),
+        held: core.held_sequences(),
         clock_offset_seconds: None,
     };
     let (commands, received) = mpsc::channel(16);

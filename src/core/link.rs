@@ -228,6 +228,8 @@ pub struct Link {
     covered: u64,
     spans: VecDeque<Span>,
     held: BTreeMap<u64, Held>,
+    /// Moves whenever the list of what is held changes.
+    held_changes: u64,
     sends: u64,
     failures: u32,
     failure: Option<Failure>,
@@ -255,6 +257,7 @@ impl Link {
                 .iter()
                 .map(|(sequence, attempts)| (*sequence, Held { attempts: *attempts, due: now, in_flight: false }))
                 .collect(),
+            held_changes: 0,
             sends: 0,
             failures: 0,
             failure: None,
@@ -310,6 +313,16 @@ impl Link {
 
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// The sequences that are held, in order.
+    pub fn held_sequences(&self) -> Vec<u64> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Another number whenever the list of what is held changed.
+    pub fn held_changes(&self) -> u64 {
+        self.held_changes
     }
 
     /// Nothing is on the wire.
@@ -492,6 +505,7 @@ impl Link {
                 Outcome::Retry { after_millis } if !self.options.shadow => {
                     marks::hit(Branch::LinkHeld);
                     let due = now.plus(Duration::from_millis(u64::from(*after_millis)));
+                    self.held_changes += 1;
                     self.held.insert(record.header.offset, Held { attempts, due, in_flight: false });
                 }
                 _ => {}
@@ -649,6 +663,7 @@ impl Link {
 
     /// Adds events that must be sent (again) by themselves: deliveries outside of the order that a restored peer lost.
     pub fn hold(&mut self, sequence: u64, now: Timestamp) {
+        self.held_changes += 1;
         self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
     }
 
@@ -669,6 +684,7 @@ impl Link {
             }
             Some(_) => {
                 marks::hit(Branch::LinkHeldDelivered);
+                self.held_changes += 1;
                 self.held.remove(&sequence);
             }
         }

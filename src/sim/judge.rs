@@ -127,6 +127,8 @@ impl Cluster {
         let healed = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            // A sync that was under way when everything healed may still fail.
+            self.bury().await;
             let open = self.open_ends().await;
             let late = healed.elapsed() > CONVERGES_WITHIN;
             if open.is_empty() || late {

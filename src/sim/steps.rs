@@ -73,7 +73,7 @@ impl Cluster {
                     self.crash(index);
                 }
                 // Sometimes it stays down, and is brought up by a later step.
-                if self.chance.hits(0.7) {
+                if self.nodes[index].running.is_none() && self.chance.hits(0.7) {
                     self.restart(index).await;
                 }
             }
