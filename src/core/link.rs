@@ -16,12 +16,15 @@
 //! [`Link`] does no I/O: its owner asks what it [wants](Link::wants), hands in chunks, answers and the time, and
 //! performs the [effects](Effect) in order.
 
+mod held;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use self::held::Held;
 use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
@@ -156,13 +159,8 @@ struct Span {
     attempts: u32,
     /// What the last record in the span says of the log up to there.
     mark: Mark,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    attempts: u32,
-    due: Timestamp,
-    in_flight: bool,
+    /// Where the last batch of the span ends; `None` where all of it was left out.
+    batch_to: Option<u64>,
 }
 
 /// The state of a link for people and metrics.
@@ -339,7 +337,10 @@ impl Link {
             }
         }
         self.read = chunk.to;
-        let stage = if meant.is_empty() { Stage::Done } else { Stage::Ready };
+        let (stage, batch_to) = match meant.is_empty() {
+            true => (Stage::Done, None),
+            false => (Stage::Ready, Some(chunk.to)),
+        };
         self.spans.push_back(Span {
             from: chunk.from,
             to: chunk.to,
@@ -347,6 +348,7 @@ impl Link {
             stage,
             attempts: 0,
             mark,
+            batch_to,
         });
         self.settle();
         effects
@@ -379,7 +381,7 @@ impl Link {
             return None;
         }
         // What was left out between the last batch and this one belongs to this one, or the peer would miss it.
-        let from = self.spans.range(..index).rev().find(|span| !span.records.is_empty()).map_or(self.covered, |b| b.to);
+        let from = self.spans.range(..index).rev().find_map(|span| span.batch_to).unwrap_or(self.covered);
         self.sends += 1;
         let span = &mut self.spans[index];
         span.stage = Stage::Sent { id: self.sends, first };
@@ -450,8 +452,11 @@ impl Link {
             }
             effects.push(Effect::Settled { record: record.clone(), outcome: *outcome });
         }
-        self.covered = self.covered.max(self.spans[index].to);
-        self.spans[index].stage = Stage::Done;
+        let span = &mut self.spans[index];
+        self.covered = self.covered.max(span.to);
+        span.stage = Stage::Done;
+        // Behind a batch that has no answer yet it may stay here for long.
+        span.records = Arc::default();
         self.settle();
     }
 
@@ -514,6 +519,7 @@ impl Link {
                 stage: Stage::Done,
                 attempts: 0,
                 mark: at,
+                batch_to: None,
             });
             self.read = base;
             self.settle();
@@ -528,47 +534,26 @@ impl Link {
         }
     }
 
+    /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while
+    /// the first batch waits for its answer, any number of later ones may get theirs.
     fn settle(&mut self) {
         while let Some(span) = self.spans.pop_front_if(|span| matches!(span.stage, Stage::Done)) {
             self.low = span.to;
             self.low_mark = span.mark;
         }
-    }
-
-    /// Held events to try now, at most `limit`; they count as on the wire until [`settle_held`](Self::settle_held).
-    pub fn due_held(&mut self, now: Timestamp, limit: usize) -> Vec<u64> {
-        if self.paused || now < self.retry_at {
-            return Vec::new();
-        }
-        let due = self.held.iter_mut().filter(|(_, held)| !held.in_flight && held.due <= now).take(limit);
-        due.map(|(sequence, held)| {
-            held.in_flight = true;
-            *sequence
-        })
-        .collect()
-    }
-
-    /// Adds events that must be sent (again) by themselves: deliveries outside of the order that a restored peer lost.
-    pub fn hold(&mut self, sequence: u64, now: Timestamp) {
-        self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
-    }
-
-    /// What became of a held event; `None` if there was no answer.
-    pub fn settle_held(&mut self, sequence: u64, outcome: Option<Outcome>, now: Timestamp, chance: f64) -> u32 {
-        let Some(held) = self.held.get_mut(&sequence) else { return 0 };
-        held.attempts += 1;
-        held.in_flight = false;
-        let attempts = held.attempts;
-        match outcome {
-            Some(Outcome::Retry { after_millis }) => {
-                held.due = now.plus(Duration::from_millis(u64::from(after_millis)));
-            }
-            None => held.due = now.plus(self.options.backoff.pause(attempts, chance)),
-            Some(_) => {
-                self.held.remove(&sequence);
+        let mut index = 1;
+        while index < self.spans.len() {
+            if let [Stage::Done, Stage::Done] = [index - 1, index].map(|index| &self.spans[index].stage)
+                && let Some(done) = self.spans.remove(index)
+            {
+                let before = &mut self.spans[index - 1];
+                before.to = done.to;
+                before.mark = done.mark;
+                before.batch_to = done.batch_to.or(before.batch_to);
+            } else {
+                index += 1;
             }
         }
-        attempts
     }
 }
 

@@ -246,6 +246,40 @@ fn memory_is_bounded_by_the_batches_in_flight() {
 }
 
 #[test]
+fn what_was_answered_behind_a_batch_without_an_answer_keeps_no_memory() {
+    let mut link = link();
+    read_on(&mut link);
+    let first = link.next_send(NOW, NOW).unwrap();
+    for _ in 0..50 {
+        read_on(&mut link);
+        let send = link.next_send(NOW, NOW).unwrap();
+        assert_eq!(send.from + 10, send.to);
+        on_reply(&mut link, send.id, &delivered(send.to));
+    }
+    assert_eq!((link.low(), link.spans.len()), (0, 2));
+    assert_eq!(link.spans.iter().map(|span| span.records.len()).sum::<usize>(), 10);
+    on_reply(&mut link, first.id, &delivered(10));
+    assert_eq!((link.low(), link.spans.len()), (510, 0));
+}
+
+#[test]
+fn what_was_left_out_behind_answered_batches_belongs_to_the_next_one() {
+    let mut link = link();
+    read_on(&mut link);
+    let first = link.next_send(NOW, NOW).unwrap();
+    read_on(&mut link);
+    let second = link.next_send(NOW, NOW).unwrap();
+    on_reply(&mut link, second.id, &delivered(20));
+    let records = (21..=30).map(|offset| testing::record(offset, "k", "{}")).collect();
+    link.on_chunk(Chunk { from: 20, to: 30, records }, NOW, |_| false);
+    read_on(&mut link);
+    let third = link.next_send(NOW, NOW).unwrap();
+    assert_eq!((third.from, third.to), (20, 40));
+    on_reply(&mut link, first.id, &delivered(20));
+    assert_eq!((link.low(), link.progress(NOW).sent), (30, 20));
+}
+
+#[test]
 fn what_expires_while_it_waits_at_hand_is_judged_again() {
     let mut link = link();
     read_on(&mut link);
