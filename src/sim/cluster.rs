@@ -292,6 +292,8 @@ impl Cluster {
         let healed = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            // A sync that was under way when everything healed may have failed since.
+            self.bury().await;
             let open = self.open_ends().await;
             let late = healed.elapsed() > CONVERGES_WITHIN;
             if open.is_empty() || late {

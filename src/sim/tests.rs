@@ -85,3 +85,12 @@ fn one_backup_is_restored_twice_with_the_peers_unreachable() {
         }
     });
 }
+
+#[test]
+fn a_sync_that_is_under_way_while_everything_heals_may_still_fail() {
+    scenario(async |cluster| {
+        cluster.nodes[0].disk.fail_syncs(1.0);
+        cluster.publish_keys(0, 0..3);
+        wait(0).await;
+    });
+}
