@@ -30,7 +30,7 @@ use super::{
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
     journal::{Mark, Progress},
-    position::{Incarnation, Lives},
+    position::{Incarnation, Lives, Stray},
     time::Timestamp,
 };
 
@@ -135,8 +135,9 @@ pub enum Effect {
     Rewound { from: u64, to: u64 },
     /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
     Unrecoverable { from: u64, to: u64, mark: Mark },
-    /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
-    Behind,
+    /// What the peer holds of this hub beyond this hub's log is this now. If it is anything, this hub was restored: ask for
+    /// it.
+    Behind { beyond: Vec<Stray> },
 }
 
 #[derive(Debug)]
@@ -203,7 +204,8 @@ pub struct Link {
     failed_at: Timestamp,
     retry_at: Timestamp,
     paused: bool,
-    behind_said: bool,
+    /// What the peer holds beyond this hub's log, as it said last.
+    beyond: Vec<Stray>,
 }
 
 impl Link {
@@ -229,7 +231,7 @@ impl Link {
             failed_at: Timestamp::ZERO,
             retry_at: Timestamp::ZERO,
             paused: false,
-            behind_said: false,
+            beyond: Vec::new(),
         }
     }
 
@@ -411,7 +413,7 @@ impl Link {
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
-        self.notice_behind(&reply.high_waters, hub, &mut effects);
+        effects.extend(self.told(&reply.high_waters, &reply.strays, hub));
         let Some(index) =
             self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
@@ -527,11 +529,20 @@ impl Link {
         effects
     }
 
-    fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {
-        if !self.behind_said && hub.lives.is_behind(marks, hub.head) {
-            self.behind_said = true;
-            effects.push(Effect::Behind);
+    /// What the peer held beyond this hub's log when it last sent all of that back.
+    pub fn set_repaired(&mut self, beyond: Vec<Stray>) {
+        self.beyond = beyond;
+    }
+
+    /// The peer said what it holds of this hub. It may be asked more than once for what is beyond this hub's log: there
+    /// is more of it when something was on its way while this hub was restored, or when a copy of it goes on to write.
+    pub fn told(&mut self, marks: &[(Incarnation, u64)], strays: &[Stray], hub: &HubView<'_>) -> Option<Effect> {
+        let beyond = hub.lives.beyond(marks, strays, hub.head);
+        if beyond == self.beyond {
+            return None;
         }
+        self.beyond.clone_from(&beyond);
+        Some(Effect::Behind { beyond })
     }
 
     /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while

@@ -107,9 +107,6 @@ pub trait Hub: Send + Sync {
 
     fn is_draining(&self) -> bool;
 
-    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
-    fn confirm_life(&self);
-
     /// Drops what is past retention. Links still need everything after `needed_after`.
     fn retain(&self, needed_after: u64);
 }
