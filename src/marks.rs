@@ -37,7 +37,6 @@ marks! {
     ArrivalOverlap "arrival-overlap" "A batch began below the high-water.",
     ArrivalReordered "arrival-reordered" "A batch waited for the one before it.",
     ArrivalBeyondBase "arrival-beyond-base" "A batch was taken over a gap because the sender's log begins behind it.",
-    LifeConfirmed "life-confirmed" "All peers confirmed the last life, which goes on.",
     LifeBegun "life-begun" "A start began a new life.",
     TailCut "tail-cut" "A start cut off a torn tail.",
     LinkUnanswered "link-unanswered" "A batch was not answered.",

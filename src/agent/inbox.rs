@@ -220,12 +220,12 @@ impl Inbox for RegionInbox {
 
     fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
         async move {
-            let high_waters = {
-                let state = self.hub.state();
-                let state = state.read().unwrap_or_else(PoisonError::into_inner);
-                state.high_waters.get(asker).cloned().unwrap_or_default()
-            };
-            Ok(Hello { cluster: self.cluster.clone(), region: self.region.clone(), high_waters, now: self.clock.now() })
+            let (high_waters, strays) = read_state(&*self.hub, |state| {
+                let high_waters = state.high_waters.get(asker).cloned().unwrap_or_default();
+                (high_waters, state.strays.get(asker).cloned().unwrap_or_default())
+            });
+            let (cluster, region) = (self.cluster.clone(), self.region.clone());
+            Ok(Hello { cluster, region, high_waters, now: self.clock.now(), strays })
         }
         .boxed()
     }

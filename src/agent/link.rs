@@ -32,10 +32,7 @@ use crate::{
         time::Timestamp,
     },
     marks::{self, Mark as Branch},
-    ports::{
-        hub::{Note, ReadError, Reader},
-        peer::RepairRequest,
-    },
+    ports::hub::{Note, ReadError, Reader},
 };
 
 /// How often a link's progress is written down while it moves. What a crash forgets is sent again and suppressed.
@@ -381,7 +378,7 @@ impl LinkTask {
                     self.find_low_mark().await;
                 }
                 Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
-                Effect::Behind => self.ask_for_repair(),
+                Effect::Behind { beyond } => self.ends.repairs.want(beyond),
                 Effect::Settled { .. } | Effect::Skipped { .. } | Effect::DeadLetter { .. } => {}
             }
         }
@@ -457,24 +454,6 @@ impl LinkTask {
         }
     }
 
-    fn ask_for_repair(&self) {
-        let (lives, head, _) = self.hub_view();
-        let known = lives.0.iter().filter_map(|(life, _)| Some((*life, lives.end(*life, head)?))).collect();
-        let request = RepairRequest {
-            cluster: self.ends.cluster.clone(),
-            asker: self.ends.home.clone(),
-            origin: self.ends.home.clone(),
-            known,
-            asked: self.ends.entropy.next_u64(),
-        };
-        tracing::warn!(
-            peer = self.ends.peer_name,
-            "the peer has events of this region that are not here: this region was restored; asking for them"
-        );
-        let ends = self.ends.clone();
-        tokio::spawn(async move { ends.stop.run_until_cancelled(ends.ask_until_repaired(request)).await });
-    }
-
     fn hub_view(&self) -> (Lives, u64, u64) {
         let lives = read_state(&*self.ends.hub, |state| state.lives.clone());
         (lives, self.ends.hub.head().borrow().offset, self.ends.hub.base())
@@ -515,6 +494,12 @@ impl LinkTask {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Pause(paused) => self.core.set_paused(paused),
+            Command::Told(hello) => {
+                let (lives, head, base) = self.hub_view();
+                let hub = HubView { lives: &lives, head, base };
+                let effect = self.core.told(&hello.high_waters, &hello.strays, &hub);
+                self.perform(effect.into_iter().collect()).await;
+            }
             Command::Options { options, pacer } => {
                 self.core.set_options(options);
                 let pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));

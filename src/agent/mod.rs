@@ -16,6 +16,7 @@ mod letters;
 mod link;
 mod offset;
 mod pacer;
+mod repairs;
 mod status;
 mod watch;
 
@@ -39,6 +40,7 @@ use self::{
     inbox::{Handed, read_state},
     link::LinkTask,
     pacer::Pacer,
+    repairs::Repairs,
     watch::Watch,
 };
 pub use self::{
@@ -72,7 +74,7 @@ use crate::{
     },
 };
 
-/// How long a start waits for peers to say what they have, before it writes as a new life.
+/// How long a start waits for peers to say what they have of this region.
 const INTRODUCTION_WAIT: Duration = Duration::from_secs(1);
 
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -166,14 +168,16 @@ impl Agent {
                 dead_letters_max: options.max_dead_letters,
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
                 started: Instant::now(),
-                repaired: repaired.get(&options.to).cloned().unwrap_or_default(),
-                stop: stop.clone(),
+                repairs: Repairs::new(repaired.get(&options.to).cloned().unwrap_or_default()),
             });
             let task = build_link(&config, &options, ends.clone(), heard.get(&options.to).cloned().unwrap_or_default())
                 .await?;
             let (commands, view) = (task.1, task.0.view.clone());
-            links.insert(options.to.clone(), LinkHandle { ends, commands, view });
+            links.insert(options.to.clone(), LinkHandle { ends: ends.clone(), commands, view });
             tasks.spawn(task.0.run(stop.clone()));
+            let asking = async move { ends.ask_for_repairs().await };
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(asking).await });
         }
         let agent = Arc::new(Agent {
             region,
@@ -289,8 +293,7 @@ impl Agent {
         let errand = self.errand(peer)?;
         let filters = self.link(peer)?.filters(&self.region, &*self.hub);
         let expire_before = self.clock.now().minus(self.expire_after());
-        // Not beyond the link's place: the peer would hold what no mark of its tells of, and this region, if it was
-        // restored then, would not learn that it lacks it. The link sends that by itself.
+        // Not beyond the link's place: the link sends that by itself, in its order.
         let place = self.link(peer)?.view().cursor;
         errand.replay(&filters, (since, until), place, expire_before, dry_run).await
     }
@@ -350,17 +353,18 @@ impl Agent {
         Ok(changed)
     }
 
-    /// Asks the peers what they have of us, so that the last life may go on or lost events come back; then beats.
+    /// Asks the peers what they have of us, so that lost events come back, also over a link that is paused; then beats.
     async fn introduce(self: Arc<Self>) {
-        let hub = &*self.hub;
         let hellos = self.links.values().map(|link| async move {
-            let hello = tokio::time::timeout(INTRODUCTION_WAIT, link.ends.peer.hello()).await;
-            matches!(hello, Ok(Ok(hello)) if self_is_complete(hub, &hello.high_waters))
+            let told = async {
+                if let Ok(hello) = link.ends.peer.hello().await {
+                    link.ask(Command::Told(hello)).await;
+                }
+            };
+            // A peer that does not answer in time says it with the answer to the next batch.
+            let _ = tokio::time::timeout(INTRODUCTION_WAIT, told).await;
         });
-        let complete = futures::future::join_all(hellos).await;
-        if complete.iter().all(|complete| *complete) {
-            self.hub.confirm_life();
-        }
+        futures::future::join_all(hellos).await;
         let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
         heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone()).await;
     }
@@ -459,8 +463,7 @@ impl Agent {
         }
     }
 
-    /// To the origin alone: its own links pass on what comes back to it. If others got it too, they would hold what
-    /// they did not hold when the origin asked them, and nobody would ask them again.
+    /// To the origin alone: its own links pass on what comes back to it, in their order.
     async fn repair_as_asked(&self, request: &RepairRequest) {
         let (origin, asker) = (&request.origin, &request.asker);
         let result = match self.errand(asker) {
@@ -475,15 +478,6 @@ impl Agent {
             }
         }
     }
-}
-
-/// Whether a peer has all that this hub published, and nothing more.
-fn self_is_complete(hub: &dyn Hub, high_waters: &[(Incarnation, u64)]) -> bool {
-    let head = *hub.head().borrow();
-    read_state(hub, |state| {
-        !state.lives.is_behind(high_waters, head.offset)
-            && state.lives.covered(high_waters, head.offset) >= head.last_local
-    })
 }
 
 fn core_options(config: &Config, link: &config::Link) -> Options {
@@ -531,6 +525,7 @@ async fn build_link(
     }
     let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.steady());
     core.set_paused(journal.paused);
+    core.set_repaired(read_state(&*hub, |state| state.repaired.get(&options.to).cloned()).unwrap_or_default());
     let view = View {
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
         cursor: core.low(),

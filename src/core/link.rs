@@ -16,19 +16,22 @@
 //! [`Link`] does no I/O: its owner asks what it [wants](Link::wants), hands in chunks, answers and the time, and
 //! performs the [effects](Effect) in order.
 
+mod held;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use self::held::Held;
 use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
     invariant::{Invariant, Violation},
     journal::{BYPASSED_MAX, Mark, Progress},
-    position::{Incarnation, Lives},
+    position::{Incarnation, Lives, Stray},
     time::Timestamp,
 };
 use crate::{
@@ -140,8 +143,9 @@ pub enum Effect {
     Rewound { from: u64, to: u64 },
     /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
     Unrecoverable { from: u64, to: u64, mark: Mark },
-    /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
-    Behind,
+    /// What the peer holds of this hub beyond this hub's log is this now. If it is anything, this hub was restored: ask for
+    /// it.
+    Behind { beyond: Vec<Stray> },
 }
 
 #[derive(Debug)]
@@ -164,13 +168,8 @@ struct Span {
     attempts: u32,
     /// What the last record in the span says of the log up to there.
     mark: Mark,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    attempts: u32,
-    due: Timestamp,
-    in_flight: bool,
+    /// Where the last batch of the span ends; `None` where all of it was left out.
+    batch_to: Option<u64>,
 }
 
 /// The state of a link for people and metrics.
@@ -236,8 +235,11 @@ pub struct Link {
     failed_at: Timestamp,
     retry_at: Timestamp,
     paused: bool,
-    behind_said: bool,
     accounts: Accounts,
+    /// Spans that there can be with the options so far.
+    spans_max: usize,
+    /// What the peer holds beyond this hub's log, as it said last.
+    beyond: Vec<Stray>,
 }
 
 impl Link {
@@ -245,6 +247,7 @@ impl Link {
     /// [`lose_place`](Self::lose_place) names what is lost), or at the log's `base`.
     pub fn new(options: Options, progress: Option<&Progress>, base: u64, now: Timestamp) -> Self {
         let low = progress.map_or(base, |progress| progress.cursor);
+        let spans_max = spans_max(&options);
         let held = progress.map(|progress| progress.held.as_slice()).unwrap_or_default();
         Self {
             options,
@@ -264,12 +267,14 @@ impl Link {
             failed_at: Timestamp::ZERO,
             retry_at: Timestamp::ZERO,
             paused: false,
-            behind_said: false,
             accounts: Accounts::default(),
+            spans_max,
+            beyond: Vec::new(),
         }
     }
 
     pub fn set_options(&mut self, options: Options) {
+        self.spans_max = self.spans_max.max(spans_max(&options));
         self.options = options;
     }
 
@@ -390,7 +395,10 @@ impl Link {
         self.accounts.expired += dead as u64;
         self.accounts.skipped += (effects.len() - dead) as u64;
         self.read = chunk.to;
-        let stage = if meant.is_empty() { Stage::Done } else { Stage::Ready };
+        let (stage, batch_to) = match meant.is_empty() {
+            true => (Stage::Done, None),
+            false => (Stage::Ready, Some(chunk.to)),
+        };
         self.spans.push_back(Span {
             from: chunk.from,
             to: chunk.to,
@@ -398,6 +406,7 @@ impl Link {
             stage,
             attempts: 0,
             mark,
+            batch_to,
         });
         self.settle();
         effects
@@ -430,7 +439,7 @@ impl Link {
             return None;
         }
         // What was left out between the last batch and this one belongs to this one, or the peer would miss it.
-        let from = self.spans.range(..index).rev().find(|span| !span.records.is_empty()).map_or(self.covered, |b| b.to);
+        let from = self.spans.range(..index).rev().find_map(|span| span.batch_to).unwrap_or(self.covered);
         self.sends += 1;
         let span = &mut self.spans[index];
         span.stage = Stage::Sent { id: self.sends, first };
@@ -462,7 +471,7 @@ impl Link {
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
-        self.notice_behind(&reply.high_waters, hub, &mut effects);
+        effects.extend(self.told(&reply.high_waters, &reply.strays, hub));
         let Some(index) =
             self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
@@ -519,8 +528,11 @@ impl Link {
             } += 1;
             effects.push(Effect::Settled { record: record.clone(), outcome: *outcome });
         }
-        self.covered = self.covered.max(self.spans[index].to);
-        self.spans[index].stage = Stage::Done;
+        let span = &mut self.spans[index];
+        self.covered = self.covered.max(span.to);
+        span.stage = Stage::Done;
+        // Behind a batch that has no answer yet it may stay here for long.
+        span.records = Arc::default();
         self.settle();
     }
 
@@ -592,6 +604,7 @@ impl Link {
                 stage: Stage::Done,
                 attempts: 0,
                 mark: at,
+                batch_to: None,
             });
             self.read = base;
             self.settle();
@@ -625,6 +638,9 @@ impl Link {
         if accounts.taken != accounts.settled() + waiting {
             return Some(Violation::new(Invariant::Accounts, format!("{accounts:?}, and {waiting} waiting")));
         }
+        if self.spans.len() > self.spans_max {
+            return Some(Violation::new(Invariant::Bounds, format!("{} spans", self.spans.len())));
+        }
         // A batch may be answered `Retry` as a whole when the list is all but full.
         let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
         if self.held.len() > held_max.max(BYPASSED_HELD_MAX) {
@@ -633,63 +649,49 @@ impl Link {
         None
     }
 
-    fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {
-        if !self.behind_said && hub.lives.is_behind(marks, hub.head) {
-            marks::hit(Branch::LinkBehind);
-            self.behind_said = true;
-            effects.push(Effect::Behind);
-        }
+    /// What the peer held beyond this hub's log when it last sent all of that back.
+    pub fn set_repaired(&mut self, beyond: Vec<Stray>) {
+        self.beyond = beyond;
     }
 
+    /// The peer said what it holds of this hub. It may be asked more than once for what is beyond this hub's log: there
+    /// is more of it when something was on its way while this hub was restored, or when a copy of it goes on to write.
+    pub fn told(&mut self, marks: &[(Incarnation, u64)], strays: &[Stray], hub: &HubView<'_>) -> Option<Effect> {
+        let beyond = hub.lives.beyond(marks, strays, hub.head);
+        if beyond == self.beyond {
+            return None;
+        }
+        marks::hit(Branch::LinkBehind);
+        self.beyond.clone_from(&beyond);
+        Some(Effect::Behind { beyond })
+    }
+
+    /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while
+    /// the first batch waits for its answer, any number of later ones may get theirs.
     fn settle(&mut self) {
         while let Some(span) = self.spans.pop_front_if(|span| matches!(span.stage, Stage::Done)) {
             self.low = span.to;
             self.low_mark = span.mark;
         }
-    }
-
-    /// Held events to try now, at most `limit`; they count as on the wire until [`settle_held`](Self::settle_held).
-    pub fn due_held(&mut self, now: Timestamp, limit: usize) -> Vec<u64> {
-        if self.paused || now < self.retry_at {
-            return Vec::new();
-        }
-        let due = self.held.iter_mut().filter(|(_, held)| !held.in_flight && held.due <= now).take(limit);
-        due.map(|(sequence, held)| {
-            held.in_flight = true;
-            *sequence
-        })
-        .collect()
-    }
-
-    /// Adds events that must be sent (again) by themselves: deliveries outside of the order that a restored peer lost.
-    pub fn hold(&mut self, sequence: u64, now: Timestamp) {
-        self.held_changes += 1;
-        self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
-    }
-
-    /// What became of a held event; `None` if there was no answer.
-    pub fn settle_held(&mut self, sequence: u64, outcome: Option<Outcome>, now: Timestamp, chance: f64) -> u32 {
-        let Some(held) = self.held.get_mut(&sequence) else { return 0 };
-        held.attempts += 1;
-        held.in_flight = false;
-        let attempts = held.attempts;
-        match outcome {
-            Some(Outcome::Retry { after_millis }) => {
-                marks::hit(Branch::LinkHeldAgain);
-                held.due = now.plus(Duration::from_millis(u64::from(after_millis)));
-            }
-            None => {
-                marks::hit(Branch::LinkHeldUnanswered);
-                held.due = now.plus(self.options.backoff.pause(attempts, chance));
-            }
-            Some(_) => {
-                marks::hit(Branch::LinkHeldDelivered);
-                self.held_changes += 1;
-                self.held.remove(&sequence);
+        let mut index = 1;
+        while index < self.spans.len() {
+            if let [Stage::Done, Stage::Done] = [index - 1, index].map(|index| &self.spans[index].stage)
+                && let Some(done) = self.spans.remove(index)
+            {
+                let before = &mut self.spans[index - 1];
+                before.to = done.to;
+                before.mark = done.mark;
+                before.batch_to = done.batch_to.or(before.batch_to);
+            } else {
+                index += 1;
             }
         }
-        attempts
     }
+}
+
+/// Those that wait, one that is done behind each, and one that was read too late to stop.
+fn spans_max(options: &Options) -> usize {
+    2 * (options.in_flight + 2)
 }
 
 /// What a link must know of its own hub to read a peer's high-waters.

@@ -108,9 +108,6 @@ pub trait Hub: Send + Sync {
 
     fn is_draining(&self) -> bool;
 
-    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
-    fn confirm_life(&self);
-
     /// What the hub found broken of its own promises since the last call: bugs.
     fn take_violations(&self) -> Vec<Violation> {
         Vec::new()

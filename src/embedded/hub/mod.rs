@@ -88,8 +88,6 @@ enum Request {
         notes: Vec<Note>,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
-    /// Peers confirmed that nothing of the last life is missing here: it goes on.
-    Confirm,
     /// Drop what is past retention; links need everything after `needed_after`.
     Retain {
         needed_after: u64,
@@ -104,7 +102,7 @@ impl Request {
             Request::Publish { reply, .. } => drop(reply.send(Err(full()))),
             Request::Apply { reply, .. } => drop(reply.send(Err(full()))),
             Request::Note { reply: Some(reply), .. } => drop(reply.send(Err(full()))),
-            Request::Note { reply: None, .. } | Request::Confirm | Request::Retain { .. } => {}
+            Request::Note { reply: None, .. } | Request::Retain { .. } => {}
         }
     }
 }
@@ -301,11 +299,6 @@ impl Hub for EmbeddedHub {
 
     fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::SeqCst)
-    }
-
-    fn confirm_life(&self) {
-        // Without a place in the queue a new life begins, which is as right.
-        let _ = self.requests.try_send(Request::Confirm);
     }
 
     fn take_violations(&self) -> Vec<Violation> {

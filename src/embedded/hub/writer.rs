@@ -77,17 +77,11 @@ pub struct Writer {
     /// The segment that is written to, and up to where it was written.
     room: (u64, u64),
     hlc: HybridClock,
-    life: Life,
+    /// What this process writes as, from its first write on. Never the life of an earlier process, whatever the peers say of
+    /// it: a copy of this region's disk may be at work, or a batch of that process on its way.
+    life: Option<Incarnation>,
     /// Runs of the ledger that are being merged beside the writer.
     merge: Option<JoinHandle<Result<Merged, ledger::Error>>>,
-}
-
-/// What this process may write as.
-#[derive(Clone, Copy, PartialEq)]
-enum Life {
-    /// Nothing was written yet since the start; the first write begins a new life.
-    Unknown,
-    Begun(Incarnation),
 }
 
 /// What goes to disk with one sync, and whom to tell afterwards.
@@ -115,7 +109,7 @@ impl Writer {
             group: Group::default(),
             head,
             room: (0, 0),
-            life: Life::Unknown,
+            life: None,
             merge: None,
         }
     }
@@ -203,12 +197,14 @@ impl Writer {
             Request::Apply { batch, reply, permit } => {
                 let answer = self.apply(&batch).await?;
                 let high_waters = self.high_waters(&batch.opening.sender);
+                let strays = self.state().strays.get(&batch.opening.sender).cloned().unwrap_or_default();
                 let answer = Reply {
                     region: self.parts.options.region.clone(),
                     answer,
                     high_waters,
                     received: Timestamp::ZERO,
                     replied: Timestamp::ZERO,
+                    strays,
                 };
                 self.group.answers.push(Ready::Applied(reply, answer));
                 self.group.permits.push(permit);
@@ -218,13 +214,6 @@ impl Writer {
                     self.note(note);
                 }
                 self.group.answers.extend(reply.map(Ready::Noted));
-            }
-            Request::Confirm => {
-                let last = self.state().lives.current();
-                if let (Life::Unknown, Some(life)) = (self.life, last) {
-                    marks::hit(Mark::LifeConfirmed);
-                    self.life = Life::Begun(life);
-                }
             }
             Request::Retain { needed_after } => self.retain(needed_after).await?,
         }
@@ -303,14 +292,12 @@ impl Writer {
         let now = self.parts.clock.now();
         let header = &record.header;
         let shadow = opening.kind == batch::Kind::Shadow;
-        if !shadow {
-            // Arrivals take offsets too. Without a life of their own they would cover up what this hub lost if it was
-            // restored, and give ids a second time.
-            self.life();
-        }
+        // Arrivals take offsets too. Without a life of their own they would cover up what this hub lost if it was
+        // restored, and give ids a second time.
+        let life = (!shadow).then(|| self.life());
         let same_payload = match self.known(&header.key_hash, &header.payload_hash.0, now).await? {
             Known::New => {
-                if !shadow {
+                if let Some(incarnation) = life {
                     self.hlc.observe(header.hlc, now);
                     let at = Placement {
                         offset: self.head.offset + 1,
@@ -324,6 +311,12 @@ impl Writer {
                         marks::hit(Mark::OwnCameBack);
                     }
                     self.append(header.key_hash, |out| encode_arrival(out, record, sender, &region, at));
+                    let origin = record.origin_region().unwrap_or(sender);
+                    let in_order = matches!(opening.kind, batch::Kind::Stream { .. });
+                    if !in_order && origin != region && !header.is_reserved() {
+                        let place = Position { incarnation, sequence: at.offset };
+                        self.state().stray(origin, header.origin, place);
+                    }
                 }
                 return Ok(Outcome::Delivered);
             }
@@ -414,18 +407,18 @@ impl Writer {
 
     /// The life to write as; begins one if this process has not written yet.
     fn life(&mut self) -> Incarnation {
-        if let Life::Begun(life) = self.life {
+        if let Some(life) = self.life {
             return life;
         }
         let last = self.state().lives.current();
         if let Some(life) = last.filter(|_| planted::is(Bug::SequenceReusedAfterRestore)) {
-            self.life = Life::Begun(life);
+            self.life = Some(life);
             return life;
         }
         marks::hit(Mark::LifeBegun);
         let life = Incarnation::from_random(self.parts.entropy.next_u64());
         tracing::info!(%life, after = self.head.offset, "beginning a new life of this hub");
-        self.life = Life::Begun(life);
+        self.life = Some(life);
         self.change(&Change::Began { incarnation: life, after: self.head.offset }, None);
         life
     }
