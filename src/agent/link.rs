@@ -28,7 +28,7 @@ use crate::{
         event::Record,
         journal::{Change, Head, Loss, Mark},
         link::{self, Effect, Failure, HubView},
-        position::Lives,
+        position::{Lives, Position},
         time::Timestamp,
     },
     marks::{self, Mark as Branch},
@@ -78,6 +78,9 @@ struct Loop {
     progress_at: Instant,
     written: Option<(u64, u64)>,
     held_changes: u64,
+    /// As it said last.
+    peer_lives: Lives,
+    youngest_stray: Option<(u64, Position)>,
     viewed_at: Instant,
     /// The feed failed or the dead letters are full: no reading before this.
     read_again_at: Instant,
@@ -97,6 +100,8 @@ impl LinkTask {
             progress_at: now,
             written: None,
             held_changes: 0,
+            peer_lives: Lives::default(),
+            youngest_stray: None,
             viewed_at: now,
             read_again_at: now,
             blocked: false,
@@ -272,6 +277,7 @@ impl LinkTask {
             Ok(reply) => {
                 self.ends.metrics.batches_answered.inc();
                 state.offset.add(answered.sent, reply.received, reply.replied, now);
+                self.hold_lost_strays(state, reply);
             }
             Err(failure) => {
                 self.ends.metrics.batches_failed.inc();
@@ -301,7 +307,7 @@ impl LinkTask {
     async fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
         let now = self.ends.steady();
         let mut effects = Vec::new();
-        let mut bypassed: Vec<Note> = Vec::new();
+        let mut strayed: Vec<Note> = Vec::new();
         for (index, record) in records.iter().enumerate() {
             let outcome = match result {
                 Ok(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
@@ -314,9 +320,9 @@ impl LinkTask {
                     effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
                 }
                 Some(Outcome::Delivered | Outcome::Duplicate) => {
-                    let mark = result.map(|reply| reply.high_waters.last().map_or(0, |(_, mark)| *mark)).unwrap_or(0);
+                    let at = result.map(Reply::place).unwrap_or_default();
                     let peer = self.ends.peer_name.clone();
-                    bypassed.push(Change::Bypassed { peer, sequence, mark }.into());
+                    strayed.push(Change::Strayed { peer, sequence, at }.into());
                 }
                 _ => {}
             }
@@ -324,8 +330,8 @@ impl LinkTask {
                 effects.push(Effect::Settled { record: record.clone(), outcome });
             }
         }
-        if !bypassed.is_empty()
-            && let Err(error) = self.ends.hub.note(bypassed).await
+        if !strayed.is_empty()
+            && let Err(error) = self.ends.hub.note(strayed).await
         {
             tracing::error!(peer = self.ends.peer_name, %error, "deliveries outside of the order not written down");
         }
@@ -374,7 +380,6 @@ impl LinkTask {
                         "the peer lacks what it had confirmed (restored from an older copy?); sending it again"
                     );
                     metrics.rewinds.inc();
-                    self.hold_bypassed(to);
                     self.find_low_mark().await;
                 }
                 Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
@@ -411,16 +416,23 @@ impl LinkTask {
         }
     }
 
-    /// Single deliveries that the peer may have lost with its rewind go out again.
-    fn hold_bypassed(&mut self, to: u64) {
+    /// Deliveries outside of the order go out again where the peer lost the part of its log that they stood in.
+    fn hold_lost_strays(&mut self, seen: &mut Loop, reply: &Reply) {
         let peer = &self.ends.peer_name;
-        let bypassed = read_state(&*self.ends.hub, |state| {
-            state.links.get(peer).map(|link| link.bypassed.clone()).unwrap_or_default()
+        let lost = read_state(&*self.ends.hub, |state| {
+            let youngest = state.strayed.get(peer).and_then(|strayed| strayed.last()).copied();
+            if (&seen.peer_lives, seen.youngest_stray) == (&reply.lives, youngest) {
+                return Vec::new();
+            }
+            // Looked through again also for a new stray: its answer may be older than what the peer said since.
+            seen.peer_lives.clone_from(&reply.lives);
+            seen.youngest_stray = youngest;
+            state.lost_strays(peer, &reply.lives, reply.head)
         });
         let now = self.ends.steady();
-        for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
-            marks::hit(Branch::LinkBypassedAgain);
-            self.core.hold(*sequence, now);
+        for sequence in lost {
+            marks::hit(Branch::LinkStrayLost);
+            self.core.hold(sequence, now);
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::Record,
     frame::{self, Step},
-    position::{Incarnation, Lives, Stray},
+    position::{Incarnation, Lives, Position, Stray},
     time::Timestamp,
 };
 
@@ -194,9 +194,32 @@ pub struct Reply {
     pub replied: Timestamp,
     /// Single events of the sender that the peer got outside of their order.
     pub strays: Vec<Stray>,
+    /// The peer's own lives and where its log ends: what it took in beyond the end of one of them is lost.
+    pub lives: Lives,
+    pub head: u64,
 }
 
+/// How many fields of a [`Reply`] an older build does not write.
+const APPENDED: usize = 3;
+
 impl Reply {
+    /// Whether it answers a batch of so many records.
+    pub fn has_outcomes(&self, records: usize) -> bool {
+        matches!(&self.answer, Answer::Applied(outcomes) if outcomes.len() == records)
+    }
+
+    pub fn into_outcomes(self) -> Vec<Outcome> {
+        match self.answer {
+            Answer::Applied(outcomes) => outcomes,
+            Answer::Gap => Vec::new(),
+        }
+    }
+
+    /// Where the peer's log ends.
+    pub fn place(&self) -> Position {
+        Position { incarnation: self.lives.current().unwrap_or_default(), sequence: self.head }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(postcard::to_allocvec(self).unwrap_or_default());
@@ -211,7 +234,7 @@ impl Reply {
         };
         let reply = match postcard::from_bytes(rest) {
             // Fields are only ever appended: what an older build did not write is empty, which postcard writes as a zero.
-            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[rest, &[0]].concat()),
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[rest, &[0; APPENDED]].concat()),
             reply => reply,
         };
         reply.map_err(|error| error.to_string())
@@ -260,12 +283,15 @@ mod tests {
             received: Timestamp(1),
             replied: Timestamp(2),
             strays: Vec::new(),
+            lives: Lives::default(),
+            head: 0,
         };
         let bytes = reply.encode();
-        assert_eq!(Reply::decode(&bytes), Ok(reply.clone()));
-        assert_eq!(Reply::decode(&bytes[..bytes.len() - 1]), Ok(reply.clone()));
+        for lacks in 0..=APPENDED {
+            assert_eq!(Reply::decode(&bytes[..bytes.len() - lacks]), Ok(reply.clone()));
+        }
         assert_eq!(Reply::decode(&[&bytes[..], &[3, 7]].concat()), Ok(reply), "a newer build's");
-        assert!(Reply::decode(&bytes[..bytes.len() - 2]).is_err());
+        assert!(Reply::decode(&bytes[..bytes.len() - APPENDED - 1]).is_err());
     }
 
     #[test]

@@ -226,6 +226,8 @@ impl Inbox for FakeInbox {
                 received: Timestamp(1),
                 replied: Timestamp(2),
                 strays: Vec::new(),
+                lives: Lives::default(),
+                head: 0,
             };
             self.batches.lock().unwrap().push(batch);
             Ok(reply)

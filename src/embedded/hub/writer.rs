@@ -205,6 +205,8 @@ impl Writer {
                     received: Timestamp::ZERO,
                     replied: Timestamp::ZERO,
                     strays,
+                    lives: self.state().lives.told(),
+                    head: self.head.offset,
                 };
                 self.group.answers.push(Ready::Applied(reply, answer));
                 self.group.permits.push(permit);
