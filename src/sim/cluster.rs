@@ -26,6 +26,9 @@ use crate::{
 /// After everything healed, all regions are equal within this much virtual time.
 pub const CONVERGES_WITHIN: Duration = Duration::from_secs(120);
 
+/// Longer than any sync of a simulated disk.
+const SYNC_ENDS_WITHIN: Duration = Duration::from_millis(20);
+
 const SOURCE: &str = "app.simulated";
 const DETAIL_TYPE: &str = "Simulated";
 
@@ -283,6 +286,9 @@ impl Cluster {
             }
             self.check_durable(index).await;
         }
+        // A sync that was under way keeps its fate.
+        tokio::time::sleep(SYNC_ENDS_WITHIN).await;
+        self.bury().await;
         for node in &self.nodes {
             let Some(running) = &node.running else { continue };
             for peer in REGIONS.into_iter().filter(|peer| *peer != node.name) {
@@ -292,8 +298,6 @@ impl Cluster {
         let healed = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            // A sync that was under way when everything healed may have failed since.
-            self.bury().await;
             let open = self.open_ends().await;
             let late = healed.elapsed() > CONVERGES_WITHIN;
             if open.is_empty() || late {
