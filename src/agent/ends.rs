@@ -1,7 +1,7 @@
 //! What a link and its errands share: who the two ends are, and how something is sent.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -40,6 +40,9 @@ pub struct Ends {
     pub dead_letters_max: u64,
     /// Shared by the link and its errands.
     pub pacer: RwLock<Arc<Pacer>>,
+    /// How often the peer turned out to have lost what it had confirmed. An answer to what was sent before the last time
+    /// may come from a peer that has it no more.
+    pub rewinds: AtomicU64,
     /// Zero of the steady clock.
     pub started: Instant,
     pub repairs: Repairs,

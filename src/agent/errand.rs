@@ -3,7 +3,10 @@
 //! An errand runs beside its link, with the link's pace, one batch at a time. Keys make it harmless, whatever the link
 //! does meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -198,11 +201,8 @@ impl Errand {
     async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
         let outcomes = self.deliver(kind.clone(), &records).await;
         match outcomes {
-            Ok((outcomes, mark)) => {
+            Ok((outcomes, _)) => {
                 outcomes.iter().for_each(|outcome| report.add(*outcome));
-                if kind == Kind::Redrive {
-                    self.remember_bypassed(&records, &outcomes, mark).await?;
-                }
                 Ok(())
             }
             Err(failure) => {
@@ -212,32 +212,26 @@ impl Errand {
         }
     }
 
-    /// A peer that is restored later may lose these, and no rewind of the order brings them back.
-    async fn remember_bypassed(&self, records: &[Record], outcomes: &[Outcome], mark: u64) -> Result<(), Error> {
-        let new = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
-        let notes: Vec<Note> = new
-            .map(|(record, _)| {
-                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
-                Change::Bypassed { peer, sequence, mark }.into()
-            })
-            .collect();
-        if !notes.is_empty() {
-            self.ends.hub.note(notes).await?;
-        }
-        Ok(())
-    }
-
     /// One batch, tried a few times. Answers the outcomes and how far the peer was.
     pub async fn deliver(&self, kind: Kind, records: &[Record]) -> Result<(Vec<Outcome>, u64), Failure> {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            let rewinds = self.ends.rewinds.load(Ordering::Acquire);
             let bytes = records.iter().map(|record| record.raw().len()).sum();
             self.ends.pacer().admit(records.len(), bytes).await;
             let batch = Batch { opening: self.ends.opening(kind.clone()), records: records.to_vec() };
             let failure = match self.ends.deliver(batch).await {
                 Ok(Reply { answer: Answer::Applied(outcomes), high_waters, .. }) if outcomes.len() == records.len() => {
-                    return Ok((outcomes, high_waters.last().map_or(0, |(_, mark)| *mark)));
+                    let mark = high_waters.last().map_or(0, |(_, mark)| *mark);
+                    if kind == Kind::Redrive {
+                        self.remember_bypassed(records, &outcomes, mark, attempt > 1).await?;
+                    }
+                    // Looked at only now: a rewind from here on holds what was just remembered.
+                    if rewinds == self.ends.rewinds.load(Ordering::Acquire) {
+                        return Ok((outcomes, mark));
+                    }
+                    Failure::Unanswered("the peer was restored meanwhile".to_owned())
                 }
                 Ok(_) => Failure::Refused("an answer that does not fit the batch".to_owned()),
                 Err(failure) => failure,
@@ -247,6 +241,30 @@ impl Errand {
             }
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
         }
+    }
+
+    /// A peer that is restored later may lose these, and no rewind of the order brings them back. A `repeat` finds
+    /// delivered what an earlier attempt brought whose answer was lost.
+    async fn remember_bypassed(
+        &self,
+        records: &[Record],
+        outcomes: &[Outcome],
+        mark: u64,
+        repeat: bool,
+    ) -> Result<(), Failure> {
+        let is_new = |outcome: &Outcome| *outcome == Outcome::Delivered || repeat && *outcome == Outcome::Duplicate;
+        let new = records.iter().zip(outcomes).filter(|(_, outcome)| is_new(outcome));
+        let notes: Vec<Note> = new
+            .map(|(record, _)| {
+                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
+                Change::Bypassed { peer, sequence, mark }.into()
+            })
+            .collect();
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let noted = self.ends.hub.note(notes).await;
+        noted.map_err(|error| Failure::Refused(format!("{}: not written down: {error}", self.ends.home)))
     }
 }
 

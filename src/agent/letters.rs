@@ -197,8 +197,11 @@ impl Agent {
                 Outcome::Delivered | Outcome::Duplicate => {
                     tracing::info!(id = letter.id, peer = letter.peer, key = letter.key, "dead letter redriven");
                     notes.push(Change::Closed { id: letter.id, how: Closed::Redriven, at }.into());
-                    let (peer, sequence) = (letter.peer.clone(), letter.sequence);
-                    notes.push(Change::Bypassed { peer, sequence, mark }.into());
+                    // What was delivered just now is remembered; this may have been before a crash.
+                    if outcome == Outcome::Duplicate {
+                        let (peer, sequence) = (letter.peer.clone(), letter.sequence);
+                        notes.push(Change::Bypassed { peer, sequence, mark }.into());
+                    }
                 }
                 Outcome::Rejected(reason) => {
                     let letter = Letter { reason, attempts: letter.attempts + 1, ..letter.clone() };

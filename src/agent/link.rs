@@ -3,7 +3,7 @@
 //! One task per link. Nothing in it waits for another link: a dead peer costs its own task only.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -54,7 +54,8 @@ struct Answered {
 
 enum Sent {
     Span(u64),
-    Held(Arc<Vec<Record>>),
+    /// With [`Ends::rewinds`] when they were sent.
+    Held(Vec<Record>, u64),
 }
 
 pub struct LinkTask {
@@ -248,13 +249,14 @@ impl LinkTask {
             return;
         }
         let ends = self.ends.clone();
+        let rewinds = ends.rewinds.load(Ordering::Acquire);
         let sending = async move {
             let bytes = records.iter().map(|record| record.raw().len()).sum();
             let paced = ends.pacer().admit(records.len(), bytes).await;
             let opening = ends.opening(Kind::Redrive);
             let sent = opening.sent;
             let result = ends.deliver(Batch { opening, records: records.clone() }).await;
-            Answered { what: Sent::Held(Arc::new(records)), sent, result, paced }
+            Answered { what: Sent::Held(records, rewinds), sent, result, paced }
         };
         state.wire.push(sending.boxed());
     }
@@ -282,7 +284,11 @@ impl LinkTask {
                 self.core.on_failure(id, failure, self.ends.steady(), self.ends.entropy.next_f64());
                 Vec::new()
             }
-            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()).await,
+            (Sent::Held(records, rewinds), result) => {
+                let is_valid = rewinds == self.ends.rewinds.load(Ordering::Acquire);
+                let reply = result.as_ref().ok().filter(|_| is_valid);
+                self.held_answered(&records, reply).await
+            }
         };
         self.perform(effects).await;
         let is = self.core.status();
@@ -292,13 +298,13 @@ impl LinkTask {
         }
     }
 
-    async fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
+    async fn held_answered(&mut self, records: &[Record], reply: Option<&Reply>) -> Vec<Effect> {
         let now = self.ends.steady();
         let mut effects = Vec::new();
         let mut bypassed: Vec<Note> = Vec::new();
         for (index, record) in records.iter().enumerate() {
-            let outcome = match result {
-                Ok(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
+            let outcome = match reply {
+                Some(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
                 _ => None,
             };
             let sequence = record.header.offset;
@@ -308,7 +314,7 @@ impl LinkTask {
                     effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
                 }
                 Some(Outcome::Delivered | Outcome::Duplicate) => {
-                    let mark = result.map(|reply| reply.high_waters.last().map_or(0, |(_, mark)| *mark)).unwrap_or(0);
+                    let mark = reply.and_then(|reply| reply.high_waters.last()).map_or(0, |(_, mark)| *mark);
                     let peer = self.ends.peer_name.clone();
                     bypassed.push(Change::Bypassed { peer, sequence, mark }.into());
                 }
@@ -368,6 +374,7 @@ impl LinkTask {
                         "the peer lacks what it had confirmed (restored from an older copy?); sending it again"
                     );
                     metrics.rewinds.inc();
+                    self.ends.rewinds.fetch_add(1, Ordering::AcqRel);
                     self.hold_bypassed(to);
                     self.find_low_mark().await;
                 }

@@ -21,7 +21,7 @@ mod status;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -159,6 +159,7 @@ impl Agent {
                 attempt_timeout: options.attempt_timeout,
                 dead_letters_max: options.max_dead_letters,
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
+                rewinds: AtomicU64::new(0),
                 started: Instant::now(),
                 repairs: Repairs::new(repaired.get(&options.to).cloned().unwrap_or_default()),
             });

@@ -573,3 +573,22 @@ async fn peers_keep_their_contract_with_and_without_the_fault_decorator() {
         crate::ports::conformance::peer(peer).await;
     }
 }
+
+#[tokio::test]
+async fn an_answer_from_before_a_rewind_counts_for_nothing() {
+    let cluster = Cluster::start("").await;
+    let agent = cluster.agent("a").clone();
+    agent.pause("b", true).await.unwrap();
+    cluster.publish("a", "k1", "{}").await;
+    let records = agent.hub.reader(0).next(100, 1 << 20).await.unwrap();
+    let records: Vec<_> = records.into_iter().filter(|record| record.key() == "k1").collect();
+    let errand = agent.errand("b").unwrap();
+    let mut delivering = Box::pin(errand.deliver(crate::core::batch::Kind::Redrive, &records));
+    assert!(futures::poll!(&mut delivering).is_pending());
+    // Meanwhile the link learns that the peer was restored: it may have the event no more.
+    errand.ends.rewinds.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    let (outcomes, _) = delivering.await.unwrap();
+    assert_eq!(outcomes, [crate::core::batch::Outcome::Duplicate], "it was sent again, and is still there");
+    let bypassed = read_state(&*agent.hub, |state| state.links["b"].bypassed.clone());
+    assert!(bypassed.iter().all(|(sequence, _)| *sequence == records[0].header.offset) && !bypassed.is_empty());
+}
