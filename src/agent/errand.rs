@@ -199,12 +199,8 @@ impl Errand {
     async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
         let outcomes = self.deliver(kind.clone(), &records).await;
         match outcomes {
-            Ok((outcomes, at)) => {
+            Ok((outcomes, _)) => {
                 outcomes.iter().for_each(|outcome| report.add(*outcome));
-                if kind == Kind::Redrive {
-                    marks::hit(Mark::ReplaySent);
-                    self.remember_strayed(&records, &outcomes, at).await?;
-                }
                 Ok(())
             }
             Err(failure) => {
@@ -212,21 +208,6 @@ impl Errand {
                 Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report: *report })
             }
         }
-    }
-
-    /// A peer that is restored later may lose these, and no rewind of the order brings them back.
-    async fn remember_strayed(&self, records: &[Record], outcomes: &[Outcome], at: Position) -> Result<(), Error> {
-        let new = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
-        let notes: Vec<Note> = new
-            .map(|(record, _)| {
-                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
-                Change::Strayed { peer, sequence, at }.into()
-            })
-            .collect();
-        if !notes.is_empty() {
-            self.ends.hub.note(notes).await?;
-        }
-        Ok(())
     }
 
     /// One batch, tried a few times. Answers the outcomes and where the peer's log ends then.
@@ -240,7 +221,12 @@ impl Errand {
             let failure = match self.ends.deliver(batch).await {
                 Ok(reply) if reply.has_outcomes(records.len()) => {
                     let at = reply.place();
-                    return Ok((reply.into_outcomes(), at));
+                    let outcomes = reply.into_outcomes();
+                    if kind == Kind::Redrive {
+                        marks::hit(Mark::ReplaySent);
+                        self.remember_strayed(records, &outcomes, at, attempt > 1).await?;
+                    }
+                    return Ok((outcomes, at));
                 }
                 Ok(_) => Failure::Refused("an answer that does not fit the batch".to_owned()),
                 Err(failure) => failure,
@@ -250,6 +236,30 @@ impl Errand {
             }
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
         }
+    }
+
+    /// A peer that is restored later may lose these, and no rewind of the order brings them back. A `repeat` finds
+    /// delivered what an earlier attempt brought whose answer was lost.
+    async fn remember_strayed(
+        &self,
+        records: &[Record],
+        outcomes: &[Outcome],
+        at: Position,
+        repeat: bool,
+    ) -> Result<(), Failure> {
+        let is_new = |outcome: &Outcome| *outcome == Outcome::Delivered || repeat && *outcome == Outcome::Duplicate;
+        let new = records.iter().zip(outcomes).filter(|(_, outcome)| is_new(outcome));
+        let notes: Vec<Note> = new
+            .map(|(record, _)| {
+                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
+                Change::Strayed { peer, sequence, at }.into()
+            })
+            .collect();
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let noted = self.ends.hub.note(notes).await;
+        noted.map_err(|error| Failure::Refused(format!("{}: not written down: {error}", self.ends.home)))
     }
 }
 

@@ -200,8 +200,11 @@ impl Agent {
                     marks::hit(Mark::RedriveDelivered);
                     tracing::info!(id = letter.id, peer = letter.peer, key = letter.key, "dead letter redriven");
                     notes.push(Change::Closed { id: letter.id, how: Closed::Redriven, at }.into());
-                    let (peer, sequence) = (letter.peer.clone(), letter.sequence);
-                    notes.push(Change::Strayed { peer, sequence, at: place }.into());
+                    // What was delivered just now is remembered; this may have been before a crash.
+                    if outcome == Outcome::Duplicate {
+                        let (peer, sequence) = (letter.peer.clone(), letter.sequence);
+                        notes.push(Change::Strayed { peer, sequence, at: place }.into());
+                    }
                 }
                 Outcome::Rejected(reason) => {
                     marks::hit(Mark::RedriveRejected);

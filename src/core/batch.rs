@@ -24,7 +24,7 @@ pub const MAGIC: &[u8; 4] = b"HWB1";
 pub const RECORDS_MAX: usize = 65_536;
 
 /// An opening is never longer.
-const OPENING_BYTES_MAX: usize = 64 << 10;
+const OPENING_BYTES_MAX: usize = 256 << 10;
 
 /// Why these records are sent, and what the peer may conclude from their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct Opening {
     pub head: u64,
     /// The sender's wall clock when it sent this.
     pub sent: Timestamp,
+    /// The sender's offsets that it holds back for now. The receiver's high-water passes them, so it remembers them too:
+    /// the sender, restored from an older copy, would know of them from nobody else.
+    pub held: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +104,12 @@ impl Batch {
             return Err(Malformed::Opening(format!("{length} bytes long")));
         }
         let opening = rest.get(4..4 + length).ok_or_else(short)?;
-        let opening = postcard::from_bytes(opening).map_err(|error| Malformed::Opening(error.to_string()))?;
+        let opening = match postcard::from_bytes(opening) {
+            // An older build holds nothing back.
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[opening, &[0]].concat()),
+            opening => opening,
+        };
+        let opening = opening.map_err(|error| Malformed::Opening(error.to_string()))?;
         let mut position = MAGIC.len() + 4 + length;
         let mut records = Vec::new();
         while position < bytes.len() {
@@ -197,10 +205,12 @@ pub struct Reply {
     /// The peer's own lives and where its log ends: what it took in beyond the end of one of them is lost.
     pub lives: Lives,
     pub head: u64,
+    /// The sender's events that it held back, or was asked to, and that did not come since.
+    pub holes: Vec<Position>,
 }
 
 /// How many fields of a [`Reply`] an older build does not write.
-const APPENDED: usize = 3;
+const APPENDED: usize = 4;
 
 impl Reply {
     /// Whether it answers a batch of so many records.
@@ -257,6 +267,7 @@ mod tests {
                 base: 0,
                 head: 9,
                 sent: Timestamp(17),
+                held: Vec::new(),
             },
             records: (4..10).map(|offset| testing::record(offset, &format!("k{offset}"), "{}")).collect(),
         }
@@ -285,6 +296,7 @@ mod tests {
             strays: Vec::new(),
             lives: Lives::default(),
             head: 0,
+            holes: Vec::new(),
         };
         let bytes = reply.encode();
         for lacks in 0..=APPENDED {

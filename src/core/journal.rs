@@ -25,7 +25,7 @@ const LIVES_MAX: usize = 64;
 /// How many own lives are remembered before the oldest is folded away.
 const OWN_LIVES_MAX: usize = 4096;
 
-/// How many single deliveries outside of the order are remembered for a peer that may be restored.
+/// How many single events are remembered for each link: what went or came outside of the order, and what is held back.
 pub const STRAYED_MAX: usize = 10_000;
 
 /// How many discarded letters and losses stay listed.
@@ -58,6 +58,11 @@ pub enum Change {
     Repaired { peer: String, beyond: Vec<Stray> },
     /// The link to `peer` delivered one event outside of the order; it is in the peer's log up to `at`.
     Strayed { peer: String, sequence: u64, at: Position },
+    /// What `origin` held back and did not bring since is this now.
+    Holes { origin: String, holes: Vec<Position> },
+    /// An event that this region published and lost came back, and a copy that another region published under the same
+    /// key stands at `offset`. Its origin may have lost it as well, so this region brings it to its peers.
+    Adopted { offset: u64 },
 }
 
 /// How far a link is: a low-water and the exceptions above or below it.
@@ -168,10 +173,14 @@ pub struct State {
     /// By peer: own events that went to it outside of the order, and where its log was then. No high-water of it tells of
     /// them; if it loses that part of its log they go out again.
     pub strayed: BTreeMap<String, Vec<(u64, Position)>>,
+    /// By origin: what its high-water passes and this region does not have.
+    pub holes: BTreeMap<String, Vec<Position>>,
+    /// Copies of other regions that this region brings to its peers like its own, oldest first.
+    pub adopted: Vec<u64>,
 }
 
 /// How many fields of [`State`] a snapshot may lack, because an older build wrote it.
-const APPENDED: usize = 3;
+const APPENDED: usize = 5;
 
 /// The end of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,11 +265,32 @@ impl State {
             Change::Suppressed { .. } => {}
             // A place in no life: it goes out once more, and is a duplicate.
             Change::Bypassed { peer, sequence, .. } => self.strayed(peer, *sequence, Position::default()),
+            Change::Holes { origin, holes } if holes.is_empty() => drop(self.holes.remove(origin)),
+            Change::Holes { origin, holes } => drop(self.holes.insert(origin.clone(), holes.clone())),
+            Change::Adopted { offset } => {
+                self.adopted.push(*offset);
+                let excess = self.adopted.len().saturating_sub(STRAYED_MAX);
+                self.adopted.drain(..excess);
+            }
             Change::Strayed { peer, sequence, at } => self.strayed(peer, *sequence, *at),
             Change::Repaired { peer, beyond } => {
                 self.repaired.insert(peer.clone(), beyond.clone());
             }
         }
+    }
+
+    /// What an origin held back, after it said that it holds back `held`, and brought `came`.
+    pub fn holes_after(had: &[Position], held: &[Position], came: &[Position]) -> Vec<Position> {
+        let mut holes = had.to_vec();
+        for position in held {
+            if !holes.contains(position) {
+                holes.push(*position);
+            }
+        }
+        holes.retain(|position| !came.contains(position));
+        let excess = holes.len().saturating_sub(STRAYED_MAX);
+        holes.drain(..excess);
+        holes
     }
 
     fn strayed(&mut self, peer: &str, sequence: u64, at: Position) {
@@ -375,10 +405,10 @@ mod tests {
             state.fold(&Change::Strayed { peer: "b".to_owned(), sequence, at }, PLACE);
         }
         let lost = |lives: &[(Incarnation, u64)], head| state.lost_strays("b", &Lives(lives.to_vec()), head);
-        assert_eq!(lost(&[(one, 0), (two, 40)], 50), []);
+        assert!(lost(&[(one, 0), (two, 40)], 50).is_empty());
         assert_eq!(lost(&[(one, 0), (Incarnation(3), 25)], 60), [8, 9, 7]);
         assert_eq!(lost(&[(one, 0), (two, 40)], 45), [7]);
-        assert_eq!(state.lost_strays("c", &Lives::default(), 0), []);
+        assert!(state.lost_strays("c", &Lives::default(), 0).is_empty());
     }
 
     #[test]

@@ -47,6 +47,7 @@ fn reply(answer: Answer, mark: u64) -> Reply {
         strays: Vec::new(),
         lives: Lives::default(),
         head: 0,
+        holes: Vec::new(),
     }
 }
 

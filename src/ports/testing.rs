@@ -228,6 +228,7 @@ impl Inbox for FakeInbox {
                 strays: Vec::new(),
                 lives: Lives::default(),
                 head: 0,
+                holes: Vec::new(),
             };
             self.batches.lock().unwrap().push(batch);
             Ok(reply)
@@ -245,6 +246,7 @@ impl Inbox for FakeInbox {
                 high_waters,
                 now: Timestamp(3),
                 strays: Vec::new(),
+                holes: Vec::new(),
             })
         }
         .boxed()
