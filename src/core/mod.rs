@@ -13,6 +13,7 @@ pub mod event;
 pub mod frame;
 pub mod hlc;
 pub mod ingress;
+pub mod invariant;
 pub mod journal;
 pub mod json;
 pub mod key;
