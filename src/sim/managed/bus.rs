@@ -110,9 +110,11 @@ impl Store {
         let id = uuid(4, chance.word(), chance.word());
         let envelope = self.envelope(&id, entry);
         let origin = parsed.get(STAMP).and_then(|stamp| stamp.get("origin")).and_then(Json::as_str);
+        let stamped = parsed.get(STAMP).and_then(|stamp| stamp.get("key"));
         let effect = Effect {
             region: self.region,
             name: name_of(&entry.detail_type, &parsed),
+            key: stamped.or_else(|| parsed.get("idempotencyKey")).and_then(Json::as_str).map(str::to_owned),
             detail: json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone()),
             source: entry.source.clone(),
             detail_type: entry.detail_type.clone(),

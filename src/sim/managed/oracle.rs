@@ -18,6 +18,8 @@ pub struct Effect {
     pub region: &'static str,
     /// Its key, or what stands for it.
     pub name: String,
+    /// The idempotency key, where the event or its stamp tells it.
+    pub key: Option<String>,
     /// Without a stamp.
     pub detail: String,
     pub source: String,
@@ -233,7 +235,9 @@ impl Oracle {
             }
             // Name by name: what had every answer and kept its claim has one effect.
             for (name, effects) in &effects {
-                let Some((known, first)) = self.known.get(*name).zip(effects.first()) else { continue };
+                // Without a key there is one effect of a service's, and it is not known by which key links know it.
+                let keyed = effects.iter().find(|effect| effect.key.is_some());
+                let Some((known, first)) = self.known.get(*name).zip(keyed) else { continue };
                 let raw = known.raw.get(region).copied().unwrap_or(0);
                 let unanswered = known.unanswered.get(region).copied().unwrap_or(0);
                 let excused = raw + unanswered + take_overs(region, first);

@@ -98,11 +98,11 @@ async fn play(world: &mut World, scenario: Scenario) -> Result<(), String> {
             wait(60).await;
         }
         Scenario::VisibilityExpires => {
-            world.regions[0].queues().for_each(|queue| queue.set_repeats(1.0));
+            world.regions[0].queues().for_each(|queue| queue.set_repeats(0.6));
             for region in ["b", "c"] {
                 world.wire.change("a", region, |quality| quality.delay_max_ms = 2_000);
             }
-            for n in 0..30 {
+            for n in 0..20 {
                 world.publish_raw(0, DETAIL_TYPE, &detail(n), true);
             }
             wait(60).await;
@@ -139,7 +139,7 @@ async fn play(world: &mut World, scenario: Scenario) -> Result<(), String> {
         }
         Scenario::LateHolderComesBack => {
             world.wire.mute("a0", Op::Mark, Instant::now() + Duration::from_secs(45));
-            world.regions[0].queues().for_each(|queue| queue.set_repeats(1.0));
+            world.regions[0].queues().for_each(|queue| queue.set_repeats(0.6));
             for n in 0..20 {
                 world.publish_raw(0, DETAIL_TYPE, &detail(n), true);
             }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bus, ledger,
-    oracle::{Counted, Effect, Oracle, is_keyed, name_of},
+    oracle::{Counted, Effect, Oracle, name_of},
     queue,
     wire::{Caller, Wire},
 };
@@ -487,8 +487,7 @@ impl World {
         self.check();
         let mut oracle = lock(&self.oracle);
         let key_of = |effect: &Effect| {
-            let key = effect.name.split(' ').next().unwrap_or_default();
-            KeyHash::of(&effect.source, &effect.detail_type, key)
+            KeyHash::of(&effect.source, &effect.detail_type, effect.key.as_deref().unwrap_or_default())
         };
         let ledgers: BTreeMap<_, _> = self.regions.iter().map(|region| (region.name, region.ledger.clone())).collect();
         let take_overs = |region, effect: &Effect| {
@@ -499,7 +498,7 @@ impl World {
         let mut undone = Vec::new();
         for region in &self.regions {
             for effect in oracle.effects.iter().filter(|effect| effect.region == region.name) {
-                if !is_keyed(&effect.name) {
+                if effect.key.is_none() {
                     continue;
                 }
                 if !region.ledger.row(key_of(effect)).is_some_and(|row| matches!(row.state, State::Done { .. })) {
