@@ -39,10 +39,16 @@ pub enum Bug {
     DuplicateAgainstLiveClaim,
     /// Managed: who lost a claim may still mark or release it.
     LeaseWithoutFencing,
+    /// Managed: a lease is counted from the answer to its claim, when others have counted for a while.
+    LeaseFromAnswer,
+    /// Managed: a message is deleted when its event is on the bus, before its key is done.
+    DeletedBeforeMark,
+    /// Managed: a put without an answer is made again and not counted.
+    RepeatNotCounted,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -58,6 +64,9 @@ impl Bug {
         Bug::BatchAcknowledgedOnPartialFailure,
         Bug::DuplicateAgainstLiveClaim,
         Bug::LeaseWithoutFencing,
+        Bug::LeaseFromAnswer,
+        Bug::DeletedBeforeMark,
+        Bug::RepeatNotCounted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -77,6 +86,9 @@ impl Bug {
             Bug::BatchAcknowledgedOnPartialFailure => "batch-acknowledged-on-partial-failure",
             Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
             Bug::LeaseWithoutFencing => "lease-without-fencing",
+            Bug::LeaseFromAnswer => "lease-from-answer",
+            Bug::DeletedBeforeMark => "deleted-before-mark",
+            Bug::RepeatNotCounted => "repeat-not-counted",
         }
     }
 

@@ -4,6 +4,7 @@
 //! disks and networks. [`assemble`] is where production chooses the adapters.
 
 pub mod assemble;
+pub mod audit;
 mod ends;
 mod errand;
 mod explain;
@@ -14,8 +15,11 @@ mod inbox;
 mod keys;
 mod letters;
 mod link;
+pub mod local_keys;
 mod offset;
+pub mod ordered;
 mod pacer;
+pub mod queue_link;
 mod repairs;
 mod status;
 mod watch;
@@ -39,7 +43,6 @@ use self::{
     handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
     link::LinkTask,
-    pacer::Pacer,
     repairs::Repairs,
     watch::Watch,
 };
@@ -50,6 +53,7 @@ pub use self::{
     inbox::RegionInbox,
     keys::Range,
     letters::{Discarded, List, Redriven, Selection, Shown},
+    pacer::Pacer,
     status::Status,
 };
 use crate::{

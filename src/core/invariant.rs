@@ -45,6 +45,12 @@ pub enum Invariant {
     Verify,
     /// A task of the agent does not panic.
     Panic,
+    /// Managed services: there are no more second effects than were counted as possible.
+    Counted,
+    /// Managed services: whoever lost a claim neither marks nor releases it.
+    Fenced,
+    /// Managed services: a put begins only under a claim of its own that lasts longer than the attempt.
+    Lease,
 }
 
 impl Invariant {
@@ -80,6 +86,9 @@ impl Invariant {
             Invariant::Filter => "filter",
             Invariant::Verify => "verify",
             Invariant::Panic => "panic",
+            Invariant::Counted => "counted",
+            Invariant::Fenced => "fenced",
+            Invariant::Lease => "lease",
         }
     }
 }

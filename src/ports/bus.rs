@@ -2,23 +2,11 @@
 
 use futures::future::BoxFuture;
 
-use crate::core::{link::Failure, time::Timestamp};
+pub use crate::core::envelope::Entry;
+use crate::core::link::Failure;
 
 /// Entries that one call may carry (EventBridge).
 pub const CALL_ENTRIES_MAX: usize = 10;
-
-/// An event to publish.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    pub source: String,
-    pub detail_type: String,
-    /// A JSON object.
-    pub detail: String,
-    pub time: Option<Timestamp>,
-    pub resources: Vec<String>,
-    /// X-Ray trace header.
-    pub trace: Option<String>,
-}
 
 /// What became of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +19,7 @@ pub enum Put {
     Refused { code: String, why: String },
 }
 
-/// Contract:
+/// Contract, checked by `conformance::bus`:
 /// - `Ok` has one outcome per entry, in order, and each of them is certain;
 /// - [`Failure::Throttled`] and [`Failure::Refused`] say that nothing was taken in;
 /// - [`Failure::Unanswered`] says nothing: any of the entries may be on the bus, and a repeat is a second event there.

@@ -23,6 +23,7 @@ pub mod disk;
 pub mod history;
 pub mod hold;
 pub mod judge;
+pub mod managed;
 pub mod net;
 pub mod node;
 pub mod power;
@@ -81,6 +82,9 @@ pub struct Outcome {
     pub events: u64,
     /// Acknowledged events that a restore took when no other region had them.
     pub adrift: u64,
+    /// Second effects, which only a world of managed services may have, and how many were counted as possible.
+    pub repeats: u64,
+    pub possible_repeats: u64,
     pub faults: BTreeMap<Fault, u64>,
     pub virtual_seconds: f64,
     /// From the moment when all faults ended until all regions were equal.
@@ -96,6 +100,11 @@ pub struct Outcome {
 /// # Errors
 /// The runtime does not start, or the settings make no valid cluster.
 pub fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
+    in_virtual_time(cluster::run(seed, settings))
+}
+
+/// Runs a simulation on this thread; its marks and panics are its own.
+fn in_virtual_time(simulation: impl Future<Output = Result<Outcome, String>>) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -103,7 +112,7 @@ pub fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
         .map_err(|error| format!("cannot start: {error}"))?;
     marks::take();
     take_panics();
-    let mut outcome = runtime.block_on(cluster::run(seed, settings))?;
+    let mut outcome = runtime.block_on(simulation)?;
     // The tasks end here, so that nothing of this run is in the next one.
     drop(runtime);
     outcome.marks = marks::take();
