@@ -91,7 +91,8 @@ fn a_sync_that_is_under_way_while_everything_heals_may_still_fail() {
     scenario(async |cluster| {
         cluster.nodes[0].disk.fail_syncs(1.0);
         cluster.publish_keys(0, 0..3);
-        wait(0).await;
+        // The sync has begun, and takes some milliseconds.
+        wait(1).await;
     });
 }
 
