@@ -194,7 +194,8 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
         Scenario::LastSyncFails => {
             cluster.nodes[0].disk.fail_syncs(1.0);
             cluster.publish_keys(0, 0..3);
-            wait(0).await;
+            // The sync has begun, and takes some milliseconds.
+            wait(1).await;
         }
     }
 }
