@@ -50,6 +50,8 @@ pub struct Cluster {
     pub rewound: BTreeSet<usize>,
     /// Regions whose disk may not be readable, through no fault of the agent's.
     rotten: BTreeSet<usize>,
+    /// A log is so small that links lose their places; then they must say what they lost.
+    pub expects_losses: bool,
     /// The faults that this seed has.
     pub faults: Vec<Fault>,
     adrift: u64,
@@ -105,6 +107,7 @@ impl Cluster {
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
             rotten: BTreeSet::new(),
+            expects_losses: false,
             faults,
             adrift: 0,
         };

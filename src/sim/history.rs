@@ -18,6 +18,8 @@ pub struct Effect {
     pub key: String,
     pub detail: String,
     pub offset: u64,
+    /// Where the event stands at its origin.
+    pub sequence: u64,
     pub accepted: Timestamp,
     pub local: bool,
     pub repaired: bool,
@@ -31,6 +33,7 @@ impl Effect {
             key: record.key().to_owned(),
             detail: record.detail().to_owned(),
             offset: record.header.offset,
+            sequence: record.header.origin.sequence,
             accepted: record.header.accepted,
             local: record.header.is_local_business(),
             repaired: record.header.is_repaired(),
@@ -128,6 +131,13 @@ impl History {
     /// Keys that two regions may differ in.
     pub fn exempt(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str).filter(|key| self.is_exempt(key))
+    }
+
+    /// A loss inventory names the event: no region can be blamed for what it lacks of it.
+    pub fn set_named(&mut self, key: &str) {
+        if let Some(known) = self.keys.get_mut(key) {
+            known.adrift = true;
+        }
     }
 
     fn is_conflict(&self, key: &str) -> bool {
@@ -233,7 +243,11 @@ impl History {
         for effect in link.here.iter().filter(|effect| effect.local) {
             let (key, home, peer) = (effect.key.as_str(), link.home, link.peer);
             match there.get(key) {
-                Some(detail) if *detail != effect.detail && !link.dead.contains(key) && !(link.given_up)(key) => {
+                Some(detail)
+                    if *detail != effect.detail
+                        && link.dead.is_some_and(|dead| !dead.contains(key))
+                        && !(link.given_up)(key) =>
+                {
                     let filter = link.filters.iter().rev().find(|(after, _)| *after < effect.offset);
                     if filter.is_none_or(|(_, pattern)| pattern == "{}") {
                         let what = format!("{key} of {home} is another one in {peer}, and no dead letter");
@@ -268,8 +282,8 @@ pub struct Exceptions<'a> {
     pub there: &'a [Effect],
     /// Each pattern judges what was accepted after its offset, until the next one.
     pub filters: &'a [(u64, String)],
-    /// Keys of dead letters.
-    pub dead: &'a BTreeSet<&'a str>,
+    /// Keys of dead letters; `None` where letters may be lost.
+    pub dead: Option<&'a BTreeSet<&'a str>>,
     /// Whether an operator gave up the letter of a key.
     pub given_up: &'a dyn Fn(&str) -> bool,
 }

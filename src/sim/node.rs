@@ -103,6 +103,8 @@ pub struct Node {
     /// Regions that this node's file leaves out.
     pub absent: BTreeSet<&'static str>,
     pub held_back: Share,
+    /// Beyond so many bytes the oldest segment goes; the file's option where `None`.
+    pub log_bytes_max: Option<u64>,
     seed: u64,
     trace: SharedTrace,
 }
@@ -128,6 +130,7 @@ impl Node {
             ghost: None,
             absent: BTreeSet::new(),
             held_back: Share::default(),
+            log_bytes_max: None,
             seed,
             trace,
         }
@@ -145,7 +148,7 @@ impl Node {
             region: self.name.to_owned(),
             retention: config.idempotency.retention,
             log_retention: config.log.retention,
-            log_bytes_max: config.log.max_size,
+            log_bytes_max: self.log_bytes_max.unwrap_or(config.log.max_size),
             segment_bytes: profile.segment_bytes,
         };
         let disk = Arc::new(self.disk.handle(power.clone()));

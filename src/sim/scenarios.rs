@@ -31,10 +31,14 @@ pub enum Scenario {
     CopyWritesOn,
     /// A sync that is under way while everything heals fails.
     LastSyncFails,
+    /// The log drops what a link had not delivered, and the link says which.
+    LogTooSmall,
+    /// Events wait for longer than the peers' ledgers remember; they are redriven on request.
+    WaitedTooLong,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -47,6 +51,8 @@ impl Scenario {
         Scenario::TwoPayloads,
         Scenario::CopyWritesOn,
         Scenario::LastSyncFails,
+        Scenario::LogTooSmall,
+        Scenario::WaitedTooLong,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -63,6 +69,8 @@ impl Scenario {
             Scenario::TwoPayloads => "two-payloads",
             Scenario::CopyWritesOn => "copy-writes-on",
             Scenario::LastSyncFails => "last-sync-fails",
+            Scenario::LogTooSmall => "log-too-small",
+            Scenario::WaitedTooLong => "waited-too-long",
         }
     }
 }
@@ -196,6 +204,55 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
             cluster.publish_keys(0, 0..3);
             // The sync has begun, and takes some milliseconds.
             wait(1).await;
+        }
+        Scenario::LogTooSmall => log_too_small(cluster).await,
+        Scenario::WaitedTooLong => {
+            publish(cluster, 0, 0..10).await;
+            cut(cluster, "a", &["b"], true);
+            publish(cluster, 0, 10..30).await;
+            cluster.nodes[0].clock.set_skew(16 * 86_400_000);
+            wait(3_000).await;
+            cut(cluster, "a", &["b"], false);
+            wait(10_000).await;
+            if let Some(agent) = cluster.agent(0).cloned() {
+                let _ = agent.redrive(&Selection { expired: true, ..Selection::default() }).await;
+            }
+            cluster.nodes[0].clock.set_skew(0);
+        }
+    }
+}
+
+/// a can keep little, and b is away for long.
+async fn log_too_small(cluster: &mut Cluster) {
+    cluster.expects_losses = true;
+    cluster.crash(0);
+    cluster.nodes[0].log_bytes_max = Some(3 * cluster.profile.segment_bytes);
+    cluster.up(0).await;
+    publish(cluster, 0, 0..10).await;
+    cut(cluster, "a", &["b"], true);
+    for round in 0..40 {
+        publish(cluster, 0, 100 + round * 100..200 + round * 100).await;
+        if cluster.agent(0).is_some_and(|agent| agent.hub.base() > 200) {
+            break;
+        }
+    }
+    cut(cluster, "a", &["b"], false);
+    wait(20_000).await;
+    // What b lacks is in the inventory, to the event; c has everything.
+    let Some(agent) = cluster.agent(0).cloned() else { return };
+    let status = agent.status();
+    let losses: Vec<(u64, u64)> = status
+        .links
+        .iter()
+        .filter(|link| link.peer == "b")
+        .flat_map(|link| link.losses.iter().map(|loss| (loss.from, loss.to)))
+        .collect();
+    let hubs = cluster.hubs().await;
+    let at_b: BTreeSet<&str> = hubs["b"].iter().map(|effect| effect.key.as_str()).collect();
+    for effect in &hubs["c"] {
+        let named = losses.iter().any(|(from, to)| (from + 1..=*to).contains(&effect.sequence));
+        if named || effect.sequence <= agent.hub.base() && at_b.contains(effect.key.as_str()) {
+            super::cluster::lock(&cluster.history).set_named(&effect.key);
         }
     }
 }
