@@ -421,7 +421,9 @@ impl Work {
         let given_up = now.since(item.began) >= KEEP_MAX || self.draining && matches!(stage, Stage::Claim | Stage::Put);
         if given_up {
             item.fate = Fate::Return;
-            self.schedule(seq, Stage::Return, now);
+            let claimed = item.load == Load::Claimed && !item.ambiguous;
+            let next = if claimed && stage == Stage::Put { Stage::Release } else { Stage::Return };
+            self.schedule(seq, next, now);
         } else {
             let pause = self.pause(attempts);
             self.schedule(seq, stage, now.plus(pause));

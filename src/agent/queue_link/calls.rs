@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Options, Ports, item::Feed};
 use crate::{
@@ -118,8 +119,15 @@ fn complete<T>(expected: usize, result: Result<Vec<T>, Failure>) -> Result<Vec<T
     }
 }
 
-/// Performs a call. `started` is the zero of the steady clock.
-pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instant) -> BoxFuture<'static, Answer> {
+/// Performs a call. `started` is the zero of the steady clock. A receive ends with `stop`: it would take back in what is
+/// given back.
+pub fn perform(
+    call: Call,
+    ports: Arc<Ports>,
+    options: &Options,
+    started: Instant,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Answer> {
     let (limit, poll, visibility) = (options.call_timeout, options.poll, options.visibility);
     let attempt = options.attempt_timeout;
     let steady = move || super::steady(started);
@@ -127,7 +135,11 @@ pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instan
         match call {
             Call::Receive { feed, max } => {
                 let queue = ports.feed(feed);
-                let result = within(poll + limit, queue.receive(max, poll, visibility)).await;
+                let result = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Ok(Vec::new()),
+                    result = within(poll + limit, queue.receive(max, poll, visibility)) => result,
+                };
                 Answer::Received { feed, result }
             }
             Call::Extend { feed, items, receipts } => {
