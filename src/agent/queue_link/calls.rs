@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Options, Ports, item::Feed};
 use crate::{
     core::{
-        claim::{Claim, Token},
+        claim::{Claim, Row, Token},
         key::KeyHash,
         link::Failure,
         time::Timestamp,
@@ -31,16 +31,58 @@ pub enum Target {
 /// Numbers name the messages, in the order of what is sent.
 #[derive(Debug)]
 pub enum Call {
-    Receive { feed: Feed, max: usize },
-    Extend { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Return { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Delete { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Send { target: Target, items: Vec<u64>, messages: Vec<Outgoing> },
-    Claim { items: Vec<u64>, claims: Vec<Claim>, bytes: usize },
-    TakeOver { item: u64, claim: Claim, from: Token },
-    Put { items: Vec<u64>, entries: Vec<Entry> },
-    Mark { items: Vec<u64>, marks: Vec<(KeyHash, Token, Option<String>)>, at: Timestamp },
-    Release { items: Vec<u64>, claims: Vec<(KeyHash, Token)> },
+    Receive {
+        feed: Feed,
+        max: usize,
+    },
+    Extend {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Return {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Delete {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Send {
+        target: Target,
+        items: Vec<u64>,
+        messages: Vec<Outgoing>,
+    },
+    Claim {
+        items: Vec<u64>,
+        claims: Vec<Claim>,
+        bytes: usize,
+    },
+    /// What a link in shadow mode does instead of claiming.
+    Look {
+        items: Vec<u64>,
+        keys: Vec<KeyHash>,
+    },
+    TakeOver {
+        item: u64,
+        claim: Claim,
+        from: Token,
+    },
+    Put {
+        items: Vec<u64>,
+        entries: Vec<Entry>,
+    },
+    Mark {
+        items: Vec<u64>,
+        marks: Vec<(KeyHash, Token, Option<String>)>,
+        at: Timestamp,
+    },
+    Release {
+        items: Vec<u64>,
+        claims: Vec<(KeyHash, Token)>,
+    },
     Depth,
 }
 
@@ -119,8 +161,8 @@ fn complete<T>(expected: usize, result: Result<Vec<T>, Failure>) -> Result<Vec<T
     }
 }
 
-/// Performs a call. `started` is the zero of the steady clock. A receive ends with `stop`: it would take back in what is
-/// given back.
+/// Performs a call. `started` is the zero of the steady clock. With `stop` end a receive, which would take back in what is
+/// given back, and the wait for the link's turn.
 pub fn perform(
     call: Call,
     ports: Arc<Ports>,
@@ -161,10 +203,22 @@ pub fn perform(
             }
             Call::Claim { items, claims, bytes } => {
                 // Before the claim, so that no lease runs out while it waits for its turn.
-                let paced = ports.pacer.admit(claims.len(), bytes).await;
+                let paced = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => None,
+                    paced = ports.pacer.admit(claims.len(), bytes) => Some(paced),
+                };
+                let Some(paced) = paced else {
+                    let result = Err(Failure::Throttled { after: Duration::ZERO });
+                    return Answer::Claimed { items, sent: steady(), paced: Duration::ZERO, result };
+                };
                 let sent = steady();
                 let result = within(limit, ports.claims.insert(claims)).await;
                 Answer::Claimed { result: complete(items.len(), result), items, sent, paced }
+            }
+            Call::Look { items, keys } => {
+                let result = within(limit, ports.claims.get(keys)).await;
+                Answer::Looked { result: complete(items.len(), result), items }
             }
             Call::TakeOver { item, claim, from } => {
                 let sent = steady();

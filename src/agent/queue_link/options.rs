@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Mode},
     core::{
         backoff::Backoff,
         envelope::Rules,
@@ -37,6 +37,8 @@ pub struct Options {
     pub home: String,
     pub peer: String,
     pub rules: Rules,
+    /// Look whether the peer knows the key, and deliver nothing.
+    pub shadow: bool,
     /// How events are read; the limits of services do not apply to what a bus took already.
     pub ingress: Ingress,
     /// How long a claim keeps others away. Raising it delays what a crashed agent had begun; it must exceed
@@ -94,6 +96,7 @@ impl Options {
                 replays: false,
                 expire_after,
             },
+            shadow: link.mode == Mode::Shadow,
             ingress: Ingress {
                 key_pointers: config.idempotency.key.clone(),
                 reference_pointers: config.claim_check.reference.clone(),

@@ -91,6 +91,7 @@ impl Fixture {
             home: "a".to_owned(),
             peer: "b".to_owned(),
             rules: Rules { pattern, hops_max: 4, replays: false, expire_after: 13 * DAY },
+            shadow: false,
             ingress: ingress(),
             lease: Duration::from_secs(15),
             attempt_timeout: Duration::from_secs(5),
@@ -383,4 +384,34 @@ async fn a_put_without_an_answer_is_made_again_under_its_claim_and_counted() {
     wait(30).await;
     assert_eq!((link.effects().len(), link.counted("possible"), link.counted("delivered")), (2, 1, 1));
     link.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_in_shadow_mode_compares_and_delivers_nothing() {
+    let mut link = Fixture::new();
+    link.options.shadow = true;
+    link.row(&keyed(1), State::Done { id: None }, None).await;
+    (1..=3).for_each(|n| link.publish("app", &keyed(n)));
+    link.start();
+    wait(10).await;
+    let shadow = link.metrics.link("b");
+    assert_eq!((shadow.shadow_known.get(), shadow.shadow_new.get()), (1, 2));
+    assert_eq!((link.effects().len(), link.feed.bodies().len()), (0, 0));
+    assert_eq!(link.ledger.row(KeyHash::of("app", "T", "k2")), None);
+    link.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_waits_for_its_own_limit_stops_at_once() {
+    let mut link = Fixture::new();
+    if let Some(ports) = link.ports.as_mut().and_then(Arc::get_mut) {
+        ports.pacer = Pacer::new(Some(1), None);
+    }
+    (0..40).for_each(|n| link.publish("app", &keyed(n)));
+    link.start();
+    wait(5).await;
+    let stopping = Instant::now();
+    link.stop().await;
+    assert!(stopping.elapsed() < link.options.attempt_timeout);
+    assert_eq!(link.effects().len() + link.feed.bodies().len(), 40);
 }
