@@ -119,6 +119,10 @@ pub enum Answer {
         paced: Duration,
         result: Results<Inserted>,
     },
+    Looked {
+        items: Vec<u64>,
+        result: Result<Vec<Option<Row>>, Failure>,
+    },
     TookOver {
         item: u64,
         sent: Timestamp,
