@@ -296,3 +296,7 @@ impl LocalKeys {
         now.since(seen.1)
     }
 }
+
+#[cfg(test)]
+#[path = "local_keys_tests.rs"]
+mod tests;

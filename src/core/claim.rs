@@ -85,6 +85,8 @@ pub enum Judgement {
 
 /// Judges the row that an insertion met.
 pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
+    let by_wall_clock = planted::is(Bug::LeaseByWallClock);
+    let observed = if by_wall_clock { contender.now.since(row.at) } else { contender.observed };
     match &row.state {
         // Ours also where the row's own time is over: we hold it, and its lease is judged by our steady clock.
         State::Claimed { token, .. } if contender.tokens.last() == Some(token) => Judgement::Proceed,
@@ -92,7 +94,7 @@ pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
         _ if row.expires <= contender.now => Judgement::Absent,
         State::Claimed { .. } if planted::is(Bug::DuplicateAgainstLiveClaim) => Judgement::Duplicate,
         // Also where the payload is another one: its event may be refused yet, and then ours is the first.
-        State::Claimed { token, lease } => match lease.checked_sub(contender.observed) {
+        State::Claimed { token, lease } => match lease.checked_sub(observed) {
             Some(rest) if !rest.is_zero() => Judgement::Wait(rest),
             _ => Judgement::TakeOver(*token),
         },
