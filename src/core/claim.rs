@@ -110,6 +110,11 @@ pub fn may_put(since: Timestamp, lease: Duration, attempt: Duration, now: Timest
     now.plus(attempt) <= since.plus(lease)
 }
 
+/// How long an attempt may take at most under such a lease: a third of it is left for claiming, or no put would ever begin.
+pub fn attempt_within(lease: Duration, wanted: Duration) -> Duration {
+    wanted.min(lease / 3 * 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +188,7 @@ mod tests {
         let since = Timestamp::from_millis(1_000);
         let at = |millis| may_put(since, LEASE, Duration::from_secs(5), Timestamp::from_millis(millis));
         assert_eq!([1_000, 11_000, 11_001, 16_000, 99_000].map(at), [true, true, false, false, false]);
+        assert_eq!(attempt_within(LEASE, 2 * LEASE), Duration::from_secs(10));
+        assert_eq!(attempt_within(LEASE, Duration::from_secs(3)), Duration::from_secs(3));
     }
 }

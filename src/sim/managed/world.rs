@@ -295,6 +295,7 @@ impl World {
                 call_timeout: CALL,
                 visibility: VISIBILITY,
                 poll: VISIBILITY,
+                receives: 2,
                 backoff: backoff(),
             },
             audit::Ports {
