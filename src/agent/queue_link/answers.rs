@@ -182,6 +182,10 @@ impl Work {
                 }
             }
         }
+        if self.ledger.is_open() {
+            // Theirs were among the calls that opened it.
+            self.give_back(now);
+        }
     }
 
     /// In shadow mode: whether the peer knows the keys.

@@ -164,8 +164,9 @@ impl Table {
 
     fn release(&mut self, key: KeyHash, token: Token) -> bool {
         let may = self.fenced(key, token, "released");
+        // Not superseded: a late copy of the request that wrote the claim may write it again, and whoever gave it up may
+        // well take that away.
         if may {
-            self.superseded.insert(token);
             self.rows.remove(&key);
         }
         may
