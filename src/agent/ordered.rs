@@ -166,6 +166,7 @@ impl Publisher {
             }
             tokio::time::sleep(pause).await;
         }
+        attempts.iter_mut().for_each(Attempt::settle);
         self.give_up(attempts).await;
     }
 
@@ -364,16 +365,24 @@ impl Publisher {
             }
         }
         for (attempts, marks) in due.chunks_mut(claims::CALL_CLAIMS_MAX).zip(marks.chunks(claims::CALL_CLAIMS_MAX)) {
-            let result = within(self.options.call_timeout, self.ports.claims.mark(marks.to_vec(), at)).await;
-            if let Err(failure) = &result {
-                // The event is on the bus, and whoever enters the local keys marks it when it comes along.
-                tracing::debug!(%failure, "published events are not marked yet");
-            }
-            for attempt in attempts {
-                if let Step::Mark(id) = &attempt.step {
-                    attempt.result = Some(Published::Accepted(id.clone()));
+            match within(self.options.call_timeout, self.ports.claims.mark(marks.to_vec(), at)).await {
+                Ok(results) => {
+                    // Also where the claim was lost: the event is on the bus.
+                    let marked = attempts.iter_mut().zip(results).filter(|(_, result)| result.is_ok());
+                    marked.for_each(|(attempt, _)| attempt.settle());
                 }
+                // Tried again while there is time. After that it is marked by whoever enters the local keys.
+                Err(failure) => tracing::debug!(%failure, "published events are not marked yet"),
             }
+        }
+    }
+}
+
+impl Attempt {
+    /// What is on the bus is accepted, marked or not.
+    fn settle(&mut self) {
+        if let Step::Mark(id) = &self.step {
+            self.result.get_or_insert_with(|| Published::Accepted(id.clone()));
         }
     }
 }
