@@ -17,6 +17,11 @@ macro_rules! marks {
         }
 
         impl Mark {
+            /// Whether this is a branch of links over managed services; the others are those of embedded regions.
+            pub fn is_managed(self) -> bool {
+                self >= Mark::ClaimOwn
+            }
+
             pub const ALL: &[Mark] = &[$(Mark::$variant,)*];
 
             pub fn as_str(self) -> &'static str {
@@ -68,6 +73,22 @@ marks! {
     LinkHoleFilled "link-hole-filled" "After a start, what a peer says was held back for it goes out.",
     CopyAdopted "copy-adopted" "A lost event came back whose key stands here by another region's copy.",
     OwnCameBack "own-came-back" "An event of this region came back after a restore.",
+    ClaimOwn "claim-own" "An insertion met one's own claim: its answer was lost.",
+    ClaimDuplicate "claim-duplicate" "An insertion met a key that is done.",
+    ClaimConflict "claim-conflict" "An insertion met a key that is done with another payload.",
+    ClaimWaited "claim-waited" "An insertion met somebody else's claim.",
+    ClaimTakenOver "claim-taken-over" "A claim that nobody kept was taken over.",
+    ClaimNotTakenOver "claim-not-taken-over" "A claim was kept, or taken by somebody else, in the meantime.",
+    ClaimUnanswered "claim-unanswered" "An insertion was not answered.",
+    ClaimLost "claim-lost" "A claim was lost before its mark.",
+    PutUnanswered "put-unanswered" "Events may or may not be on the bus.",
+    PutLater "put-later" "The bus takes an event later.",
+    PutHeld "put-held" "An event that the bus put off for long went to the held queue.",
+    PutRefused "put-refused" "The bus never takes the event.",
+    MarkUnanswered "mark-unanswered" "A mark was not answered.",
+    MessageCameAgain "message-came-again" "A message was received again before it was deleted.",
+    MessageDead "message-dead" "A message went to the dead letters.",
+    CircuitOpened "circuit-opened" "The peer was left alone for a while.",
 }
 
 /// Whether this build has marks.

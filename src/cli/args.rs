@@ -77,6 +77,21 @@ pub struct Simulate {
     /// Only these kinds [default: all]
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = parse_sim_fault)]
     pub faults: Option<Vec<crate::sim::Fault>>,
+    /// What the regions are made of
+    #[arg(long, value_name = "WORLD", default_value = "embedded", value_parser = parse_world)]
+    pub world: crate::sim::World,
+    /// Plays a history by its name, or all of them, instead of seeds
+    #[arg(long, value_name = "NAME|all", conflicts_with_all = ["faults", "steps", "world"])]
+    pub scenario: Option<String>,
+    /// Runs one of so many seeds twice and demands the same trace; 0 none
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub twice: u64,
+    /// Fails unless every kind of fault and every marked branch was met; needs a build with debug assertions
+    #[arg(long)]
+    pub require_coverage: bool,
+    /// Plants a bug, or each of them in turn, and fails unless a seed finds it; needs a build with debug assertions
+    #[arg(long, value_name = "BUG|all", conflicts_with_all = ["scenario", "require_coverage", "trace", "world"])]
+    pub plant: Option<String>,
     /// Prints what happens, line by line
     #[arg(long)]
     pub trace: bool,
@@ -90,6 +105,14 @@ fn parse_seeds(text: &str) -> Result<std::ops::Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or_else(expected)?;
     let (start, end) = (start.parse().map_err(|_| expected())?, end.parse().map_err(|_| expected())?);
     if start < end { Ok(start..end) } else { Err(format!("`{text}` names no seed")) }
+}
+
+fn parse_world(text: &str) -> Result<crate::sim::World, String> {
+    let worlds = crate::sim::World::ALL;
+    worlds.into_iter().find(|world| world.as_str() == text).ok_or_else(|| {
+        let names: Vec<&str> = worlds.into_iter().map(crate::sim::World::as_str).collect();
+        format!("expected one of {}", names.join(", "))
+    })
 }
 
 fn parse_sim_fault(text: &str) -> Result<crate::sim::Fault, String> {

@@ -226,12 +226,52 @@ impl History {
         }
     }
 
+    /// A rejected event is a dead letter; one that no filter kept away when it was accepted is at the peer.
+    pub fn check_exceptions(&self, link: &Exceptions<'_>, violations: &mut Vec<Violation>) {
+        let there: BTreeMap<&str, &str> =
+            link.there.iter().map(|effect| (effect.key.as_str(), effect.detail.as_str())).collect();
+        for effect in link.here.iter().filter(|effect| effect.local) {
+            let (key, home, peer) = (effect.key.as_str(), link.home, link.peer);
+            match there.get(key) {
+                Some(detail) if *detail != effect.detail && !link.dead.contains(key) && !(link.given_up)(key) => {
+                    let filter = link.filters.iter().rev().find(|(after, _)| *after < effect.offset);
+                    if filter.is_none_or(|(_, pattern)| pattern == "{}") {
+                        let what = format!("{key} of {home} is another one in {peer}, and no dead letter");
+                        violations.push(Violation::new(Invariant::Letters, what));
+                    }
+                }
+                None if self.keys.get(key).is_some_and(|known| !known.adrift && known.details.len() == 1) => {
+                    let filter = link.filters.iter().rev().find(|(after, _)| *after < effect.offset);
+                    if filter.is_some_and(|(_, pattern)| pattern == "{}") {
+                        let what = format!("{key} at {} of {home} passes, and is not at {peer}", effect.offset);
+                        violations.push(Violation::new(Invariant::Filter, what));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     pub fn check_letter(&self, region: &str, peer: &str, key: &str, reason: &str, violations: &mut Vec<Violation>) {
         if !self.is_conflict(key) {
             let what = format!("{key} of {region} is a dead letter for {peer}: {reason}");
             violations.push(Violation::new(Invariant::Letters, what));
         }
     }
+}
+
+/// What a link knows of events that are not at its peer.
+pub struct Exceptions<'a> {
+    pub home: &'a str,
+    pub peer: &'a str,
+    pub here: &'a [Effect],
+    pub there: &'a [Effect],
+    /// Each pattern judges what was accepted after its offset, until the next one.
+    pub filters: &'a [(u64, String)],
+    /// Keys of dead letters.
+    pub dead: &'a BTreeSet<&'a str>,
+    /// Whether an operator gave up the letter of a key.
+    pub given_up: &'a dyn Fn(&str) -> bool,
 }
 
 /// How far a link says that it is.

@@ -1,16 +1,25 @@
 //! Judging a cluster: safety in the middle of things, then everything heals and all must become equal.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{
     Invariant, REGIONS, Violation,
     audit::Audit,
-    cluster::{CONVERGES_WITHIN, Cluster, SYNC_ENDS_WITHIN, lock},
-    history::{Effect, Place, effects},
+    cluster::{CONVERGES_WITHIN, Cluster, DETAIL_TYPE, SOURCE, SYNC_ENDS_WITHIN, lock},
+    history::{Effect, Exceptions, History, Place, effects},
+    node::{Node, Running},
 };
-use crate::{agent::Selection, core::time::Timestamp, ports::hub::Hub};
+use crate::{
+    agent::Selection,
+    core::{key::KeyHash, time::Timestamp},
+    ports::hub::Hub,
+};
 
 impl Cluster {
     /// Safety, in the middle of things.
@@ -64,6 +73,32 @@ impl Cluster {
             if !self.rewound.contains(&index) {
                 lock(&self.history).check_durable(name, false, &effects, &mut self.violations);
             }
+        }
+    }
+
+    /// What a link did not bring to its peer is on a list, or its filter kept it away when it was accepted.
+    fn check_exceptions(
+        &self,
+        node: &Node,
+        running: &Running,
+        hubs: &BTreeMap<&'static str, Vec<Effect>>,
+        history: &History,
+        open: &mut Vec<Violation>,
+    ) {
+        let state = running.hub.state();
+        let state = state.read().unwrap_or_else(PoisonError::into_inner);
+        let here = hubs.get(node.name).map(Vec::as_slice).unwrap_or_default();
+        for (peer, there) in hubs.iter().filter(|(peer, _)| **peer != node.name) {
+            let filters = state.links.get(*peer).map(|link| link.filters.as_slice()).unwrap_or_default();
+            let held = state.letters.values().map(|(letter, _)| letter).filter(|letter| letter.peer == *peer);
+            let dead: BTreeSet<&str> = held.map(|letter| letter.key.as_str()).collect();
+            let given_up = |key: &str| {
+                let key = KeyHash::of(SOURCE, DETAIL_TYPE, key);
+                state.discarded.iter().any(|(letter, hash)| letter == peer && *hash == key)
+            };
+            let exceptions =
+                Exceptions { home: node.name, peer, here, there, filters, dead: &dead, given_up: &given_up };
+            history.check_exceptions(&exceptions, open);
         }
     }
 
@@ -175,6 +210,7 @@ impl Cluster {
                     open.push(Violation::new(Invariant::Losses, what));
                 }
             }
+            self.check_exceptions(node, running, &hubs, &history, &mut open);
             let letters = running.agent.letters(&Selection { limit: Some(usize::MAX), ..Selection::default() });
             for letter in letters.map(|list| list.letters).unwrap_or_default() {
                 history.check_letter(node.name, &letter.peer, &letter.key, letter.reason, &mut open);

@@ -27,6 +27,7 @@ pub mod managed;
 pub mod net;
 pub mod node;
 pub mod power;
+pub mod scenarios;
 pub mod steps;
 pub mod trace;
 
@@ -39,7 +40,10 @@ use std::{
 use serde::Serialize;
 
 pub use crate::core::invariant::{Invariant, Violation};
-use crate::marks::{self, Hits};
+use crate::{
+    marks::{self, Hits, Mark},
+    planted::Bug,
+};
 pub use trace::Fault;
 
 /// The regions of every simulated cluster.
@@ -95,7 +99,109 @@ pub struct Outcome {
     pub lines: Vec<String>,
 }
 
-/// Runs one seed on this thread, from beginning to end.
+/// What the regions of a simulated cluster are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum World {
+    /// Each region is one durable process; links are requests and replies between them.
+    Embedded,
+    /// Each region is a bus, queues and a ledger that others run, and any number of agents.
+    Managed,
+}
+
+impl World {
+    pub const ALL: [World; 2] = [World::Embedded, World::Managed];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            World::Embedded => "embedded",
+            World::Managed => "managed",
+        }
+    }
+
+    /// Runs one seed on this thread, from beginning to end.
+    ///
+    /// # Errors
+    /// The runtime does not start, or the settings make no valid cluster.
+    pub fn run(self, seed: u64, settings: &Settings) -> Result<Outcome, String> {
+        match self {
+            World::Embedded => run(seed, settings),
+            World::Managed => managed::run(seed, settings),
+        }
+    }
+
+    /// The kinds of faults that can happen here.
+    pub fn faults(self) -> &'static [Fault] {
+        match self {
+            World::Embedded => &Fault::ALL,
+            World::Managed => &[
+                Fault::Partition,
+                Fault::Delay,
+                Fault::Drop,
+                Fault::Duplicate,
+                Fault::Throttle,
+                Fault::Error,
+                Fault::TimeoutAfterSuccess,
+                Fault::ClockSkew,
+                Fault::Crash,
+                Fault::Hold,
+            ],
+        }
+    }
+
+    /// Whether this branch is on a way that events take here.
+    pub fn reaches(self, mark: Mark) -> bool {
+        mark.is_managed() == (self == World::Managed)
+    }
+
+    /// Whether there is something for this bug to break here.
+    pub fn has(self, bug: Bug) -> bool {
+        let managed_alone = matches!(
+            bug,
+            Bug::DuplicateAgainstLiveClaim
+                | Bug::LeaseWithoutFencing
+                | Bug::LeaseFromAnswer
+                | Bug::DeletedBeforeMark
+                | Bug::RepeatNotCounted
+        );
+        let both = matches!(bug, Bug::BatchAcknowledgedOnPartialFailure | Bug::DeadLetterCountsAsDelivered);
+        both || managed_alone == (self == World::Managed)
+    }
+}
+
+/// A history with a name.
+#[derive(Clone, Copy, Debug)]
+pub enum Named {
+    Embedded(scenarios::Scenario),
+    Managed(managed::scenarios::Scenario),
+}
+
+impl Named {
+    pub fn all() -> impl Iterator<Item = Named> {
+        let embedded = scenarios::Scenario::ALL.into_iter().map(Named::Embedded);
+        embedded.chain(managed::scenarios::Scenario::ALL.into_iter().map(Named::Managed))
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Named::Embedded(scenario) => scenario.as_str(),
+            Named::Managed(scenario) => scenario.as_str(),
+        }
+    }
+
+    /// Plays it, with everything that a seed decides drawn from this one.
+    ///
+    /// # Errors
+    /// The runtime or an agent does not start.
+    pub fn run(self, seed: u64) -> Result<Outcome, String> {
+        match self {
+            Named::Embedded(scenario) => scenarios::run(scenario, seed),
+            Named::Managed(scenario) => managed::scenarios::run(scenario, seed),
+        }
+    }
+}
+
+/// Runs one seed of embedded regions on this thread, from beginning to end.
 ///
 /// # Errors
 /// The runtime does not start, or the settings make no valid cluster.

@@ -15,6 +15,7 @@ use crate::{
         link::Failure,
         time::Timestamp,
     },
+    marks::{self, Mark},
     planted::{self, Bug},
     ports::{bus::Put, claims::Inserted, queue},
 };
@@ -116,7 +117,10 @@ impl Work {
             let came_again = item.message.receipt != *receipt;
             item.deletions += 1;
             match result {
-                Ok(()) if came_again => self.schedule(*seq, Stage::Delete, now),
+                Ok(()) if came_again => {
+                    marks::hit(Mark::MessageCameAgain);
+                    self.schedule(*seq, Stage::Delete, now);
+                }
                 Ok(()) => self.forget(*seq, now),
                 Err(failure) if item.deletions >= DELETIONS_MAX => {
                     tracing::warn!(peer = self.options.peer, %failure, "a message is not deleted; it will come again");
@@ -150,6 +154,7 @@ impl Work {
                     why,
                     "event goes to the dead letters"
                 );
+                marks::hit(Mark::MessageDead);
                 self.ports.metrics.count_dead_letter(*reason);
                 self.ports.metrics.rejected.inc();
             }
@@ -175,6 +180,7 @@ impl Work {
                 Ok(Inserted::Known(row)) => self.known(*seq, &row, sent, now),
                 Err(failure) => {
                     if matches!(failure, Failure::Unanswered(_)) {
+                        marks::hit(Mark::ClaimUnanswered);
                         // It may be there since then.
                         item.since.get_or_insert(sent);
                     }
@@ -232,20 +238,24 @@ impl Work {
         let contender = Contender { tokens: &item.tokens, payload: event.payload_hash, observed, now: wall };
         match judge(row, &contender) {
             Judgement::Proceed => {
+                marks::hit(Mark::ClaimOwn);
                 item.since.get_or_insert(sent);
                 item.seen = None;
                 if item.placed.is_some() { self.schedule(seq, Stage::Mark, now) } else { self.may_put(seq, now) }
             }
             Judgement::Duplicate => {
+                marks::hit(Mark::ClaimDuplicate);
                 let placed = item.placed.is_some();
                 self.settle(seq, if placed { Outcome::Delivered } else { Outcome::Duplicate }, now);
             }
             Judgement::Conflict => {
+                marks::hit(Mark::ClaimConflict);
                 item.fate = Fate::Letter { reason: Reason::Conflict, why: format!("first from {}", row.origin) };
                 self.set_load(seq, Load::None);
                 self.schedule(seq, Stage::Send, now);
             }
             Judgement::Wait(rest) => {
+                marks::hit(Mark::ClaimWaited);
                 let look = LOOK_MIN.saturating_mul(1 << item.attempts.min(8));
                 item.attempts += 1;
                 item.restart(fresh);
@@ -288,11 +298,13 @@ impl Work {
         }
         match result {
             Ok(true) => {
+                marks::hit(Mark::ClaimTakenOver);
                 item.since.get_or_insert(sent);
                 item.seen = None;
                 if item.placed.is_some() { self.settle(seq, Outcome::Delivered, now) } else { self.may_put(seq, now) }
             }
             Ok(false) => {
+                marks::hit(Mark::ClaimNotTakenOver);
                 item.took_over = false;
                 self.schedule(seq, Stage::Claim, now);
             }
@@ -324,6 +336,9 @@ impl Work {
             Err(failure) => {
                 self.ports.metrics.batches_failed.inc();
                 let ambiguous = matches!(failure, Failure::Unanswered(_));
+                if ambiguous {
+                    marks::hit(Mark::PutUnanswered);
+                }
                 for seq in items {
                     if ambiguous && !planted::is(Bug::RepeatNotCounted) {
                         self.ports.metrics.repeats_unanswered.inc();
@@ -356,16 +371,19 @@ impl Work {
                 self.schedule(seq, Stage::Mark, now);
             }
             Put::Later { code, why } => {
+                marks::hit(Mark::PutLater);
                 let waited = now.since(item.began);
                 tracing::debug!(peer = self.options.peer, code, why, "the bus takes an event later");
                 self.not_put(seq, false);
                 if waited >= self.options.hold_after {
+                    marks::hit(Mark::PutHeld);
                     self.end(seq, Fate::Held, now);
                 } else {
                     self.retry(seq, Stage::Put, now);
                 }
             }
             Put::Refused { code, why } => {
+                marks::hit(Mark::PutRefused);
                 self.not_put(seq, false);
                 self.end(seq, Fate::Letter { reason: Reason::Refused, why: format!("{code}: {why}") }, now);
             }
@@ -387,6 +405,7 @@ impl Work {
             match result {
                 Ok(true) => self.settle(*seq, Outcome::Delivered, now),
                 Ok(false) => {
+                    marks::hit(Mark::ClaimLost);
                     // Somebody took the claim over: what he makes of it is waited for, so that the key ends up done.
                     self.ports.metrics.claims_lost.inc();
                     let fresh = self.token();
@@ -400,7 +419,10 @@ impl Work {
                     item.restart(fresh);
                     self.schedule(*seq, Stage::Claim, now);
                 }
-                Err(_) => self.retry(*seq, Stage::Mark, now),
+                Err(_) => {
+                    marks::hit(Mark::MarkUnanswered);
+                    self.retry(*seq, Stage::Mark, now);
+                }
             }
         }
     }
@@ -476,6 +498,7 @@ impl Work {
         match failure {
             None => circuit.succeeded(),
             Some(failure) if circuit.failed(&failure, now, chance) => {
+                marks::hit(Mark::CircuitOpened);
                 tracing::warn!(peer = self.options.peer, %failure, "the peer is left alone for a while");
                 self.give_back(now);
             }

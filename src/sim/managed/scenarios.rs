@@ -44,6 +44,18 @@ impl Scenario {
         Scenario::LateHolderComesBack,
     ];
 
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scenario::ClaimReplyLost => "claim-reply-lost",
+            Scenario::VisibilityExpires => "visibility-expires",
+            Scenario::DayLate => "day-late",
+            Scenario::KilledBetweenPutAndMark => "killed-between-put-and-mark",
+            Scenario::TwoPayloads => "two-payloads-managed",
+            Scenario::InheritedStamp => "inherited-stamp",
+            Scenario::LateHolderComesBack => "late-holder-comes-back",
+        }
+    }
+
     fn agents(self) -> u64 {
         match self {
             Scenario::VisibilityExpires | Scenario::KilledBetweenPutAndMark | Scenario::LateHolderComesBack => 2,
