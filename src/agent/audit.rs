@@ -7,10 +7,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::queue_link::letter::ACCEPTED;
+use super::{
+    queue_link::letter::ACCEPTED,
+    rounds::{self, within},
+};
 use crate::{
     core::{
         backoff::Backoff,
@@ -31,6 +34,8 @@ pub struct Options {
     pub call_timeout: Duration,
     pub visibility: Duration,
     pub poll: Duration,
+    /// Receives at once, when there is much to receive: everything that arrives over links comes by here.
+    pub receives: usize,
     pub backoff: Backoff,
 }
 
@@ -44,37 +49,18 @@ pub struct Ports {
 
 /// Runs until `stop`. What is under way then comes again; passing an event on twice changes nothing, as its key is known.
 pub async fn run(options: Options, ports: Ports, stop: CancellationToken) {
-    let mut failures = 0;
-    while !stop.is_cancelled() {
-        let round = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            round = round(&options, &ports) => round,
-        };
-        match round {
-            Ok(()) => failures = 0,
-            Err(failure) => {
-                failures += 1;
-                tracing::warn!(region = options.home, %failure, "stamped events wait to be looked at");
-                let pause = options.backoff.pause(failures, ports.entropy.next_f64());
-                let _ = tokio::time::timeout(pause, stop.cancelled()).await;
-            }
-        }
-    }
+    let Options { receives, backoff, .. } = options;
+    let round = || round(&options, &ports).boxed();
+    rounds::run("stamped events", receives, backoff, ports.entropy.clone(), stop, round).await;
 }
 
-async fn within<T>(limit: Duration, call: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
-    }
-}
-
-async fn round(options: &Options, ports: &Ports) -> Result<(), Failure> {
+/// Looks at some messages; answers how many there were.
+async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
     let limit = options.call_timeout;
     let receive = ports.queue.receive(queue::CALL_MESSAGES_MAX, options.poll, options.visibility);
     let messages = within(options.poll + limit, receive).await?;
-    let mut done = Vec::with_capacity(messages.len());
+    let received = messages.len();
+    let mut done = Vec::with_capacity(received);
     let mut inherited = Vec::new();
     for message in messages {
         let event = Event::read(&message.body, &options.home, &options.ingress);
@@ -103,7 +89,7 @@ async fn round(options: &Options, ports: &Ports) -> Result<(), Failure> {
     if !done.is_empty() {
         within(limit, ports.queue.delete(done)).await?;
     }
-    Ok(())
+    Ok(received)
 }
 
 fn passed_on(message: &Message) -> Outgoing {

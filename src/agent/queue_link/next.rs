@@ -184,7 +184,11 @@ impl Work {
         let mut room = self.options.claimed_max.saturating_sub(self.loads[Load::Claimed as usize]);
         let mut bytes = 0;
         let max = if one { 1 } else { claims::CALL_CLAIMS_MAX };
+        let draining = self.draining;
         let items = self.take(Stage::Claim.index(), now, max, |item| {
+            if draining && item.placed.is_none() {
+                return false;
+            }
             if item.load == Load::None {
                 let Some(less) = room.checked_sub(1) else { return false };
                 room = less;
@@ -196,6 +200,10 @@ impl Work {
             if self.items.get(seq).is_some_and(|item| item.load == Load::None) {
                 self.set_load(*seq, Load::Claimed);
             }
+        }
+        if self.options.shadow {
+            let keys = self.each(&items, |item| Some(item.event.as_ref()?.key_hash));
+            return self.ledger_call(items, |items| Call::Look { items, keys });
         }
         let claims = self.claims(&items);
         self.ledger_call(items, |items| Call::Claim { items, claims, bytes })

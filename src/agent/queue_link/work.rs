@@ -238,11 +238,13 @@ impl Work {
         let Some(line) = self.by_key.get_mut(&key) else { return };
         let was_first = line.front() == Some(&seq);
         line.retain(|other| *other != seq);
-        let first = line.front().copied();
-        match first {
-            None => _ = self.by_key.remove(&key),
-            Some(first) if was_first => self.schedule(first, Stage::Claim, now),
-            Some(_) => {}
+        let Some(first) = line.front().copied() else {
+            self.by_key.remove(&key);
+            return;
+        };
+        let waits = |item: &Item| item.stage == Stage::Claim && item.due.is_none() && !item.out;
+        if was_first && self.items.get(&first).is_some_and(waits) {
+            self.schedule(first, Stage::Claim, now);
         }
     }
 
@@ -251,13 +253,17 @@ impl Work {
         let idle: Vec<u64> = self.items.iter().filter(|(_, item)| !item.out).map(|(seq, _)| *seq).collect();
         for seq in idle {
             let Some(item) = self.items.get_mut(&seq) else { continue };
-            let begun = matches!(item.stage, Stage::Claim | Stage::TakeOver(_) | Stage::Put) && item.placed.is_none();
-            if begun {
-                item.fate = Fate::Return;
-                // Where it may be on the bus the claim stays. It is taken over later, and that is counted.
-                let release = item.load == Load::Claimed && !item.ambiguous;
-                self.schedule(seq, if release { Stage::Release } else { Stage::Return }, now);
+            let not_put = matches!(item.stage, Stage::Claim | Stage::TakeOver(_) | Stage::Put) && item.placed.is_none();
+            let release = item.load == Load::Claimed && !item.ambiguous;
+            // What may be on the bus is put again under its claim, and a claim that cannot be released now would keep others
+            // waiting for nothing: such messages stay, unless the agent ends.
+            let stays = item.ambiguous || release && self.ledger.is_open();
+            if !not_put || stays && !self.draining {
+                continue;
             }
+            item.fate = Fate::Return;
+            let release = release && !self.ledger.is_open();
+            self.schedule(seq, if release { Stage::Release } else { Stage::Return }, now);
         }
     }
 

@@ -130,7 +130,10 @@ impl Table {
         let held = matches!(stored.row.state, State::Claimed { token, .. } if token == from);
         if held {
             self.superseded.insert(from);
-            *self.take_overs.entry(claim.key).or_default() += u64::from(stored.agent != agent);
+            // An agent renews its own leases before they end; later it may be another publish that takes over.
+            let lapsed =
+                matches!(stored.row.state, State::Claimed { lease, .. } if stored.written_at + lease <= Instant::now());
+            *self.take_overs.entry(claim.key).or_default() += u64::from(lapsed || stored.agent != agent);
             *stored = Stored { row: claim.row, done_by: None, agent: agent.to_owned(), written_at: Instant::now() };
         }
         held
@@ -164,8 +167,9 @@ impl Table {
 
     fn release(&mut self, key: KeyHash, token: Token) -> bool {
         let may = self.fenced(key, token, "released");
+        // Not superseded: a late copy of the request that wrote the claim may write it again, and whoever gave it up may
+        // well take that away.
         if may {
-            self.superseded.insert(token);
             self.rows.remove(&key);
         }
         may

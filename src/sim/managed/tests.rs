@@ -98,6 +98,7 @@ fn planted_bugs_are_found() {
         (Bug::BatchAcknowledgedOnPartialFailure, &[Invariant::Delivered]),
         (Bug::LeaseWithoutFencing, &[Invariant::Fenced]),
         (Bug::LeaseFromAnswer, &[Invariant::Lease]),
+        (Bug::LeaseByWallClock, &[Invariant::Lease]),
         (Bug::DeletedBeforeMark, &[Invariant::Durable]),
         (Bug::RepeatNotCounted, &[Invariant::Counted]),
         (Bug::DeadLetterCountsAsDelivered, &[Invariant::Delivered]),
@@ -148,44 +149,4 @@ async fn the_simulated_bus_keeps_its_contract() {
     let store = bus::Store::new(1, "a", started, trace, Vec::new(), audit, Arc::default());
     let ledger = ledger::Store::new(1, "a");
     conformance::bus(Arc::new(bus::SimBus { store, region: "a", caller, wire, ledger, attempt: Duration::ZERO })).await;
-}
-
-#[test]
-fn debug_trace() {
-    let Ok(seed) = std::env::var("SEED") else { return };
-    let key = std::env::var("KEY").unwrap_or_default();
-    let outcome = run(seed.parse().unwrap(), &Settings { lines: true, ..Settings::default() }).unwrap();
-    println!("{:#?}", outcome.violations);
-    for line in outcome.lines.iter().filter(|line| {
-        key.is_empty()
-            || line.contains(&key)
-            || line.contains(" dies")
-            || line.contains(" is up")
-            || line.contains("stops")
-            || line.contains("heals")
-    }) {
-        println!("{line}");
-    }
-}
-
-#[test]
-fn debug_many() {
-    let Ok(text) = std::env::var("SEEDS") else { return };
-    let (from, to) =
-        text.split_once("..").map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap())).unwrap();
-    let mut sums = [0u64; 6];
-    let mut slowest = 0.0f64;
-    for seed in from..to {
-        let o = run(seed, &Settings::default()).unwrap();
-        if !o.violations.is_empty() {
-            println!("BAD {seed}: {:?}", o.violations);
-        }
-        for (sum, n) in
-            sums.iter_mut().zip([o.acknowledged, o.duplicates, o.conflicts, o.events, o.repeats, o.possible_repeats])
-        {
-            *sum += n;
-        }
-        slowest = slowest.max(o.converged_seconds);
-    }
-    println!("SUM {sums:?} {slowest}");
 }

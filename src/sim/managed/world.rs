@@ -295,6 +295,7 @@ impl World {
                 call_timeout: CALL,
                 visibility: VISIBILITY,
                 poll: VISIBILITY,
+                receives: 2,
                 backoff: backoff(),
             },
             audit::Ports {
@@ -335,6 +336,7 @@ impl World {
             home: home.to_owned(),
             peer: peer.to_owned(),
             rules: Rules { pattern: Pattern::everything(), hops_max: 4, replays: false, expire_after: 13 * DAY },
+            shadow: false,
             ingress: ingress(),
             lease: LEASE,
             attempt_timeout: ATTEMPT,
