@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod agent;
 pub mod api;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod core;

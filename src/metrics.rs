@@ -43,6 +43,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     pub faults_active: IntGaugeVec,
     pub invariant_violations: IntCounterVec,
+    /// Handed to the clients of AWS regions.
+    pub aws_requests: IntCounterVec,
     forwarded: IntCounterVec,
     lag: HistogramVec,
     backlog_events: GaugeVec,
@@ -153,6 +155,11 @@ impl Metrics {
                 "hubweave_invariant_violations_total",
                 "Times that the agent found one of its own promises broken. Anything above 0 is a bug: report it.",
                 &["invariant"],
+            )?,
+            aws_requests: declare.counters(
+                "hubweave_aws_requests_total",
+                "Calls to AWS by API name and outcome: ok, throttled, refused, failed (5xx) or unanswered.",
+                &["service", "operation", "outcome"],
             )?,
             forwarded: declare.counters(
                 "hubweave_events_forwarded_total",

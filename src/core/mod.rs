@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod event;
+pub mod finding;
 pub mod frame;
 pub mod hlc;
 pub mod ingress;
