@@ -25,6 +25,9 @@ pub const STREAMS: [&str; 4] = ["events", "state", "objects", "heartbeat"];
 /// What became of an event at a peer, as the label `result` says it.
 pub const RESULTS: [&str; 3] = ["delivered", "duplicate", "rejected"];
 
+/// What became of a local event at the ledger, as the label `result` says it.
+pub const LOCAL_ENTRIES: [&str; 4] = ["new", "known", "late", "conflict"];
+
 /// States of a region, as the label `state` says them.
 pub const REGION_STATES: [&str; 4] = ["active", "draining", "evacuated", "recovering"];
 
@@ -61,6 +64,9 @@ pub struct Metrics {
     lost: IntCounterVec,
     attempts: IntCounterVec,
     shadowed: IntCounterVec,
+    repeats: IntCounterVec,
+    claims_lost: IntCounterVec,
+    pub local_entries: IntCounterVec,
 }
 
 /// The children of one link.
@@ -84,6 +90,9 @@ pub struct LinkMetrics {
     pub batches_failed: IntCounter,
     pub shadow_new: IntCounter,
     pub shadow_known: IntCounter,
+    pub repeats_unanswered: IntCounter,
+    pub repeats_taken_over: IntCounter,
+    pub claims_lost: IntCounter,
     state: IntGaugeVec,
     dead_lettered: IntCounterVec,
     peer: String,
@@ -227,6 +236,23 @@ impl Metrics {
                 "Events of a link in shadow mode: known to the peer already (somebody else brought them) or new to it.",
                 &["peer", "result"],
             )?,
+            repeats: declare.counters(
+                "hubweave_possible_repeats_total",
+                "Events that may have a second effect on a managed bus: a put without an answer, or a claim that was taken \
+                 over from an agent that was lost.",
+                &["peer", "cause"],
+            )?,
+            claims_lost: declare.counters(
+                "hubweave_claims_lost_total",
+                "Events whose claim had been taken over when they were to be marked.",
+                &["peer"],
+            )?,
+            local_entries: declare.counters(
+                "hubweave_local_entries_total",
+                "Events of services on a managed bus that entered the ledger: new, known, late (a link had delivered the \
+                 key: a second effect), or conflict.",
+                &["result"],
+            )?,
             registry: registry.clone(),
         };
         for state in REGION_STATES {
@@ -234,6 +260,9 @@ impl Metrics {
         }
         for skip in Skip::ALL {
             metrics.skipped.with_label_values(&[skip.as_str()]);
+        }
+        for result in LOCAL_ENTRIES {
+            metrics.local_entries.with_label_values(&[result]);
         }
         for result in ["repeat", "conflict"] {
             metrics.deduplicated.with_label_values(&[result]);
@@ -278,6 +307,9 @@ impl Metrics {
             batches_failed: self.attempts.with_label_values(&[peer, "failed"]),
             shadow_new: self.shadowed.with_label_values(&[peer, "new"]),
             shadow_known: self.shadowed.with_label_values(&[peer, "known"]),
+            repeats_unanswered: self.repeats.with_label_values(&[peer, "unanswered"]),
+            repeats_taken_over: self.repeats.with_label_values(&[peer, "taken_over"]),
+            claims_lost: self.claims_lost.with_label_values(&[peer]),
             state: self.link_state.clone(),
             dead_lettered: self.dead_lettered.clone(),
             peer: peer.to_owned(),

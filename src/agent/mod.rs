@@ -16,6 +16,7 @@ mod letters;
 mod link;
 mod offset;
 mod pacer;
+pub mod queue_link;
 mod status;
 
 use std::{

@@ -145,11 +145,22 @@ pub enum Reason {
     TooLarge,
     /// The payload it refers to never came up at home.
     PayloadMissing,
+    /// The peer's bus refuses it; the letter says why.
+    Refused,
+    /// What the queue holds is no event.
+    Malformed,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 5] =
-        [Reason::Conflict, Reason::Expired, Reason::HopLimit, Reason::TooLarge, Reason::PayloadMissing];
+    pub const ALL: [Reason; 7] = [
+        Reason::Conflict,
+        Reason::Expired,
+        Reason::HopLimit,
+        Reason::TooLarge,
+        Reason::PayloadMissing,
+        Reason::Refused,
+        Reason::Malformed,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -158,6 +169,8 @@ impl Reason {
             Reason::HopLimit => "hop_limit",
             Reason::TooLarge => "too_large",
             Reason::PayloadMissing => "payload_missing",
+            Reason::Refused => "refused",
+            Reason::Malformed => "malformed",
         }
     }
 }

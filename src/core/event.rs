@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes};
 use super::{
     key::{KeyHash, PayloadHash},
     position::{EventId, Incarnation, Position},
+    stamp::Stamp,
     time::Timestamp,
 };
 
@@ -256,26 +257,17 @@ impl Record {
     }
 
     fn push_stamp(&self, out: &mut String) {
-        out.push_str("{\"origin\":");
-        push_json_string(out, self.origin_region().unwrap_or_default());
-        out.push_str(",\"id\":");
-        push_json_string(out, &self.origin_id());
-        out.push_str(",\"account\":");
-        push_json_string(out, self.text(self.ends[6] as usize, self.ends[7]));
-        out.push_str(",\"key\":");
-        push_json_string(out, self.key());
-        out.push_str(",\"hash\":\"");
-        out.push_str(&self.header.payload_hash.to_string());
-        out.push_str("\",\"sequence\":");
-        match self.header.origin.sequence {
-            0 => out.push_str("null"),
-            sequence => out.push_str(&sequence.to_string()),
-        }
-        out.push_str(",\"time\":\"");
-        out.push_str(&self.header.hlc.to_rfc3339());
-        out.push_str("\",\"hops\":");
-        out.push_str(&self.header.hops.to_string());
-        out.push('}');
+        let stamp = Stamp {
+            origin: self.origin_region().unwrap_or_default(),
+            id: &self.origin_id(),
+            account: self.text(self.ends[6] as usize, self.ends[7]),
+            key: self.key(),
+            hash: self.header.payload_hash,
+            sequence: Some(self.header.origin.sequence).filter(|sequence| *sequence > 0),
+            time: self.header.hlc,
+            hops: self.header.hops,
+        };
+        stamp.push(out);
     }
 }
 
@@ -439,7 +431,7 @@ impl Fields<'_> {
     }
 }
 
-fn push_json_string(out: &mut String, text: &str) {
+pub(super) fn push_json_string(out: &mut String, text: &str) {
     match serde_json::to_string(text) {
         Ok(json) => out.push_str(&json),
         Err(_) => out.push_str("\"\""),

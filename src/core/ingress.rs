@@ -129,7 +129,14 @@ impl Ingress {
         })
     }
 
-    fn find_key(&self, source: &str, detail_type: &str, detail: &Json, resources: &[String]) -> Option<String> {
+    /// The idempotency key of an event, where the pointers find one. `detail` is without a stamp.
+    pub(super) fn find_key(
+        &self,
+        source: &str,
+        detail_type: &str,
+        detail: &Json,
+        resources: &[String],
+    ) -> Option<String> {
         let at = |pointer: &str| match pointer.strip_prefix("/detail/") {
             Some(rest) => detail.pointer(&format!("/{rest}"))?.as_str().map(str::to_owned),
             None if pointer == "/source" => Some(source.to_owned()),

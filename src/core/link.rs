@@ -63,10 +63,15 @@ pub enum Skip {
     HopLimit,
     /// It is being held and goes its own way.
     Held,
+    /// Its source begins with `aws.`: no bus takes that from us.
+    AwsSource,
+    /// A replay of the hub's archive; it was delivered when it happened.
+    Replay,
 }
 
 impl Skip {
-    pub const ALL: [Skip; 4] = [Skip::Foreign, Skip::Filtered, Skip::HopLimit, Skip::Held];
+    pub const ALL: [Skip; 6] =
+        [Skip::Foreign, Skip::Filtered, Skip::HopLimit, Skip::Held, Skip::AwsSource, Skip::Replay];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -74,6 +79,8 @@ impl Skip {
             Skip::Filtered => "filtered",
             Skip::HopLimit => "hop_limit",
             Skip::Held => "held",
+            Skip::AwsSource => "aws_source",
+            Skip::Replay => "replay",
         }
     }
 }

@@ -7,6 +7,8 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod claim;
+pub mod envelope;
 pub mod event;
 pub mod finding;
 pub mod frame;
@@ -18,6 +20,7 @@ pub mod key;
 pub mod link;
 pub mod pattern;
 pub mod position;
+pub mod stamp;
 #[cfg(test)]
 pub mod testing;
 pub mod time;

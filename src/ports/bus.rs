@@ -2,23 +2,11 @@
 
 use futures::future::BoxFuture;
 
-use crate::core::{link::Failure, time::Timestamp};
+pub use crate::core::envelope::Entry;
+use crate::core::link::Failure;
 
 /// Entries that one call may carry (EventBridge).
 pub const CALL_ENTRIES_MAX: usize = 10;
-
-/// An event to publish.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    pub source: String,
-    pub detail_type: String,
-    /// A JSON object.
-    pub detail: String,
-    pub time: Option<Timestamp>,
-    pub resources: Vec<String>,
-    /// X-Ray trace header.
-    pub trace: Option<String>,
-}
 
 /// What became of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

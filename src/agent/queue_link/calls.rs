@@ -1,0 +1,197 @@
+//! The calls that a link makes, and how each is performed. What they mean is none of this file's business.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
+
+use super::{Options, Ports, item::Feed};
+use crate::{
+    core::{
+        claim::{Claim, Token},
+        key::KeyHash,
+        link::Failure,
+        time::Timestamp,
+    },
+    ports::{
+        bus::{Entry, Put},
+        claims::Inserted,
+        queue::{Depth, Message, Outgoing},
+    },
+};
+
+/// Where undeliverable messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Dead,
+    Held,
+}
+
+/// Numbers name the messages, in the order of what is sent.
+#[derive(Debug)]
+pub enum Call {
+    Receive { feed: Feed, max: usize },
+    Extend { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
+    Return { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
+    Delete { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
+    Send { target: Target, items: Vec<u64>, messages: Vec<Outgoing> },
+    Claim { items: Vec<u64>, claims: Vec<Claim>, bytes: usize },
+    TakeOver { item: u64, claim: Claim, from: Token },
+    Put { items: Vec<u64>, entries: Vec<Entry> },
+    Mark { items: Vec<u64>, marks: Vec<(KeyHash, Token, Option<String>)>, at: Timestamp },
+    Release { items: Vec<u64>, claims: Vec<(KeyHash, Token)> },
+    Depth,
+}
+
+/// One result per entry, or one for the whole call.
+pub type Results<T> = Result<Vec<Result<T, Failure>>, Failure>;
+
+#[derive(Debug)]
+pub enum Answer {
+    Received {
+        feed: Feed,
+        result: Result<Vec<Message>, Failure>,
+    },
+    Extended {
+        items: Vec<u64>,
+        result: Results<()>,
+    },
+    Returned {
+        items: Vec<u64>,
+        result: Results<()>,
+    },
+    Deleted {
+        items: Vec<u64>,
+        receipts: Vec<String>,
+        result: Results<()>,
+    },
+    Sent {
+        items: Vec<u64>,
+        result: Results<()>,
+    },
+    /// `sent`: when the request left, by the steady clock; what it wrote may be there since then.
+    Claimed {
+        items: Vec<u64>,
+        sent: Timestamp,
+        paced: Duration,
+        result: Results<Inserted>,
+    },
+    TookOver {
+        item: u64,
+        sent: Timestamp,
+        result: Result<bool, Failure>,
+    },
+    Put {
+        items: Vec<u64>,
+        result: Result<Vec<Put>, Failure>,
+    },
+    Marked {
+        items: Vec<u64>,
+        result: Results<bool>,
+    },
+    Released {
+        items: Vec<u64>,
+        result: Results<bool>,
+    },
+    Depths {
+        feeds: Depth,
+        dead: Depth,
+    },
+    NoDepths,
+}
+
+/// Ends a call that does not end by itself. What became of it is not known then.
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
+    }
+}
+
+/// An answer with too few results is no answer.
+fn complete<T>(expected: usize, result: Result<Vec<T>, Failure>) -> Result<Vec<T>, Failure> {
+    match result {
+        Ok(results) if results.len() != expected => {
+            Err(Failure::Unanswered(format!("{} results for {expected} entries", results.len())))
+        }
+        other => other,
+    }
+}
+
+/// Performs a call. `started` is the zero of the steady clock.
+pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instant) -> BoxFuture<'static, Answer> {
+    let (limit, poll, visibility) = (options.call_timeout, options.poll, options.visibility);
+    let attempt = options.attempt_timeout;
+    let steady = move || super::steady(started);
+    async move {
+        match call {
+            Call::Receive { feed, max } => {
+                let queue = ports.feed(feed);
+                let result = within(poll + limit, queue.receive(max, poll, visibility)).await;
+                Answer::Received { feed, result }
+            }
+            Call::Extend { feed, items, receipts } => {
+                let result = within(limit, ports.feed(feed).extend(receipts, visibility)).await;
+                Answer::Extended { result: complete(items.len(), result), items }
+            }
+            Call::Return { feed, items, receipts } => {
+                let result = within(limit, ports.feed(feed).extend(receipts, Duration::ZERO)).await;
+                Answer::Returned { result: complete(items.len(), result), items }
+            }
+            Call::Delete { feed, items, receipts } => {
+                let result = within(limit, ports.feed(feed).delete(receipts.clone())).await;
+                Answer::Deleted { result: complete(items.len(), result), items, receipts }
+            }
+            Call::Send { target, items, messages } => {
+                let queue = if target == Target::Dead { &ports.dead } else { &ports.held };
+                let result = within(limit, queue.send(messages)).await;
+                Answer::Sent { result: complete(items.len(), result), items }
+            }
+            Call::Claim { items, claims, bytes } => {
+                // Before the claim, so that no lease runs out while it waits for its turn.
+                let paced = ports.pacer.admit(claims.len(), bytes).await;
+                let sent = steady();
+                let result = within(limit, ports.claims.insert(claims)).await;
+                Answer::Claimed { result: complete(items.len(), result), items, sent, paced }
+            }
+            Call::TakeOver { item, claim, from } => {
+                let sent = steady();
+                let result = within(limit, ports.claims.take_over(claim, from)).await;
+                Answer::TookOver { item, sent, result }
+            }
+            Call::Put { items, entries } => {
+                let result = within(attempt, ports.bus.put(entries)).await;
+                Answer::Put { result: complete(items.len(), result), items }
+            }
+            Call::Mark { items, marks, at } => {
+                let result = within(limit, ports.claims.mark(marks, at)).await;
+                Answer::Marked { result: complete(items.len(), result), items }
+            }
+            Call::Release { items, claims } => {
+                let result = within(limit, ports.claims.release(claims)).await;
+                Answer::Released { result: complete(items.len(), result), items }
+            }
+            Call::Depth => {
+                let depths = async {
+                    let main = ports.feed.depth().await?;
+                    let held = ports.held.depth().await?;
+                    let dead = ports.dead.depth().await?;
+                    let feeds = Depth {
+                        visible: main.visible + held.visible,
+                        in_flight: main.in_flight + held.in_flight,
+                        delayed: main.delayed + held.delayed,
+                    };
+                    Ok((feeds, dead))
+                };
+                match within(limit, depths).await {
+                    Ok((feeds, dead)) => Answer::Depths { feeds, dead },
+                    Err(failure) => {
+                        tracing::debug!(%failure, "the depth of the queues is not known");
+                        Answer::NoDepths
+                    }
+                }
+            }
+        }
+    }
+    .boxed()
+}

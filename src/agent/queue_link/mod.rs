@@ -1,0 +1,165 @@
+//! A link whose region is built on managed services: from a queue of the home region to the bus of the peer.
+//!
+//! # The problem
+//! No transaction spans the queue, the peer's ledger and the peer's bus. Each may answer late, twice or not at all, the
+//! queue hands a message out again while somebody works on it, and any number of agents share it.
+//!
+//! # The method
+//! One message goes: received, decided ([`Rules`]), *claimed* in the peer's ledger, put on the peer's bus, marked done,
+//! deleted. What was said of a claim stands in [`core::claim`](crate::core::claim). Agents do not know of each other: the
+//! ledger keeps them apart. A crash anywhere leaves a message that comes again and, at worst, a claim that somebody takes
+//! over when nobody has kept it for the time of its lease; that, and a put without an answer, are the two ways to a second
+//! effect, and each is counted.
+//!
+//! [`work`] knows the messages under way and chooses the next call ([`next`]), [`calls`] performs it, [`answers`] draws the
+//! conclusions; only the loop here waits. All of it runs in the simulator (`sim::managed`).
+
+pub mod answers;
+pub mod calls;
+pub mod circuit;
+pub mod item;
+pub mod letter;
+pub mod next;
+pub mod work;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use self::{calls::perform, item::Feed, work::Work};
+use super::pacer::Pacer;
+use crate::{
+    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, link::Status, time::Timestamp},
+    metrics::LinkMetrics,
+    ports::{
+        bus::Bus,
+        claims::Claims,
+        clock::{Clock, Entropy},
+        queue::Queue,
+    },
+};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub home: String,
+    pub peer: String,
+    pub rules: Rules,
+    /// How events are read; the limits of services do not apply to what a bus took already.
+    pub ingress: Ingress,
+    /// How long a claim keeps others away. Raising it delays what a crashed agent had begun; it must exceed
+    /// `attempt_timeout`, and what is left of it is what claiming may take.
+    pub lease: Duration,
+    /// How long one put may take.
+    pub attempt_timeout: Duration,
+    /// How long every other call may take; for a receive, beyond its wait.
+    pub call_timeout: Duration,
+    /// How long a received message is hidden; extended while it is worked on.
+    pub visibility: Duration,
+    /// How long a receive waits for a message.
+    pub poll: Duration,
+    /// Receives at once, when there is much to receive.
+    pub receives: usize,
+    /// Messages received and not finished, at most. A queue of SQS stops for all agents at 120,000.
+    pub in_flight: usize,
+    pub in_flight_bytes: usize,
+    /// Events with a claim that are not put yet, at most: what waits for a slow bus would outlive its lease.
+    pub claimed_max: usize,
+    /// Events that are put or being put and not marked, at most: so many a crash can make a second effect of.
+    pub unmarked_max: usize,
+    /// Bytes of one put.
+    pub put_bytes: usize,
+    /// The peer's limit for one event.
+    pub entry_bytes_max: usize,
+    /// How long the peer's ledger remembers a key.
+    pub retention: Duration,
+    pub backoff: Backoff,
+    /// A message whose event the bus puts off for so long goes to the held queue,
+    pub hold_after: Duration,
+    /// and comes back after this; at most 15 minutes.
+    pub held_delay: Duration,
+}
+
+/// What a link calls.
+pub struct Ports {
+    /// The home region's queues.
+    pub feed: Arc<dyn Queue>,
+    pub held: Arc<dyn Queue>,
+    pub dead: Arc<dyn Queue>,
+    /// The peer's ledger and bus.
+    pub claims: Arc<dyn Claims>,
+    pub bus: Arc<dyn Bus>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub pacer: Pacer,
+    pub metrics: LinkMetrics,
+    /// The skips of all links of the region, by reason.
+    pub skipped: prometheus::IntCounterVec,
+}
+
+impl Ports {
+    fn feed(&self, feed: Feed) -> &dyn Queue {
+        match feed {
+            Feed::Main => &*self.feed,
+            Feed::Held => &*self.held,
+        }
+    }
+}
+
+/// A clock that never steps, whose zero is just before `started`.
+fn steady(started: Instant) -> Timestamp {
+    Timestamp::from_millis(1).plus(started.elapsed())
+}
+
+/// Runs a link until `stop`. While `paused` says so nothing is received; what is under way goes on.
+///
+/// When it stops, it brings to an end what is on the bus, gives back the rest at once, and leaves what takes longer than
+/// one attempt to the leases and to the queue. It ends at any await without harm: that is a crash.
+pub async fn run(options: Options, ports: Arc<Ports>, mut paused: watch::Receiver<bool>, stop: CancellationToken) {
+    let started = Instant::now();
+    let mut calls = FuturesUnordered::new();
+    let mut work = Work::new(options.clone(), ports.clone());
+    work.paused = *paused.borrow_and_update();
+    let mut shown = None;
+    let mut drained_at = None;
+    loop {
+        let now = steady(started);
+        if stop.is_cancelled() && drained_at.is_none() {
+            work.draining = true;
+            work.give_back(now);
+            drained_at = Some(now.plus(options.attempt_timeout + options.call_timeout));
+        }
+        while let Some(call) = work.next_call(now) {
+            calls.push(perform(call, ports.clone(), &options, started));
+        }
+        if drained_at.is_some_and(|end| work.is_empty() || now >= end) {
+            break;
+        }
+        show(&work, &mut shown);
+        let wake = work.wake_at(now);
+        let wake = drained_at.map_or(wake, |end| wake.min(end));
+        let wait = wake.since(now).max(Duration::from_millis(1));
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if drained_at.is_none() => {}
+            Some(answer) = calls.next() => work.answered(answer, steady(started)),
+            Ok(()) = paused.changed() => work.paused = *paused.borrow_and_update(),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    if !work.is_empty() {
+        tracing::info!(peer = options.peer, "stopping with messages under way; they come again");
+    }
+}
+
+fn show(work: &Work, shown: &mut Option<Status>) {
+    let status = work.status();
+    let metrics = &work.ports.metrics;
+    metrics.held.set(work.waiting() as f64);
+    if shown.as_ref() != Some(&status) {
+        metrics.set_state(status.as_str());
+        tracing::info!(peer = work.options.peer, state = status.as_str(), ?status, "link changed its state");
+        *shown = Some(status);
+    }
+}
