@@ -217,7 +217,9 @@ impl ClaimsTable {
             .expression_attribute_values(":token", number(token.0));
         match request.send().await {
             Ok(_) => Ok(true),
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) => {
+            Err(error)
+                if error.as_service_error().is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+            {
                 Ok(false)
             }
             Err(error) => Err(failure(&error)),
@@ -413,10 +415,9 @@ fn from_item(item: &Item) -> Result<(KeyHash, Row), Failure> {
         number.and_then(|number| number.parse::<u64>().ok()).ok_or_else(|| malformed(name))
     };
     let state = match string("s").map(String::as_str) {
-        Some(CLAIMED) => State::Claimed {
-            token: Token(number("t")?),
-            lease: std::time::Duration::from_millis(number("l")?),
-        },
+        Some(CLAIMED) => {
+            State::Claimed { token: Token(number("t")?), lease: std::time::Duration::from_millis(number("l")?) }
+        }
         Some(DONE) => State::Done { id: string("i").cloned() },
         _ => return Err(malformed("s")),
     };

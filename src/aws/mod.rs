@@ -13,6 +13,7 @@ mod failure;
 pub mod names;
 pub mod provision;
 pub mod queue;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -134,7 +134,10 @@ mod tests {
         let names = names("hub");
         let link = names.link("us");
         assert_eq!([&link.feed, &link.held, &link.dead], ["hw-eu-to-us", "hw-eu-to-us-held", "hw-eu-to-us-dead"]);
-        assert_eq!([names.local_keys(), names.ledger(), names.shared()], ["hw-eu-keys", "hw-eu-ledger", "hw-eu-region"]);
+        assert_eq!(
+            [names.local_keys(), names.ledger(), names.shared()],
+            ["hw-eu-keys", "hw-eu-ledger", "hw-eu-region"]
+        );
         assert_eq!((names.hub_name(), names.hub_account()), ("hub", None));
     }
 

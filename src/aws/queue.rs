@@ -42,9 +42,11 @@ impl SqsQueue {
     /// There is none of this name, or it may not be asked for.
     pub async fn open(clients: &Clients, name: &str) -> Result<SqsQueue, Failure> {
         let found = clients.sqs.get_queue_url().queue_name(name).send().await;
-        let found = found.map_err(|error| match error.as_service_error().is_some_and(GetQueueUrlError::is_queue_does_not_exist) {
-            true => Failure::Refused(format!("there is no queue `{name}`: `hubweave provision` makes it")),
-            false => failure(&error),
+        let found = found.map_err(|error| {
+            match error.as_service_error().is_some_and(GetQueueUrlError::is_queue_does_not_exist) {
+                true => Failure::Refused(format!("there is no queue `{name}`: `hubweave provision` makes it")),
+                false => failure(&error),
+            }
         })?;
         let url = found.queue_url().unwrap_or_default().to_owned();
         Ok(SqsQueue { clients: clients.clone(), url, name: name.to_owned() })
@@ -89,7 +91,8 @@ impl SqsQueue {
                 .visibility_timeout(seconds);
             entries.push(entry.build().map_err(|error| Failure::Refused(error.to_string()))?);
         }
-        let request = self.clients.sqs.change_message_visibility_batch().queue_url(&self.url).set_entries(Some(entries));
+        let request =
+            self.clients.sqs.change_message_visibility_batch().queue_url(&self.url).set_entries(Some(entries));
         let answer = request.send().await.map_err(|error| failure(&error))?;
         Ok(results(receipts.len(), answer.successful().iter().map(|entry| entry.id()), answer.failed()))
     }
@@ -108,11 +111,8 @@ impl SqsQueue {
         use QueueAttributeName::{
             ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible,
         };
-        let wanted = [
-            ApproximateNumberOfMessages,
-            ApproximateNumberOfMessagesNotVisible,
-            ApproximateNumberOfMessagesDelayed,
-        ];
+        let wanted =
+            [ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible, ApproximateNumberOfMessagesDelayed];
         let request = self.clients.sqs.get_queue_attributes().queue_url(&self.url);
         let request = request.set_attribute_names(Some(wanted.to_vec()));
         let answer = request.send().await.map_err(|error| failure(&error))?;

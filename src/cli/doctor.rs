@@ -129,7 +129,9 @@ async fn listener(name: &str, address: &Address, runs: bool, findings: &mut Find
     }
     match TcpListener::bind(address.to_string()).await {
         Ok(_) => findings.ok(what, format!("{address} is free; no agent runs")),
-        Err(error) => findings.missing(what, format!("{address}: {error}"), "end what listens there, or change the file"),
+        Err(error) => {
+            findings.missing(what, format!("{address}: {error}"), "end what listens there, or change the file")
+        }
     }
 }
 

@@ -82,7 +82,9 @@ impl Doctor<'_> {
             Err(failure) => {
                 let remedy = match role {
                     Some(role) => format!("allow `sts:AssumeRole` on {role}, on both sides, with its external id"),
-                    None => "give the agent a role or credentials (environment, profile, container or instance)".to_owned(),
+                    None => {
+                        "give the agent a role or credentials (environment, profile, container or instance)".to_owned()
+                    }
                 };
                 findings.missing(what, failure.to_string(), remedy);
                 None
@@ -110,13 +112,18 @@ impl Doctor<'_> {
                 return None;
             }
             Err(error) => {
-                Subject { what, action: "events:DescribeEventBus", resource: names.hub.clone() }.failed(&failure(&error), findings);
+                Subject { what, action: "events:DescribeEventBus", resource: names.hub.clone() }
+                    .failed(&failure(&error), findings);
                 return None;
             }
         };
         let arn = described.arn().unwrap_or_default().to_owned();
         let Some(place) = Place::of_arn(&arn) else {
-            findings.missing(what, format!("an ARN that says nothing: `{arn}`"), "check `endpoint_url` and `endpoints`");
+            findings.missing(
+                what,
+                format!("an ARN that says nothing: `{arn}`"),
+                "check `endpoint_url` and `endpoints`",
+            );
             return None;
         };
         if place.region != aws_region {
@@ -194,14 +201,7 @@ impl Doctor<'_> {
         }
     }
 
-    async fn ledger(
-        &self,
-        clients: &Clients,
-        place: &Place,
-        names: &Names,
-        prefix: &str,
-        findings: &mut Findings,
-    ) {
+    async fn ledger(&self, clients: &Clients, place: &Place, names: &Names, prefix: &str, findings: &mut Findings) {
         let what = format!("{prefix}ledger {}", names.ledger());
         let (clock, entropy) = (self.clock.clone(), &*self.entropy);
         match probe::ledger(clients, &names.ledger(), clock, entropy).await {
@@ -227,7 +227,8 @@ impl Doctor<'_> {
         let ours = |rule: &BusRule| plan.rules.iter().any(|ours| Some(ours.name.as_str()) == rule.name());
         let others: Vec<&str> = rules.iter().filter(|rule| !ours(rule)).filter_map(|rule| rule.name()).collect();
         if others.len() + plan.rules.len() > RULES_MAX {
-            let detail = format!("{} of others and {} of ours; a bus has at most {RULES_MAX}", others.len(), plan.rules.len());
+            let detail =
+                format!("{} of others and {} of ours; a bus has at most {RULES_MAX}", others.len(), plan.rules.len());
             findings.missing(what, detail, "remove rules, or raise the account's quota");
         }
         let mut crossing = Vec::new();
@@ -240,7 +241,9 @@ impl Doctor<'_> {
         }
         match crossing.is_empty() {
             true => findings.ok(what, format!("{}, none to a bus of another region", others.len())),
-            false => findings.note(what, format!("bring events elsewhere, which makes doubles: {}", crossing.join(", "))),
+            false => {
+                findings.note(what, format!("bring events elsewhere, which makes doubles: {}", crossing.join(", ")))
+            }
         }
     }
 

@@ -177,7 +177,8 @@ mod tests {
             for statement in &statements {
                 assert!(list(statement, "Action").iter().all(|action| !action.contains('*')), "{statement}");
                 let resources = list(statement, "Resource");
-                let right = |arn: &String| arn.starts_with("arn:aws:") && arn.replace("-bucket/*", "").find('*').is_none();
+                let right =
+                    |arn: &String| arn.starts_with("arn:aws:") && arn.replace("-bucket/*", "").find('*').is_none();
                 assert!(!resources.is_empty() && resources.iter().all(right), "{statement}");
             }
             let count = sids.len();

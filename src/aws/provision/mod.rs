@@ -10,9 +10,9 @@
 pub mod apply;
 pub mod iam;
 pub mod pattern;
-pub mod text;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 

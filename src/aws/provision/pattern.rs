@@ -99,7 +99,8 @@ mod tests {
         let heartbeat = json!({ "source": "hubweave", "detail": { "number": 1 } });
         let local = json!({ "source": "app", "detail": {} });
         let arrival = json!({ "source": "app", "detail": { "hubweave": { "origin": "eu" } } });
-        let table = [(own(), [true, false, false]), (self::local(), [false, true, false]), (arrivals(), [false, false, true])];
+        let table =
+            [(own(), [true, false, false]), (self::local(), [false, true, false]), (arrivals(), [false, false, true])];
         for (pattern, expected) in table {
             assert_eq!([&heartbeat, &local, &arrival].map(|event| matches(&pattern, event)), expected, "{pattern}");
         }

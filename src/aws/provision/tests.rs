@@ -2,11 +2,7 @@ use super::*;
 
 #[allow(non_snake_case, reason = "a constant, but for its strings")]
 pub fn PLACE() -> Place {
-    Place {
-        partition: "aws".to_owned(),
-        region: "eu-central-1".to_owned(),
-        account: "111122223333".to_owned(),
-    }
+    Place { partition: "aws".to_owned(), region: "eu-central-1".to_owned(), account: "111122223333".to_owned() }
 }
 
 /// Two regions; `more` goes into the second one's `[region.aws]`.

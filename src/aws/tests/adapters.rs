@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{EU, MiniStack, US, aws, clients, clients_with, counter, make_ledger};
+use super::{EU, MiniStack, US, aws, clients, clients_with, counter, make_table};
 use crate::{
-    aws::{bus::EventBus, claims::ClaimsTable, clients::Options, queue::SqsQueue},
+    aws::{bus::EventBus, claims::ClaimsTable, clients::Options, queue::SqsQueue, shared::SharedTable},
     core::{
         key::{KeyHash, PayloadHash},
         link::Failure,
@@ -14,6 +14,7 @@ use crate::{
         claims::{Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
         queue::{Outgoing, Queue},
+        shared::{Shared, Value},
     },
 };
 
@@ -94,8 +95,7 @@ async fn a_call_that_takes_too_long_is_given_up_and_counted() {
     let mut slow = aws(EU, "hub");
     slow.endpoint_url = Some(format!("http://{}", silent.local_addr().unwrap()));
     let requests = counter();
-    let options =
-        Options { attempt_timeout: Duration::from_millis(200), retries: 0, requests: Some(requests.clone()) };
+    let options = Options { attempt_timeout: Duration::from_millis(200), retries: 0, requests: Some(requests.clone()) };
     let bus = EventBus::new(&clients_with(&slow, options).await, "hub");
     let failure = bus.put(vec![entry("k", "{}")]).await.unwrap_err();
     assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
@@ -132,7 +132,7 @@ async fn a_bus_answers_each_entry_by_itself_and_its_calls_are_counted() {
 async fn ledger() -> ClaimsTable {
     let clients = clients(US).await;
     let table = MiniStack::unique("ledger");
-    make_ledger(&clients, &table).await;
+    make_table(&clients, &table, "B").await;
     ClaimsTable::new(&clients, &table, Arc::new(SystemClock))
 }
 
@@ -250,4 +250,22 @@ async fn an_absent_table_refuses_each_claim() {
         Err(failure) => matches!(failure, Failure::Refused(_)),
     };
     assert!(refused, "{answer:?}");
+}
+
+#[tokio::test]
+async fn of_many_changes_of_one_version_exactly_one_takes_effect() {
+    let clients = clients(EU).await;
+    let table = MiniStack::unique("shared");
+    make_table(&clients, &table, "S").await;
+    let shared = SharedTable::new(&clients, &table);
+    assert_eq!(shared.change("a", "1", 7).await, Ok(false), "there is no seventh version");
+    for version in 0..2 {
+        let texts: Vec<String> = (0..8).map(|n| format!("{version}-{n}")).collect();
+        let changes = texts.iter().map(|text| shared.change("a", text, version));
+        let answers = futures::future::join_all(changes).await;
+        assert_eq!(answers.iter().filter(|answer| **answer == Ok(true)).count(), 1);
+        let winner = answers.iter().position(|answer| *answer == Ok(true)).unwrap();
+        let expected = Value { name: "a".to_owned(), version: version + 1, text: texts[winner].clone() };
+        assert_eq!(shared.list().await.unwrap(), [expected]);
+    }
 }

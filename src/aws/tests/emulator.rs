@@ -20,7 +20,10 @@ async fn bus_into_queue(clients: &Clients) -> (String, String, SqsQueue) {
     let bus = clients.events.create_event_bus().name(&name).send().await.unwrap();
     clients.sqs.create_queue().queue_name(&name).send().await.unwrap();
     let queue = SqsQueue::open(clients, &name).await.unwrap();
-    let arn = format!("{}:{name}", bus.event_bus_arn().unwrap().replace(":events:", ":sqs:").split(":event-bus/").next().unwrap());
+    let arn = format!(
+        "{}:{name}",
+        bus.event_bus_arn().unwrap().replace(":events:", ":sqs:").split(":event-bus/").next().unwrap()
+    );
     rule(clients, &name, &arn).await;
     (name, bus.event_bus_arn().unwrap().to_owned(), queue)
 }

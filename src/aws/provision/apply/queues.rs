@@ -78,7 +78,9 @@ fn plain(value: Value) -> Value {
             items.sort_by_key(Value::to_string);
             Value::Array(items)
         }
-        Value::Object(members) => Value::Object(members.into_iter().map(|(name, value)| (name, plain(value))).collect()),
+        Value::Object(members) => {
+            Value::Object(members.into_iter().map(|(name, value)| (name, plain(value))).collect())
+        }
         Value::Number(number) => Value::String(number.to_string()),
         other => other,
     }

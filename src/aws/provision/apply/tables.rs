@@ -104,10 +104,7 @@ impl Provisioner<'_> {
         let found = self.clients.dynamodb.describe_time_to_live().table_name(&table.name).send().await;
         let found = found.map_err(|error| failure(&error))?.time_to_live_description;
         let on = found.filter(|found| {
-            matches!(
-                found.time_to_live_status(),
-                Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-            )
+            matches!(found.time_to_live_status(), Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
         });
         Ok(on.and_then(|found| found.attribute_name))
     }
