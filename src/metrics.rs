@@ -26,7 +26,7 @@ pub const STREAMS: [&str; 4] = ["events", "state", "objects", "heartbeat"];
 pub const RESULTS: [&str; 3] = ["delivered", "duplicate", "rejected"];
 
 /// What became of a local event at the ledger, as the label `result` says it.
-pub const LOCAL_ENTRIES: [&str; 4] = ["new", "known", "late", "conflict"];
+pub const LOCAL_ENTRIES: [&str; 6] = ["new", "known", "repeat", "late", "conflict", "malformed"];
 
 /// States of a region, as the label `state` says them.
 pub const REGION_STATES: [&str; 4] = ["active", "draining", "evacuated", "recovering"];
@@ -249,8 +249,8 @@ impl Metrics {
             )?,
             local_entries: declare.counters(
                 "hubweave_local_entries_total",
-                "Events of services on a managed bus that entered the ledger: new, known, late (a link had delivered the \
-                 key: a second effect), or conflict.",
+                "Events of services on a managed bus at the region's own ledger: new, known, repeat (published twice \
+                 here), late (a link had delivered the key: a second effect), conflict, malformed.",
                 &["result"],
             )?,
             registry: registry.clone(),

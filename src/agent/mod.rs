@@ -14,7 +14,9 @@ mod inbox;
 mod keys;
 mod letters;
 mod link;
+pub mod local_keys;
 mod offset;
+pub mod ordered;
 mod pacer;
 pub mod queue_link;
 mod status;
@@ -38,7 +40,6 @@ use self::{
     handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
     link::LinkTask,
-    pacer::Pacer,
 };
 pub use self::{
     errand::{Error, Report},
@@ -47,6 +48,7 @@ pub use self::{
     inbox::RegionInbox,
     keys::Range,
     letters::{Discarded, List, Redriven, Selection, Shown},
+    pacer::Pacer,
     status::Status,
 };
 use crate::{

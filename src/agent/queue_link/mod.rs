@@ -108,7 +108,7 @@ impl Ports {
 }
 
 /// A clock that never steps, whose zero is just before `started`.
-fn steady(started: Instant) -> Timestamp {
+pub(super) fn steady(started: Instant) -> Timestamp {
     Timestamp::from_millis(1).plus(started.elapsed())
 }
 
