@@ -318,6 +318,16 @@ impl Metrics {
         link
     }
 
+    /// Services' events on a managed bus that this agent saw: local ones at the ledger, and arrivals.
+    pub fn events_seen(&self) -> u64 {
+        use prometheus::core::Collector;
+        let families = [&self.local_entries, &self.applied].into_iter().flat_map(Collector::collect);
+        let values = families.flat_map(|family| {
+            family.get_metric().iter().map(|metric| metric.get_counter().get_value()).collect::<Vec<f64>>()
+        });
+        values.sum::<f64>() as u64
+    }
+
     /// Everything in Prometheus's text format.
     pub fn text(&self) -> String {
         let mut out = Vec::new();
@@ -328,6 +338,12 @@ impl Metrics {
 }
 
 impl LinkMetrics {
+    /// The state that is shown.
+    pub fn state(&self) -> &'static str {
+        let shown = |name: &&str| self.state.with_label_values(&[self.peer.as_str(), name]).get() == 1;
+        Status::NAMES.into_iter().find(shown).unwrap_or_default()
+    }
+
     /// Shows `state` as the link's only one.
     pub fn set_state(&self, state: &str) {
         for name in Status::NAMES {

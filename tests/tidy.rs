@@ -31,6 +31,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// command line. `provision` and `doctor` are about AWS itself.
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("agent/assemble.rs", "embedded"),
+    ("agent/assemble/aws.rs", "aws"),
+    ("agent/assemble/aws.rs", "embedded::system"),
     ("cli/doctor.rs", "aws"),
     ("cli/mod.rs", "embedded::system"),
     ("cli/provision.rs", "aws"),
@@ -80,7 +82,11 @@ fn only_the_agents_assembly_chooses_embedded_adapters() {
         others && crate_paths(&file.production).iter().any(|path| path.starts_with("embedded"))
     };
     let named: Vec<String> = sources().into_iter().filter(chooses).map(|file| file.name).collect();
-    assert_eq!(named, ["agent/assemble.rs", "cli/mod.rs", "sim/node.rs"], "production's choice, and the simulator's");
+    assert_eq!(
+        named,
+        ["agent/assemble.rs", "agent/assemble/aws.rs", "cli/mod.rs", "sim/node.rs"],
+        "production's choice, and the simulator's"
+    );
 }
 
 #[test]

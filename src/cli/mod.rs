@@ -17,6 +17,8 @@ mod fault;
 pub mod http;
 mod links;
 mod load;
+#[cfg(feature = "aws")]
+mod managed;
 mod out;
 mod process;
 #[cfg(feature = "aws")]

@@ -40,7 +40,7 @@ pub enum Error {
 }
 
 /// After this a stop goes on whatever is still running.
-const STOP_WAIT: Duration = Duration::from_secs(12);
+pub(super) const STOP_WAIT: Duration = Duration::from_secs(12);
 
 /// Runs one region until SIGTERM, Ctrl-C or `gone`; then drains and stops.
 ///
@@ -64,6 +64,11 @@ pub async fn run(
         return Err(assemble::Error::no_region(&config, &region).into());
     };
     let admin_address = overrides.admin.unwrap_or(admin_address);
+    #[cfg(feature = "aws")]
+    if home.is_some_and(|home| home.backend == crate::config::Backend::Aws) {
+        let addresses = super::managed::Addresses { admin: admin_address, health: health_address };
+        return super::managed::run(config, region, addresses, terminate, gone).await;
+    }
     for (listener, address) in [(Listener::Api, api_address.as_ref()), (Listener::Admin, Some(&admin_address))] {
         if let Some(address) = address {
             config.auth.permits(listener, address).map_err(|why| Error::Forbidden(format!("{address}: {why}")))?;

@@ -48,8 +48,8 @@ impl MiniStack {
         let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its number").port();
         let log = std::env::temp_dir().join(format!("hubweave-ministack-{}.log", std::process::id()));
         let file = fs::File::create(&log).expect("a log");
-        let process = Command::new(python)
-            .arg(root.join("tests/ministack.py"))
+        let mut process = Command::new(python)
+            .arg(root.join("tests/emulated_aws.py"))
             .envs([("GATEWAY_PORT", port.to_string().as_str()), ("BIND_HOST", "127.0.0.1"), ("LOG_LEVEL", "ERROR")])
             .stdin(Stdio::piped())
             .stdout(file.try_clone().expect("the same file"))
@@ -58,8 +58,10 @@ impl MiniStack {
             .expect("python starts");
         let began = Instant::now();
         while !is_healthy(port) {
-            let tail = || fs::read_to_string(&log).unwrap_or_default();
-            assert!(began.elapsed() < PATIENCE, "MiniStack is not ready after {PATIENCE:?}:\n{}", tail());
+            let told = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(began.elapsed() < PATIENCE, "MiniStack is not ready after {PATIENCE:?}:\n{}", told());
+            let ended = process.try_wait().expect("a child");
+            assert!(ended.is_none(), "MiniStack ended:\n{}", told());
             std::thread::sleep(Duration::from_millis(50));
         }
         // Open, it is written to until the process ends.

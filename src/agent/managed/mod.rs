@@ -81,6 +81,9 @@ const BUS_RETRIES: Duration = Duration::from_secs(86_400);
 /// The table is read this often at least, so that a pause is soon known to all agents.
 const SHARED_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Agents that are told to pause at the same time are few.
+const PAUSE_TRIES: u32 = 5;
+
 /// The name of the value that says who sends the heartbeat.
 const HEARTBEAT: &str = "heartbeat";
 
@@ -275,13 +278,18 @@ impl Managed {
         let link = self.links.get(peer).ok_or_else(|| Error::NoLink(self.region.clone(), peer.to_owned()))?;
         let name = pause_name(peer);
         let text = if paused { "paused" } else { "" };
-        loop {
+        let mut written = false;
+        for _ in 0..PAUSE_TRIES {
             let values = self.shared.list().await.map_err(Error::Shared)?;
             let version = values.iter().find(|value| value.name == name).map_or(0, |value| value.version);
-            // Somebody else was quicker: his order is older than this one.
-            if self.shared.change(&name, text, version).await.map_err(Error::Shared)? {
+            // Where somebody else was quicker, his order is older than this one.
+            written = self.shared.change(&name, text, version).await.map_err(Error::Shared)?;
+            if written {
                 break;
             }
+        }
+        if !written {
+            return Err(Error::Shared(Failure::Unanswered("others change the same value all the time".to_owned())));
         }
         tracing::warn!(peer, paused, "link paused or resumed by an operator");
         link.paused.send_replace(paused);

@@ -50,7 +50,8 @@ pub async fn clients(region: &str) -> Clients {
 
 /// A table with the partition key `k`, of type `B` (as a ledger has it) or `S`.
 pub async fn make_table(clients: &Clients, table: &str, kind: &str) {
-    let key = AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::from(kind)).build();
+    let key =
+        AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::from(kind)).build();
     let hash = KeySchemaElement::builder().attribute_name("k").key_type(KeyType::Hash).build();
     let request = clients.dynamodb.create_table().table_name(table).billing_mode(BillingMode::PayPerRequest);
     request.attribute_definitions(key.unwrap()).key_schema(hash.unwrap()).send().await.unwrap();

@@ -1,5 +1,7 @@
 //! A few regions of their own for each test.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod http;
 pub mod metrics;
 mod ports;

@@ -1,6 +1,6 @@
 """MiniStack with three gaps of its EventBridge closed: the AWS that the tests run against.
 
-    GATEWAY_PORT=4566 BIND_HOST=127.0.0.1 python tests/ministack.py
+    GATEWAY_PORT=4566 BIND_HOST=127.0.0.1 python tests/emulated_aws.py
 
 Ready when `GET /_ministack/health` answers. Regions and accounts share the process. It ends when standard input does, so
 that it does not outlive the test that started it; `--stay` keeps it.

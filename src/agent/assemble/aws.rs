@@ -1,0 +1,149 @@
+//! Production's choice of adapters for a region on AWS.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::Error;
+use crate::{
+    agent::managed::{LinkPorts, Managed, Parts},
+    aws::{
+        Clients,
+        bus::EventBus,
+        claims::ClaimsTable,
+        clients::Options,
+        names::Names,
+        provision::{
+            Place, Plan,
+            apply::{Provisioner, Resource, State},
+        },
+        queue::SqsQueue,
+        shared::SharedTable,
+    },
+    config::{Aws, Config},
+    core::link::Failure,
+    embedded::system::{Random, SystemClock},
+    metrics::Metrics,
+    ports::{
+        claims::Claims,
+        clock::{Clock, Entropy},
+        queue::Queue,
+    },
+};
+
+/// Of every call but a put, whose time-out is the link's own.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Options of a queue that lose nothing, whatever they are.
+const HARMLESS: [&str; 4] =
+    ["KmsMasterKeyId", "ReceiveMessageWaitTimeSeconds", "SqsManagedSseEnabled", "VisibilityTimeout"];
+
+/// Looks whether the region has what it needs and starts its agent.
+///
+/// # Errors
+/// Something is missing, or is made so that events would be lost.
+pub async fn assemble_aws(config: Config, region: &str) -> Result<Arc<Managed>, Error> {
+    let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
+    let (Some(names), Some(aws)) = (Names::of(&home), &home.aws) else {
+        return Err(Error::Backend(region.to_owned()));
+    };
+    let others: Vec<String> =
+        config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
+    let metrics = Arc::new(Metrics::new(region, &others)?);
+    let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let open = async |aws: &Aws, attempt_timeout: Duration| {
+        let options = Options { attempt_timeout, retries: 0, requests: Some(metrics.aws_requests.clone()) };
+        Clients::open(aws, region, &options).await
+    };
+    let clients = open(aws, CALL_TIMEOUT).await;
+    let home_of = |failure| Error::Aws { what: format!("region {region}"), failure };
+    check(&config, &clients, &home, &names).await?;
+
+    let queue = async |name: String| match SqsQueue::open(&clients, &name).await {
+        Ok(queue) => Ok(Arc::new(queue) as Arc<dyn Queue>),
+        Err(failure) => Err(home_of(failure)),
+    };
+    let claims = |clients: &Clients, table: &str| -> Arc<dyn Claims> {
+        Arc::new(ClaimsTable::new(clients, table, clock.clone()))
+    };
+    let mut links = BTreeMap::new();
+    for (link, link_names) in names.links(&config) {
+        let peer = config.region(&link.to);
+        let (Some(peer_names), Some(peer_aws)) = (peer.and_then(Names::of), peer.and_then(|peer| peer.aws.as_ref()))
+        else {
+            return Err(Error::Mixed(region.to_owned(), link.to));
+        };
+        // A put must be over before its lease; a ledger's call has its own limit.
+        let peer = open(peer_aws, link.attempt_timeout).await;
+        let ports = LinkPorts {
+            feed: queue(link_names.feed).await?,
+            held: queue(link_names.held).await?,
+            dead: queue(link_names.dead).await?,
+            claims: claims(&peer, &peer_names.ledger()),
+            bus: Arc::new(EventBus::new(&peer, &peer_names.hub)),
+        };
+        links.insert(link.to, ports);
+    }
+    let parts = Parts {
+        links,
+        bus: Arc::new(EventBus::new(&clients, &names.hub)),
+        claims: claims(&clients, &names.ledger()),
+        local_keys: queue(names.local_keys()).await?,
+        audit: queue(names.audit()).await?,
+        shared: Arc::new(SharedTable::new(&clients, &names.shared())),
+        region: region.to_owned(),
+        config,
+        clock: clock.clone(),
+        entropy,
+        metrics: metrics.clone(),
+    };
+    Ok(Managed::start(parts)?)
+}
+
+/// Refuses a region that would lose events; what may not be looked at is told and taken on trust.
+async fn check(config: &Config, clients: &Clients, home: &crate::config::Region, names: &Names) -> Result<(), Error> {
+    let region = &home.name;
+    let of = |what: String| move |failure| Error::Aws { what, failure };
+    let described = clients.events.describe_event_bus().name(&names.hub).send().await;
+    let arn = match described {
+        Ok(described) => described.arn().unwrap_or_default().to_owned(),
+        Err(error) => return Err(of(format!("hub {}", names.hub_name()))(crate::aws::failure(&error))),
+    };
+    let place = Place::of_arn(&arn).ok_or_else(|| {
+        of(format!("hub {}", names.hub_name()))(Failure::Refused(format!("`{arn}` is no ARN of a bus")))
+    })?;
+    let expected = home.aws.as_ref().map_or("", |aws| aws.region.as_str());
+    if place.region != expected {
+        let why = format!("its endpoint answers for {}, the file says {expected}", place.region);
+        return Err(of(format!("hub {}", names.hub_name()))(Failure::Refused(why)));
+    }
+    let plan = Plan::of(config, home, place)
+        .map_err(|error| Error::Unsafe { region: region.clone(), wrong: vec![error.to_string()] })?;
+    let provisioner = Provisioner { clients, plan: &plan };
+    let looks =
+        plan.resources().into_iter().filter(|resource| !matches!(resource, Resource::Bus(_) | Resource::Bucket(_)));
+    let mut wrong = Vec::new();
+    for resource in looks {
+        let what = format!("{} {}", resource.kind(), resource.name());
+        match provisioner.state(resource).await {
+            Ok(State::Absent) => wrong.push(format!("{what} is not there")),
+            Ok(State::Same) => {}
+            Ok(State::Foreign(differences) | State::Differs(differences)) => {
+                for difference in differences {
+                    let line = format!("{what}: {difference}");
+                    match HARMLESS.iter().any(|option| difference.starts_with(option)) {
+                        true => tracing::warn!(line, "not as `hubweave provision` would make it"),
+                        false => wrong.push(line),
+                    }
+                }
+            }
+            Err(error) => match error.failure {
+                Failure::Refused(_) => tracing::warn!(%error, "not looked at; `hubweave doctor` tells more"),
+                _ => return Err(of(what)(error.failure)),
+            },
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unsafe { region: region.clone(), wrong }),
+    }
+}
