@@ -3,6 +3,8 @@
 //! Shared by the unit tests of `src/aws` and the end-to-end tests. All tests share one emulator, so each has names of
 //! its own; see [`MiniStack::unique`].
 
+#![allow(clippy::disallowed_methods, reason = "it waits for a real process with the real clock")]
+
 use std::{
     fs,
     io::{Read, Write},
