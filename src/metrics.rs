@@ -67,6 +67,7 @@ pub struct Metrics {
     repeats: IntCounterVec,
     claims_lost: IntCounterVec,
     pub local_entries: IntCounterVec,
+    pub stamps_audited: IntCounterVec,
 }
 
 /// The children of one link.
@@ -253,6 +254,11 @@ impl Metrics {
                  here), late (a link had delivered the key: a second effect), conflict, malformed.",
                 &["result"],
             )?,
+            stamps_audited: declare.counters(
+                "hubweave_stamps_audited_total",
+                "Stamped events on a managed bus: genuine (came over a link), inherited (a stamp of another event), malformed.",
+                &["result"],
+            )?,
             registry: registry.clone(),
         };
         for state in REGION_STATES {
@@ -260,6 +266,9 @@ impl Metrics {
         }
         for skip in Skip::ALL {
             metrics.skipped.with_label_values(&[skip.as_str()]);
+        }
+        for result in ["genuine", "inherited", "malformed"] {
+            metrics.stamps_audited.with_label_values(&[result]);
         }
         for result in LOCAL_ENTRIES {
             metrics.local_entries.with_label_values(&[result]);

@@ -4,6 +4,7 @@
 //! disks and networks. [`assemble`] is where production chooses the adapters.
 
 pub mod assemble;
+pub mod audit;
 mod ends;
 mod errand;
 mod explain;

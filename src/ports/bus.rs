@@ -19,7 +19,7 @@ pub enum Put {
     Refused { code: String, why: String },
 }
 
-/// Contract:
+/// Contract, checked by `conformance::bus`:
 /// - `Ok` has one outcome per entry, in order, and each of them is certain;
 /// - [`Failure::Throttled`] and [`Failure::Refused`] say that nothing was taken in;
 /// - [`Failure::Unanswered`] says nothing: any of the entries may be on the bus, and a repeat is a second event there.

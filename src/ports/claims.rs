@@ -21,13 +21,14 @@ pub enum Inserted {
     Known(Row),
 }
 
-/// Contract:
+/// Contract, checked by `conformance::claims` and `conformance::racing_claims`:
 /// - of any number of insertions of one key exactly one is `New`, until the row expires or is released;
 /// - what was answered is durable;
 /// - `Unanswered` says nothing: an insertion may have been made, and is then found as `Known` with our own token;
 /// - what is said of one row of a call says nothing of the others.
 pub trait Claims: Send + Sync {
-    /// Inserts rows, claimed or done. One result per claim, in order. At most [`CALL_CLAIMS_MAX`].
+    /// Inserts rows, claimed or done. One result per claim, in order. At most [`CALL_CLAIMS_MAX`], each of another key. A
+    /// row that expired is replaced.
     fn insert(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Result<Inserted, Failure>>, Failure>>;
 
     /// Replaces a claim that `from` holds by this row, claimed or done; `false` if `from` holds it no more.

@@ -1,6 +1,10 @@
 //! One suite per port. Every adapter runs the suite of its port; a suite panics with what was broken.
 
+mod managed;
+
 use std::sync::Arc;
+
+pub use managed::{bus, claims, queue, racing_claims};
 
 use super::{
     disk::Disk,

@@ -51,7 +51,7 @@ impl Depth {
     }
 }
 
-/// Contract:
+/// Contract, checked by `conformance::queue`:
 /// - a message that was sent is received until it was deleted, or until the queue's retention ends;
 /// - after a reception it is hidden for `visibility`, and then received again, possibly by somebody else;
 /// - now and then a message is received twice, or deleted and received once more;

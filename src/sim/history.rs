@@ -36,6 +36,12 @@ pub enum Invariant {
     Quiet,
     /// An agent starts from what its own crash left.
     Opens,
+    /// Managed services: no more second effects than were counted as possible.
+    Counted,
+    /// Managed services: whoever lost a claim neither marks nor releases it.
+    Fenced,
+    /// Managed services: a put begins only under a claim of its own that lasts longer than the attempt.
+    Lease,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

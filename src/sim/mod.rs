@@ -19,6 +19,7 @@ pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod history;
+pub mod managed;
 pub mod net;
 pub mod node;
 pub mod steps;
@@ -71,6 +72,9 @@ pub struct Outcome {
     pub events: u64,
     /// Acknowledged events that a restore took when no other region had them.
     pub adrift: u64,
+    /// Second effects, which only a world of managed services may have, and how many were counted as possible.
+    pub repeats: u64,
+    pub possible_repeats: u64,
     pub faults: BTreeMap<Fault, u64>,
     pub virtual_seconds: f64,
     /// From the moment when all faults ended until all regions were equal.

@@ -80,7 +80,7 @@ impl Work {
                 for message in messages {
                     self.admit(feed, message, now);
                 }
-                if self.draining || self.ledger.is_open() && self.bus.is_open() {
+                if self.draining {
                     self.give_back(now);
                 }
             }

@@ -61,7 +61,8 @@ pub struct Options {
     pub poll: Duration,
     /// Receives at once, when there is much to receive.
     pub receives: usize,
-    /// Messages received and not finished, at most. A queue of SQS stops for all agents at 120,000.
+    /// Messages received and not finished, at most, but never fewer than 20. A queue of SQS stops for all agents at
+    /// 120,000.
     pub in_flight: usize,
     pub in_flight_bytes: usize,
     /// Events with a claim that are not put yet, at most: what waits for a slow bus would outlive its lease.

@@ -17,6 +17,9 @@ use crate::{
     ports::{bus, claims, queue},
 };
 
+/// Room for a receive of each queue; with less one of them would wait for the other's poll.
+const IN_FLIGHT_MIN: usize = 2 * queue::CALL_MESSAGES_MAX;
+
 /// How often the queues are asked how much they hold.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -245,17 +248,19 @@ impl Work {
         }
         let under_way: usize = self.receives.iter().sum();
         let taken = self.items.len() + under_way * queue::CALL_MESSAGES_MAX;
-        let room = self.options.in_flight.saturating_sub(taken);
+        let room = self.options.in_flight.max(IN_FLIGHT_MIN).saturating_sub(taken);
         // While a circuit is open one message tries whether it closes, if there is none that could.
         let trying = self.ledger.is_open() || self.bus.is_open();
-        if trying && taken > 0 || room < queue::CALL_MESSAGES_MAX {
+        let receiving = |feed: Feed| self.receives[feed as usize];
+        if room < queue::CALL_MESSAGES_MAX || trying && (!self.items.is_empty() || receiving(Feed::Main) > 0) {
             return None;
         }
         let max = if trying { 1 } else { queue::CALL_MESSAGES_MAX };
-        let feed = if self.receives[Feed::Main as usize] < self.wanted.min(self.options.receives) {
-            Feed::Main
-        } else if self.receives[Feed::Held as usize] == 0 && !trying {
+        // The held queue first: the main one could keep it waiting for ever.
+        let feed = if !trying && receiving(Feed::Held) == 0 {
             Feed::Held
+        } else if receiving(Feed::Main) < self.wanted.min(self.options.receives) {
+            Feed::Main
         } else {
             return None;
         };

@@ -1,0 +1,198 @@
+//! A bus with EventBridge's manners: rules may fire twice and a day late, and whoever puts may never hear of it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
+
+use super::{
+    ledger,
+    oracle::{Effect, Oracle, name_of},
+    queue,
+    wire::{Caller, Op, Wire},
+};
+use crate::{
+    core::{
+        ingress::STAMP,
+        json::{self, Json},
+        key::KeyHash,
+        link::Failure,
+        position::uuid,
+    },
+    ports::{
+        bus::{Bus, CALL_ENTRIES_MAX, Entry, Put},
+        clock::Clock,
+    },
+    sim::{
+        Invariant,
+        chance::Chance,
+        clock::SimClock,
+        trace::{Fault, SharedTrace},
+    },
+};
+
+/// How the rules of a bus misbehave.
+#[derive(Clone, Copy, Debug)]
+pub struct Quality {
+    pub fire_twice: f64,
+    pub late: f64,
+    /// At most so late; a day is what EventBridge allows itself.
+    pub late_max: Duration,
+    pub put_later: f64,
+}
+
+impl Quality {
+    pub const GOOD: Quality = Quality { fire_twice: 0.0, late: 0.0, late_max: Duration::ZERO, put_later: 0.0 };
+}
+
+struct State {
+    chance: Chance,
+    quality: Quality,
+    /// Where events of the region go: its links' queues and that of the local keys.
+    local: Vec<Arc<queue::Store>>,
+}
+
+/// What the service keeps.
+pub struct Store {
+    region: &'static str,
+    clock: SimClock,
+    trace: SharedTrace,
+    state: Mutex<State>,
+    audit: Arc<queue::Store>,
+    oracle: Arc<Mutex<Oracle>>,
+}
+
+impl Store {
+    pub fn new(
+        seed: u64,
+        region: &'static str,
+        started: Instant,
+        trace: SharedTrace,
+        local: Vec<Arc<queue::Store>>,
+        audit: Arc<queue::Store>,
+        oracle: Arc<Mutex<Oracle>>,
+    ) -> Arc<Store> {
+        let chance = Chance::new(seed, &format!("bus {region}"));
+        let state = Mutex::new(State { chance, quality: Quality::GOOD, local });
+        Arc::new(Store { region, clock: SimClock::new(started, 0), trace, state, audit, oracle })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Quality)) {
+        change(&mut self.state().quality);
+    }
+
+    /// Takes one entry in, as PutEvents does.
+    pub fn put(&self, entry: &Entry) -> Put {
+        let parsed = match json::parse(&entry.detail) {
+            Ok(parsed @ Json::Object(_)) => parsed,
+            _ => return Put::Refused { code: "MalformedDetail".to_owned(), why: "Detail is malformed.".to_owned() },
+        };
+        // Some events are refused by one region's bus.
+        if parsed.get("refusedBy").and_then(Json::as_str) == Some(self.region) {
+            return Put::Refused { code: "InvalidArgument".to_owned(), why: "simulated".to_owned() };
+        }
+        let mut state = self.state();
+        let State { chance, quality, .. } = &mut *state;
+        if chance.hits(quality.put_later) {
+            return Put::Later { code: "ThrottlingException".to_owned(), why: "simulated".to_owned() };
+        }
+        let id = uuid(4, chance.word(), chance.word());
+        let envelope = self.envelope(&id, entry);
+        let origin = parsed.get(STAMP).and_then(|stamp| stamp.get("origin")).and_then(Json::as_str);
+        let effect = Effect {
+            region: self.region,
+            name: name_of(&parsed),
+            detail: json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone()),
+            source: entry.source.clone(),
+            detail_type: entry.detail_type.clone(),
+            stamped: origin.map(str::to_owned),
+        };
+        self.trace.note(&format!("{} takes {} of {origin:?}", self.region, effect.name));
+        self.oracle().effects.push(effect);
+        // A rule's pattern sees whether there is a stamp, not whether it is a true one.
+        let targets = if origin.is_some() { vec![self.audit.clone()] } else { state.local.clone() };
+        let State { chance, quality, .. } = &mut *state;
+        for target in targets {
+            let times = if chance.hits(quality.fire_twice) { 2 } else { 1 };
+            for _ in 0..times {
+                let late = chance.hits(quality.late);
+                let most = if late { quality.late_max } else { Duration::from_millis(300) };
+                let delay = chance.millis(1, u64::try_from(most.as_millis()).unwrap_or(u64::MAX));
+                if late {
+                    self.trace.lock().fault(Fault::Delay);
+                }
+                target.arrive(envelope.clone(), delay);
+            }
+        }
+        Put::Accepted(id)
+    }
+
+    fn envelope(&self, id: &str, entry: &Entry) -> String {
+        let resources: Vec<String> = entry.resources.iter().map(|resource| json::quote(resource)).collect();
+        format!(
+            "{{\"version\":\"0\",\"id\":\"{id}\",\"detail-type\":{},\"source\":{},\"account\":\"111122223333\",\
+             \"time\":\"{}\",\"region\":\"{}\",\"resources\":[{}],\"detail\":{}}}",
+            json::quote(&entry.detail_type),
+            json::quote(&entry.source),
+            entry.time.unwrap_or_else(|| self.clock.now().whole_seconds()).to_rfc3339(),
+            self.region,
+            resources.join(","),
+            entry.detail
+        )
+    }
+}
+
+/// A bus as an agent sees it.
+pub struct SimBus {
+    pub store: Arc<Store>,
+    pub region: &'static str,
+    pub caller: Caller,
+    pub wire: Arc<Wire>,
+    /// The ledger that its puts must have a claim in.
+    pub ledger: Arc<ledger::Store>,
+    pub attempt: Duration,
+}
+
+impl Bus for SimBus {
+    fn put(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Put>, Failure>> {
+        if self.wire.is_alive(&self.caller) {
+            self.check(&entries);
+        }
+        let store = self.store.clone();
+        let act = move || {
+            if entries.len() > CALL_ENTRIES_MAX {
+                return Err(Failure::Refused("too many entries".to_owned()));
+            }
+            Ok(entries.iter().map(|entry| store.put(entry)).collect())
+        };
+        self.wire.call(&self.caller, self.region, Op::Put, act).boxed()
+    }
+}
+
+impl SimBus {
+    /// A put begins only under a claim that lasts longer than the attempt.
+    fn check(&self, entries: &[Entry]) {
+        for entry in entries {
+            let Ok(detail) = json::parse(&entry.detail) else { continue };
+            let stamped = detail.get(STAMP).and_then(|stamp| stamp.get("key"));
+            let key = stamped.or_else(|| detail.get("idempotencyKey")).and_then(Json::as_str);
+            let Some(key) = key else { continue };
+            let hash = KeyHash::of(&entry.source, &entry.detail_type, key);
+            if let Err(why) = self.ledger.holds(hash, &self.caller.agent, self.region, self.attempt) {
+                let what = format!("{} puts {key} in {}: {why}", self.caller.agent, self.region);
+                self.store.oracle().violate(Invariant::Lease, what);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Regions on managed services in virtual time: the agent's own links, local keys, audit and publisher over simulated
+//! queues, ledgers and buses that behave as badly as the real ones may.
+//!
+//! As in the rest of the simulator one seed decides everything. [`queue`], [`ledger`] and [`bus`] are the services, [`wire`]
+//! loses what goes to and from them and kills agents in the middle of it, [`world`] puts regions together, [`steps`] makes
+//! traffic and faults, and [`oracle`] knows what was acknowledged. Safety is checked meanwhile; then everything heals, late
+//! deliveries arrive, and all queues must become empty.
+
+pub mod bus;
+pub mod ledger;
+pub mod oracle;
+pub mod queue;
+mod steps;
+pub mod wire;
+pub mod world;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Invariant, Outcome, Settings, chance::Chance};
+use world::{Profile, World, lock};
+
+/// After everything healed, all queues are empty within this much virtual time: a held message's delay, a lease, and the
+/// longest pause.
+pub const CONVERGES_WITHIN: Duration = Duration::from_secs(300);
+
+/// Runs one seed on this thread, from beginning to end.
+///
+/// # Errors
+/// The runtime does not start, or an agent does not.
+pub fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    runtime.block_on(play(seed, settings))
+}
+
+async fn play(seed: u64, settings: &Settings) -> Result<Outcome, String> {
+    let mut chance = Chance::new(seed, "managed");
+    let profile = Profile::draw(&mut chance);
+    let share = [0.0, 0.3, 0.6, 1.0][chance.below(4) as usize];
+    let faults = settings.faults.iter().copied().filter(|_| chance.hits(share)).collect::<Vec<_>>();
+    let mut world = World::new(seed, settings, profile, chance);
+    world.trace.note(&format!("{:?} {faults:?}", world.profile));
+    for index in 0..world.nodes.len() {
+        world.up(index)?;
+    }
+    for _ in 0..settings.steps {
+        world.step(&faults).await?;
+        if !lock(&world.oracle).violations.is_empty() {
+            break;
+        }
+    }
+    let converged_seconds = world.heal_and_converge().await?;
+    Ok(world.outcome(seed, converged_seconds))
+}
+
+impl World {
+    /// Ends all faults and waits until everything is as it must be; answers how long that took.
+    ///
+    /// # Errors
+    /// An agent does not start.
+    pub async fn heal_and_converge(&mut self) -> Result<f64, String> {
+        self.trace.note("everything heals");
+        self.wire.heal();
+        self.bury();
+        for region in &self.regions {
+            region.bus.change(|quality| *quality = bus::Quality::GOOD);
+            region.ledger.set_row_fails(0.0);
+            for queue in region.queues() {
+                queue.set_repeats(0.0);
+                queue.hurry();
+            }
+        }
+        for index in 0..self.nodes.len() {
+            if !self.nodes[index].is_up() {
+                self.up(index)?;
+            }
+            for link in 0..2 {
+                self.pause(index, link, false);
+            }
+        }
+        let healed = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let open = self.open_ends();
+            let late = healed.elapsed() > CONVERGES_WITHIN;
+            if open.is_empty() || late {
+                for what in open {
+                    lock(&self.oracle).violate(Invariant::Quiet, what);
+                }
+                break;
+            }
+        }
+        let converged = healed.elapsed().as_secs_f64();
+        // A publish may be under way still, and a lost request may come late.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        self.check_end();
+        Ok(converged)
+    }
+
+    pub fn outcome(&mut self, seed: u64, converged_seconds: f64) -> Outcome {
+        let counted = self.counted();
+        let mut oracle = lock(&self.oracle);
+        oracle.violations.sort();
+        oracle.violations.dedup();
+        let repeats = super::REGIONS.into_iter().map(|region| oracle.repeats(region)).sum();
+        let possible_repeats = counted.iter().map(|counted| counted.possible + counted.late).sum();
+        self.trace.note(&format!("{} events, {repeats} repeats, {counted:?}", oracle.effects.len()));
+        let mut trace = self.trace.lock();
+        Outcome {
+            seed,
+            hash: trace.hash(),
+            violations: oracle.violations.clone(),
+            acknowledged: oracle.acknowledged,
+            duplicates: oracle.duplicates,
+            conflicts: oracle.conflicts,
+            events: oracle.effects.len() as u64,
+            repeats,
+            possible_repeats,
+            faults: trace.faults().clone(),
+            virtual_seconds: self.started.elapsed().as_secs_f64(),
+            converged_seconds,
+            lines: trace.take_lines(),
+            ..Outcome::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

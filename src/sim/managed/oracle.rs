@@ -1,0 +1,210 @@
+//! What was published in the simulated world and what must be true because of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    agent::ordered::Published,
+    core::{
+        ingress::STAMP,
+        json::{self, Json},
+    },
+    sim::{Invariant, REGIONS, Violation},
+};
+
+/// An event on a bus.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    pub region: &'static str,
+    /// Its key, or what stands for it.
+    pub name: String,
+    /// Without a stamp.
+    pub detail: String,
+    pub source: String,
+    pub detail_type: String,
+    /// The origin that its stamp names.
+    pub stamped: Option<String>,
+}
+
+/// What tells one business event from another: its key and type, or the number that each publish has.
+pub fn name_of(detail: &Json<'_>) -> String {
+    let key = detail.get("idempotencyKey").and_then(Json::as_str);
+    key.map_or_else(
+        || match detail.get("n") {
+            Some(Json::Number(number)) => format!("n{number}"),
+            _ => "nameless".to_owned(),
+        },
+        str::to_owned,
+    )
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub details: BTreeSet<String>,
+    /// Regions where a producer was told that it is there.
+    pub acknowledged: BTreeSet<&'static str>,
+    /// Publishes without the agent that a bus took, by region: nobody can keep those to one.
+    pub raw: BTreeMap<&'static str, u64>,
+    /// The only region whose bus refuses it.
+    pub refused_by: Option<String>,
+    /// It may be an event with an inherited stamp: it is in the region that published it, whatever it looks like.
+    pub inherited: bool,
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    pub effects: Vec<Effect>,
+    pub known: BTreeMap<String, Known>,
+    order: Vec<String>,
+    pub violations: Vec<Violation>,
+    pub acknowledged: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
+}
+
+/// What a region's agents counted, all lives of all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Puts without an answer and claims taken over, on this region's bus.
+    pub possible: u64,
+    /// Local events that something else of their key was ahead of.
+    pub late: u64,
+}
+
+impl Oracle {
+    pub fn violate(&mut self, invariant: Invariant, what: impl Into<String>) {
+        self.violations.push(Violation::new(invariant, what));
+    }
+
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// A publish is on its way.
+    pub fn attempt(&mut self, detail: &str) -> String {
+        let parsed = json::parse(detail).unwrap_or(Json::Null);
+        let name = name_of(&parsed);
+        if !self.known.contains_key(&name) {
+            self.order.push(name.clone());
+        }
+        let known = self.known.entry(name.clone()).or_default();
+        known.details.insert(json::strip_top_level(detail, STAMP).unwrap_or_else(|| detail.to_owned()));
+        known.inherited |= parsed.get(STAMP).is_some();
+        known.refused_by =
+            parsed.get("refusedBy").and_then(Json::as_str).map(str::to_owned).or(known.refused_by.take());
+        name
+    }
+
+    /// A name published before, counted from the youngest, with a detail of it.
+    pub fn recent(&self, back: usize) -> Option<(String, String)> {
+        let name = self.order.get(self.order.len().checked_sub(back + 1)?)?;
+        let detail = self.known.get(name)?.details.first()?;
+        Some((name.clone(), detail.clone()))
+    }
+
+    pub fn answered(&mut self, region: &'static str, name: &str, published: &Published) {
+        let Some(known) = self.known.get_mut(name) else { return };
+        match published {
+            Published::Accepted(_) => self.acknowledged += 1,
+            Published::Duplicate(_) => self.duplicates += 1,
+            Published::Conflict => {
+                self.conflicts += 1;
+                return;
+            }
+            Published::Refused { .. } | Published::Unavailable { .. } => return,
+        }
+        known.acknowledged.insert(region);
+    }
+
+    /// A bus took it, and told the producer or not.
+    pub fn taken_raw(&mut self, region: &'static str, name: &str, told: bool) {
+        let Some(known) = self.known.get_mut(name) else { return };
+        *known.raw.entry(region).or_default() += 1;
+        if told {
+            self.acknowledged += 1;
+            known.acknowledged.insert(region);
+        }
+    }
+
+    fn in_region(&self, region: &str) -> BTreeMap<&str, Vec<&Effect>> {
+        let mut effects: BTreeMap<&str, Vec<&Effect>> = BTreeMap::new();
+        for effect in self.effects.iter().filter(|effect| effect.region == region) {
+            effects.entry(&effect.name).or_default().push(effect);
+        }
+        effects
+    }
+
+    /// What must hold at any time.
+    pub fn check(&mut self) {
+        let mut found = Vec::new();
+        for effect in &self.effects {
+            let known = self.known.get(&effect.name);
+            if !known.is_some_and(|known| known.details.contains(&effect.detail)) {
+                let what = format!("{} is in {} with {}", effect.name, effect.region, effect.detail);
+                found.push(Violation::new(Invariant::Invented, what));
+            }
+            let own = effect.stamped.as_deref() == Some(effect.region);
+            if own {
+                let what = format!("{} came back to {}", effect.name, effect.region);
+                found.push(Violation::new(Invariant::NoLoop, what));
+            }
+        }
+        self.violations.extend(found);
+    }
+
+    /// How many effects too many there are in a region: those of publishes without the agent are the producers' own.
+    pub fn repeats(&self, region: &'static str) -> u64 {
+        let excess = |(name, effects): (&str, Vec<&Effect>)| {
+            let known = self.known.get(name);
+            let raw = known.and_then(|known| known.raw.get(region)).copied().unwrap_or(0);
+            if raw > 0 && known.is_some_and(|known| known.details.len() > 1) {
+                // Two payloads, and not both through the agent: nobody could refuse the second one.
+                return 0;
+            }
+            let local = effects.iter().filter(|effect| effect.stamped.is_none()).count() as u64;
+            let stamped = effects.len() as u64 - local;
+            // Of the local ones without the agent all but one are the producers' own; one beside a link's is counted.
+            let own = raw.min(local).saturating_sub(1);
+            (local + stamped).saturating_sub(1 + own)
+        };
+        self.in_region(region).into_iter().map(excess).sum()
+    }
+
+    /// What must hold at the end. `letters`: names with a dead letter, by the region that it was for.
+    pub fn check_end(&mut self, letters: &BTreeMap<&'static str, Vec<(String, String)>>, counted: &[Counted; 3]) {
+        let mut found = Vec::new();
+        for (region, counted) in REGIONS.into_iter().zip(counted) {
+            let effects = self.in_region(region);
+            let dead = letters.get(region).map(Vec::as_slice).unwrap_or_default();
+            for (name, known) in self.known.iter().filter(|(_, known)| !known.acknowledged.is_empty()) {
+                if !effects.contains_key(name.as_str()) && dead.iter().all(|(letter, _)| letter != name) {
+                    let what = format!("{name} of {:?} is neither in {region} nor dead", known.acknowledged);
+                    found.push(Violation::new(Invariant::Delivered, what));
+                }
+            }
+            for (name, reason) in dead {
+                let known = self.known.get(name);
+                let right = match reason.as_str() {
+                    "conflict" => known.is_some_and(|known| known.details.len() > 1),
+                    "refused" => known.is_some_and(|known| known.refused_by.as_deref() == Some(region)),
+                    _ => false,
+                };
+                if !right {
+                    let what = format!("{name} is a dead letter for {region}: {reason}");
+                    found.push(Violation::new(Invariant::Letters, what));
+                }
+            }
+            let repeats = self.repeats(region);
+            if repeats > counted.possible + counted.late {
+                let twice: Vec<&str> =
+                    effects.iter().filter(|(_, effects)| effects.len() > 1).map(|(name, _)| *name).collect();
+                let what = format!("{repeats} repeats in {region}, {counted:?}, among {twice:?}");
+                found.push(Violation::new(Invariant::Counted, what));
+            }
+        }
+        self.violations.extend(found);
+    }
+}

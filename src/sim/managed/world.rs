@@ -1,0 +1,500 @@
+//! Three regions on simulated services, with any number of agents each.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bus, ledger,
+    oracle::{Counted, Oracle},
+    queue,
+    wire::{Caller, Wire},
+};
+use crate::{
+    agent::{
+        Pacer, audit,
+        local_keys::{self, LocalKeys},
+        ordered::{self, Publisher},
+        queue_link::{self, letter},
+    },
+    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, pattern::Pattern},
+    metrics::Metrics,
+    ports::{
+        claims::State,
+        clock::{Clock, Entropy},
+        queue::Queue,
+    },
+    sim::{
+        Invariant, REGIONS, Settings,
+        chance::{Chance, SharedChance},
+        clock::SimClock,
+        trace::SharedTrace,
+    },
+};
+
+const LEASE: Duration = Duration::from_secs(15);
+const ATTEMPT: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(3);
+const VISIBILITY: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub const SOURCE: &str = "app.simulated";
+pub const DETAIL_TYPE: &str = "Simulated";
+
+/// What differs from seed to seed besides the faults.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub agents: u64,
+    pub in_flight: usize,
+    pub unmarked_max: usize,
+    pub events_per_second: Option<u32>,
+    /// All producers publish through the agent.
+    pub api_only: bool,
+}
+
+impl Profile {
+    pub fn draw(chance: &mut Chance) -> Profile {
+        let mut pick = |items: &[u64]| chance.pick(items).copied().unwrap_or(1);
+        Profile {
+            agents: pick(&[1, 2, 2, 3]),
+            in_flight: pick(&[10, 30, 200]) as usize,
+            unmarked_max: pick(&[1, 5, 50]) as usize,
+            events_per_second: Some(pick(&[0, 0, 20, 200]) as u32).filter(|rate| *rate > 0),
+            api_only: pick(&[0, 1]) == 1,
+        }
+    }
+}
+
+pub struct Region {
+    pub name: &'static str,
+    pub bus: Arc<bus::Store>,
+    pub ledger: Arc<ledger::Store>,
+    pub keys: Arc<queue::Store>,
+    pub audit: Arc<queue::Store>,
+    pub links: BTreeMap<&'static str, Link>,
+}
+
+/// The queues of a link, in its home region.
+pub struct Link {
+    pub feed: Arc<queue::Store>,
+    pub held: Arc<queue::Store>,
+    pub dead: Arc<queue::Store>,
+}
+
+impl Region {
+    /// Everything that must become empty.
+    pub fn queues(&self) -> impl Iterator<Item = &Arc<queue::Store>> {
+        let links = self.links.values().flat_map(|link| [&link.feed, &link.held]);
+        links.chain([&self.keys, &self.audit])
+    }
+}
+
+/// An agent while it is up.
+struct Running {
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+    publisher: Arc<Publisher>,
+    caller: Caller,
+    paused: Vec<watch::Sender<bool>>,
+}
+
+pub struct Node {
+    pub name: String,
+    pub home: usize,
+    life: u64,
+    pub clock: Arc<SimClock>,
+    running: Option<Running>,
+}
+
+impl Node {
+    pub fn is_up(&self) -> bool {
+        self.running.is_some()
+    }
+}
+
+pub struct World {
+    pub seed: u64,
+    pub profile: Profile,
+    pub chance: Chance,
+    pub trace: SharedTrace,
+    pub wire: Arc<Wire>,
+    pub regions: Vec<Region>,
+    pub nodes: Vec<Node>,
+    pub oracle: Arc<Mutex<Oracle>>,
+    /// Of all lives, with the region that they belong to.
+    metrics: Vec<(&'static str, Arc<Metrics>)>,
+    pub started: Instant,
+}
+
+pub fn lock(oracle: &Mutex<Oracle>) -> MutexGuard<'_, Oracle> {
+    oracle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ingress() -> Ingress {
+    Ingress {
+        key_pointers: vec!["/detail/idempotencyKey".to_owned()],
+        reference_pointers: Vec::new(),
+        max_entry_bytes: 1 << 20,
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) }
+}
+
+impl World {
+    /// A world in which everything works, with no agent up yet.
+    pub fn new(seed: u64, settings: &Settings, profile: Profile, chance: Chance) -> World {
+        let started = Instant::now();
+        let trace = SharedTrace::new(started, settings.lines);
+        let oracle: Arc<Mutex<Oracle>> = Arc::default();
+        let region = |name: &'static str| {
+            let store = |what: String| queue::Store::new(seed, what, started);
+            let link = |peer: &'static str| {
+                let link = Link {
+                    feed: store(format!("{name}-to-{peer}")),
+                    held: store(format!("{name}-to-{peer}-held")),
+                    dead: store(format!("{name}-to-{peer}-dead")),
+                };
+                (peer, link)
+            };
+            let links: BTreeMap<_, _> = REGIONS.into_iter().filter(|peer| *peer != name).map(link).collect();
+            let (keys, audit) = (store(format!("{name}-keys")), store(format!("{name}-audit")));
+            let mut local: Vec<_> = links.values().map(|link| link.feed.clone()).collect();
+            local.push(keys.clone());
+            let bus = bus::Store::new(seed, name, started, trace.clone(), local, audit.clone(), oracle.clone());
+            Region { name, bus, ledger: ledger::Store::new(seed, name), keys, audit, links }
+        };
+        let regions = REGIONS.map(region).into();
+        let nodes = (0..REGIONS.len()).flat_map(|home| (0..profile.agents).map(move |number| (home, number)));
+        let nodes = nodes.map(|(home, number)| Node {
+            name: format!("{}{number}", REGIONS[home]),
+            home,
+            life: 0,
+            clock: Arc::new(SimClock::new(started, 0)),
+            running: None,
+        });
+        World {
+            seed,
+            chance,
+            wire: Wire::new(seed, trace.clone()),
+            trace,
+            regions,
+            nodes: nodes.collect(),
+            oracle,
+            metrics: Vec::new(),
+            started,
+            profile,
+        }
+    }
+
+    fn queue(&self, store: &Arc<queue::Store>, caller: &Caller) -> Arc<dyn Queue> {
+        let (store, wire) = (store.clone(), self.wire.clone());
+        Arc::new(queue::SimQueue { store, region: caller.home, caller: caller.clone(), wire })
+    }
+
+    fn claims(&self, region: &Region, caller: &Caller, clock: &Arc<SimClock>) -> Arc<ledger::SimClaims> {
+        Arc::new(ledger::SimClaims {
+            store: region.ledger.clone(),
+            region: region.name,
+            caller: caller.clone(),
+            wire: self.wire.clone(),
+            clock: clock.clone(),
+        })
+    }
+
+    fn bus(&self, region: &Region, caller: &Caller) -> Arc<bus::SimBus> {
+        Arc::new(bus::SimBus {
+            store: region.bus.clone(),
+            region: region.name,
+            caller: caller.clone(),
+            wire: self.wire.clone(),
+            ledger: region.ledger.clone(),
+            attempt: ATTEMPT,
+        })
+    }
+
+    /// Starts an agent: its links, its local keys, its audit, and whatever publishes through it.
+    ///
+    /// # Errors
+    /// Two metrics of one name.
+    pub fn up(&mut self, index: usize) -> Result<(), String> {
+        self.nodes[index].life += 1;
+        let node = &self.nodes[index];
+        let region = &self.regions[node.home];
+        let caller = Caller { agent: node.name.clone(), life: node.life, home: region.name };
+        self.wire.begin(&caller);
+        self.trace.note(&format!("{} is up", node.name));
+        let peers: Vec<String> = REGIONS.into_iter().filter(|peer| *peer != region.name).map(str::to_owned).collect();
+        let metrics = Arc::new(Metrics::new(region.name, &peers).map_err(|error| error.to_string())?);
+        let entropy: Arc<dyn Entropy> =
+            Arc::new(SharedChance::new(Chance::new(self.seed, &format!("agent {} {}", node.name, node.life))));
+        let clock: Arc<dyn Clock> = node.clock.clone();
+        let stop = CancellationToken::new();
+        let mut tasks = Vec::new();
+        let mut paused = Vec::new();
+        for (peer, queues) in &region.links {
+            let Some(there) = self.regions.iter().find(|region| region.name == *peer) else { continue };
+            let ports = queue_link::Ports {
+                feed: self.queue(&queues.feed, &caller),
+                held: self.queue(&queues.held, &caller),
+                dead: self.queue(&queues.dead, &caller),
+                claims: self.claims(there, &caller, &node.clock),
+                bus: self.bus(there, &caller),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                pacer: Pacer::new(self.profile.events_per_second, None),
+                metrics: metrics.link(peer),
+                skipped: metrics.skipped.clone(),
+            };
+            let (sender, receiver) = watch::channel(false);
+            paused.push(sender);
+            let link = queue_link::run(self.link_options(region.name, peer), Arc::new(ports), receiver, stop.clone());
+            tasks.push(tokio::spawn(link));
+        }
+        let keys = LocalKeys::new(
+            local_keys::Options {
+                home: region.name.to_owned(),
+                ingress: ingress(),
+                call_timeout: CALL,
+                visibility: VISIBILITY,
+                poll: VISIBILITY,
+                receives: 2,
+                retention: 15 * DAY,
+                backoff: backoff(),
+            },
+            local_keys::Ports {
+                queue: self.queue(&region.keys, &caller),
+                claims: self.claims(region, &caller, &node.clock),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+            },
+        );
+        let stopped = stop.clone();
+        tasks.push(tokio::spawn(async move { keys.run(stopped).await }));
+        let mut targets: Vec<_> = region.links.values().map(|link| self.queue(&link.feed, &caller)).collect();
+        targets.push(self.queue(&region.keys, &caller));
+        let audit = audit::run(
+            audit::Options {
+                home: region.name.to_owned(),
+                ingress: ingress(),
+                call_timeout: CALL,
+                visibility: VISIBILITY,
+                poll: VISIBILITY,
+                backoff: backoff(),
+            },
+            audit::Ports {
+                queue: self.queue(&region.audit, &caller),
+                targets,
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+            },
+            stop.clone(),
+        );
+        tasks.push(tokio::spawn(audit));
+        let publisher = Arc::new(Publisher::new(
+            ordered::Options {
+                home: region.name.to_owned(),
+                lease: LEASE,
+                attempt_timeout: ATTEMPT,
+                call_timeout: CALL,
+                patience: Duration::from_secs(8),
+                put_bytes: 1 << 20,
+                retention: 15 * DAY,
+                backoff: backoff(),
+            },
+            ordered::Ports {
+                claims: self.claims(region, &caller, &node.clock),
+                bus: self.bus(region, &caller),
+                clock,
+                entropy,
+                metrics: metrics.link(region.name),
+            },
+        ));
+        self.metrics.push((region.name, metrics));
+        self.nodes[index].running = Some(Running { tasks, stop, publisher, caller, paused });
+        Ok(())
+    }
+
+    fn link_options(&self, home: &str, peer: &str) -> queue_link::Options {
+        queue_link::Options {
+            home: home.to_owned(),
+            peer: peer.to_owned(),
+            rules: Rules { pattern: Pattern::everything(), hops_max: 4, replays: false, expire_after: 13 * DAY },
+            ingress: ingress(),
+            lease: LEASE,
+            attempt_timeout: ATTEMPT,
+            call_timeout: CALL,
+            visibility: VISIBILITY,
+            poll: VISIBILITY,
+            receives: 3,
+            in_flight: self.profile.in_flight,
+            in_flight_bytes: 1 << 20,
+            claimed_max: 50,
+            unmarked_max: self.profile.unmarked_max,
+            put_bytes: 1 << 20,
+            entry_bytes_max: 1 << 20,
+            retention: 15 * DAY,
+            backoff: backoff(),
+            hold_after: Duration::from_secs(20),
+            held_delay: Duration::from_secs(30),
+        }
+    }
+
+    /// The agent is gone at once, at whatever await each of its tasks stands.
+    pub fn crash(&mut self, index: usize) {
+        self.wire.kill(&self.nodes[index].name);
+        self.bury();
+    }
+
+    /// Ends the tasks of agents that died.
+    pub fn bury(&mut self) {
+        let killed = self.wire.take_killed();
+        for node in self.nodes.iter_mut().filter(|node| killed.contains(&node.name)) {
+            if let Some(running) = node.running.take() {
+                running.tasks.iter().for_each(JoinHandle::abort);
+            }
+        }
+    }
+
+    /// The agent drains and ends.
+    pub async fn stop(&mut self, index: usize) {
+        let Some(running) = self.nodes[index].running.take() else { return };
+        self.trace.note(&format!("{} stops", self.nodes[index].name));
+        running.stop.cancel();
+        for task in running.tasks {
+            let _ = task.await;
+        }
+        // It may have died on the way; either way its life is over.
+        self.wire.kill(&self.nodes[index].name);
+        self.wire.take_killed();
+    }
+
+    pub fn pause(&self, index: usize, link: usize, paused: bool) {
+        if let Some(running) = &self.nodes[index].running
+            && let Some(sender) = running.paused.get(link)
+        {
+            let _ = sender.send(paused);
+        }
+    }
+
+    /// A producer publishes through an agent, as a task of its own.
+    pub fn publish(&self, index: usize, details: Vec<String>) {
+        let Some(running) = &self.nodes[index].running else { return };
+        let (publisher, caller) = (running.publisher.clone(), running.caller.clone());
+        let (oracle, wire, trace) = (self.oracle.clone(), self.wire.clone(), self.trace.clone());
+        let names: Vec<String> = details.iter().map(|detail| lock(&oracle).attempt(detail)).collect();
+        let drafts =
+            details.iter().filter_map(|detail| ingress().draft(SOURCE, DETAIL_TYPE, detail, None, Vec::new()).ok());
+        let drafts: Vec<_> = drafts.collect();
+        tokio::spawn(async move {
+            let answers = publisher.publish(drafts).await;
+            if !wire.is_alive(&caller) {
+                return;
+            }
+            for (name, published) in names.iter().zip(answers) {
+                trace.note(&format!("{} answers {name}: {published:?}", caller.agent));
+                lock(&oracle).answered(caller.home, name, &published);
+            }
+        });
+    }
+
+    /// A producer publishes on the bus itself; `told`: it hears of it.
+    pub fn publish_raw(&self, region: usize, detail_type: &str, detail: &str, told: bool) {
+        let name = lock(&self.oracle).attempt(detail);
+        let region = &self.regions[region];
+        let entry = crate::ports::bus::Entry {
+            source: SOURCE.to_owned(),
+            detail_type: detail_type.to_owned(),
+            detail: detail.to_owned(),
+            ..Default::default()
+        };
+        if let crate::ports::bus::Put::Accepted(_) = region.bus.put(&entry) {
+            lock(&self.oracle).taken_raw(region.name, &name, told);
+        }
+    }
+
+    /// Names with dead letters and their reasons, by the region that they were for.
+    fn letters(&self) -> BTreeMap<&'static str, Vec<(String, String)>> {
+        let mut letters: BTreeMap<&'static str, Vec<(String, String)>> = BTreeMap::new();
+        for (peer, link) in self.regions.iter().flat_map(|region| &region.links) {
+            for message in link.dead.bodies() {
+                let parsed = crate::core::json::parse(&message.body).ok();
+                let detail = parsed.as_ref().and_then(|parsed| parsed.get("detail"));
+                let name = detail.map(super::oracle::name_of).unwrap_or_default();
+                let reason = message.attributes.get(letter::REASON).cloned().unwrap_or_default();
+                letters.entry(peer).or_default().push((name, reason));
+            }
+        }
+        letters
+    }
+
+    pub fn counted(&self) -> [Counted; 3] {
+        REGIONS.map(|region| {
+            let mut counted = Counted::default();
+            for (home, metrics) in &self.metrics {
+                let link = metrics.link(region);
+                counted.possible += link.repeats_unanswered.get() + link.repeats_taken_over.get();
+                if *home == region {
+                    for result in ["late", "repeat"] {
+                        counted.late += metrics.local_entries.with_label_values(&[result]).get();
+                    }
+                }
+            }
+            counted
+        })
+    }
+
+    /// What is open although nothing is wrong any more.
+    pub fn open_ends(&self) -> Vec<String> {
+        let mut open = Vec::new();
+        for region in &self.regions {
+            for queue in region.queues() {
+                let held = queue.bodies().len();
+                if held > 0 {
+                    open.push(format!("{held} messages in {}", queue.name));
+                }
+            }
+        }
+        open
+    }
+
+    /// Takes what the services saw into the oracle.
+    pub fn check(&self) {
+        let mut oracle = lock(&self.oracle);
+        for region in &self.regions {
+            for late in region.ledger.take_late() {
+                oracle.violate(Invariant::Fenced, late);
+            }
+        }
+        oracle.check();
+    }
+
+    pub fn check_end(&self) {
+        self.check();
+        let mut oracle = lock(&self.oracle);
+        oracle.check_end(&self.letters(), &self.counted());
+        // Every effect has its key in the ledger, done: whoever comes next is told.
+        let mut undone = Vec::new();
+        for region in &self.regions {
+            for effect in oracle.effects.iter().filter(|effect| effect.region == region.name) {
+                if !effect.name.starts_with('k') {
+                    continue;
+                }
+                let key = crate::core::key::KeyHash::of(&effect.source, &effect.detail_type, &effect.name);
+                if !region.ledger.row(key).is_some_and(|row| matches!(row.state, State::Done { .. })) {
+                    undone.push(format!("{} is on the bus of {} and not done in its ledger", effect.name, region.name));
+                }
+            }
+        }
+        for what in undone {
+            oracle.violate(Invariant::Durable, what);
+        }
+    }
+}
