@@ -1,4 +1,4 @@
-"""MiniStack with three gaps of its EventBridge closed: the AWS that the tests run against.
+"""MiniStack with some gaps closed: the AWS that the tests run against.
 
     GATEWAY_PORT=4566 BIND_HOST=127.0.0.1 python tests/emulated_aws.py
 
@@ -6,8 +6,9 @@ Ready when `GET /_ministack/health` answers. Regions and accounts share the proc
 that it does not outlive the test that started it; `--stay` keeps it.
 
 What is closed here: a rule's target may be a bus of another region; PutEvents checks entries (`InvalidArgument`,
-`MalformedDetail`) and the size of the request as AWS does; an event keeps the caller's `Time`. It patches private
-functions, hence the pinned version in `requirements.txt`; `src/aws/tests/emulator.rs` asserts what it closes.
+`MalformedDetail`) and the size of the request as AWS does; an event keeps the caller's `Time`; a message that was sent
+in a batch keeps its trace header. It patches private functions, hence the pinned version in `requirements.txt`;
+`src/aws/tests` assert what it closes.
 """
 
 import contextvars
@@ -17,7 +18,7 @@ import sys
 import threading
 
 from ministack.core.responses import get_account_id, get_region, json_response, request_scope
-from ministack.services import eventbridge
+from ministack.services import eventbridge, sqs
 
 # AWS's own since January 2026; MiniStack has the 256 KiB of before.
 REQUEST_BYTES_MAX = int(os.environ.get("EB_MAX_ENTRY_BYTES", 1 << 20))
@@ -92,12 +93,34 @@ def to_bus(target, event, rule, path, payload=None):
     return None
 
 
+_batch_entries = contextvars.ContextVar("batch_entries", default=None)
+_send, _send_batch = sqs._act_send_message, sqs._act_send_message_batch
+
+
+def send_batch(data, url):
+    token = _batch_entries.set(iter(data.get("Entries", [])))
+    try:
+        return _send_batch(data, url)
+    finally:
+        _batch_entries.reset(token)
+
+
+def send(data, url):
+    entries = _batch_entries.get()
+    if entries is not None:
+        # MiniStack sends a batch's entries in order, each by this function, without their system attributes.
+        data = {**data, "MessageSystemAttributes": next(entries).get("MessageSystemAttributes")}
+    return _send(data, url)
+
+
 def end_with_standard_input():
     sys.stdin.buffer.read()
     os._exit(0)
 
 
 eventbridge._now_ts, eventbridge._put_events, eventbridge._dispatch_to_event_bus = now, put_events, to_bus
+sqs._act_send_message = send
+sqs._HANDLERS["SendMessageBatch"] = send_batch
 
 if __name__ == "__main__":
     if "--stay" not in sys.argv:

@@ -13,6 +13,7 @@ use crate::{
         bus::{Bus, Entry, Put},
         claims::{Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
+        conformance,
         queue::{Outgoing, Queue},
         shared::{Shared, Value},
     },
@@ -268,4 +269,16 @@ async fn of_many_changes_of_one_version_exactly_one_takes_effect() {
         let expected = Value { name: "a".to_owned(), version: version + 1, text: texts[winner].clone() };
         assert_eq!(shared.list().await.unwrap(), [expected]);
     }
+}
+
+#[tokio::test]
+async fn the_adapters_keep_the_contracts_of_their_ports() {
+    conformance::queue(Arc::new(queue(EU).await)).await;
+    let clients = clients(US).await;
+    let hub = MiniStack::unique("hub");
+    clients.events.create_event_bus().name(&hub).send().await.unwrap();
+    conformance::bus(Arc::new(EventBus::new(&clients, &hub))).await;
+    let ledger = Arc::new(ledger().await);
+    conformance::claims(ledger.clone(), 1, SystemClock.now()).await;
+    conformance::racing_claims(ledger, 100, SystemClock.now()).await;
 }

@@ -18,10 +18,24 @@ fn no_acknowledged_event_is_lost_and_every_repeat_was_counted() {
     let mut slowest = 0.0f64;
     for seed in from..to {
         let outcome = run(seed, &Settings::default()).unwrap();
-        if !outcome.violations.is_empty() { println!("seed {seed}: {:#?}", outcome.violations); }
-        for (sum, n) in sums.iter_mut().zip([outcome.acknowledged, outcome.duplicates, outcome.conflicts, outcome.events, outcome.repeats, outcome.possible_repeats]) { *sum += n; }
+        if !outcome.violations.is_empty() {
+            println!("seed {seed}: {:#?}", outcome.violations);
+        }
+        for (sum, n) in sums.iter_mut().zip([
+            outcome.acknowledged,
+            outcome.duplicates,
+            outcome.conflicts,
+            outcome.events,
+            outcome.repeats,
+            outcome.possible_repeats,
+        ]) {
+            *sum += n;
+        }
         slowest = slowest.max(outcome.converged_seconds);
-        println!("{seed} ack {} rep {}/{} conv {}", outcome.acknowledged, outcome.repeats, outcome.possible_repeats, outcome.converged_seconds);
+        println!(
+            "{seed} ack {} rep {}/{} conv {}",
+            outcome.acknowledged, outcome.repeats, outcome.possible_repeats, outcome.converged_seconds
+        );
     }
     println!("{sums:?} {slowest}");
 }
