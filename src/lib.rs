@@ -8,6 +8,7 @@ pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod cost;
 pub mod embedded;
 pub mod faults;
 pub mod metrics;

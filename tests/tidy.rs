@@ -10,13 +10,15 @@ use std::{
 };
 
 /// What each part of the crate may name: `core <- ports <- {embedded, aws, faults} <- agent <- {api, admin, sim} <- cli`.
-/// `config` and `metrics` are vocabularies that `core` and `ports` do not know; `verify` compares what it is handed.
+/// `config` and `metrics` are vocabularies that `core` and `ports` do not know; `verify` compares what it is handed, `cost`
+/// counts what the file says.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("ports", &["core"]),
     ("config", &["core"]),
     ("metrics", &["core"]),
     ("verify", &["core"]),
+    ("cost", &["config"]),
     ("embedded", &["core", "ports", "config"]),
     ("aws", &["core", "ports", "config"]),
     ("faults", &["core", "ports"]),
@@ -24,7 +26,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("api", &["core", "ports", "config", "agent"]),
     ("admin", &["core", "ports", "config", "agent", "api", "faults"]),
     ("sim", &["core", "ports", "config", "metrics", "faults", "agent"]),
-    ("cli", &["core", "ports", "config", "metrics", "agent", "api", "admin", "verify", "sim"]),
+    ("cli", &["core", "ports", "config", "metrics", "agent", "api", "admin", "verify", "cost", "sim"]),
 ];
 
 /// Places that may name more: where the adapters are chosen (for production, for the simulator), and the one clock of the

@@ -67,8 +67,32 @@ pub enum Command {
     /// What an AWS region needs: as text for other tools, compared, made or removed
     #[cfg(feature = "aws")]
     Provision(Provision),
+    /// What replication between the AWS regions will cost a month, item by item
+    Cost(Cost),
     /// Runs whole clusters in virtual time, with faults of every kind; exit code 1 if a promise is broken
     Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+pub struct Cost {
+    /// Events of services a second, over all AWS regions
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: f64,
+    /// Of one event
+    #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub size: u32,
+    /// In each region
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub agents: u32,
+    /// Another table of prices, of the form of config/prices.toml
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    let plausible = |rate: &f64| rate.is_finite() && (0.0..=1e9).contains(rate);
+    rate.filter(plausible).ok_or_else(|| "expected events per second, such as `100` or `0.5`".to_owned())
 }
 
 #[derive(Debug, Args)]

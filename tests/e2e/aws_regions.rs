@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     EU, Metrics, PATIENCE, Request, US,
     aws::{AwsCluster, call},
-    until,
+    finish, until,
 };
 
 fn keys(what: &str, count: usize) -> Vec<String> {
@@ -217,4 +217,23 @@ fn an_event_with_an_inherited_stamp_is_an_event_of_its_region() {
     });
     let stamp = &seen["copied"][0]["detail"]["hubweave"];
     assert_eq!((&stamp["origin"], &stamp["key"]), (&json!(EU), &json!("copied")));
+}
+
+#[test]
+fn text_for_other_tools_and_the_bill_need_no_aws() {
+    let cluster = AwsCluster::describe("");
+    let command = |arguments: &[&str]| {
+        let mut command = cluster.command(arguments);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        finish(&mut command, PATIENCE).expect_code(0)
+    };
+    let terraform = command(&["provision", "--region", EU]).document();
+    assert!(terraform["resource"]["aws_sqs_queue"].as_object().expect("queues").len() >= 6);
+    let template = command(&["provision", "--region", EU, "--format", "cloudformation"]).document();
+    assert_eq!(template["AWSTemplateFormatVersion"], "2010-09-09");
+    let bill = command(&["cost", "--rate", "100", "--json"]).document();
+    let items = bill["items"].as_array().expect("items");
+    let sum: f64 = items.iter().map(|item| item["dollars"].as_f64().expect("dollars")).sum();
+    assert!((bill["month_dollars"].as_f64().expect("a sum") - sum).abs() < 1e-6);
+    assert!(command(&["cost", "--rate", "100"]).stdout.contains("not counted"));
 }

@@ -32,9 +32,9 @@ use crate::{
 /// Of every call but a put, whose time-out is the link's own.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Options of a queue that lose nothing, whatever they are.
-const HARMLESS: [&str; 4] =
-    ["KmsMasterKeyId", "ReceiveMessageWaitTimeSeconds", "SqsManagedSseEnabled", "VisibilityTimeout"];
+/// Options that lose nothing, whatever they are. A table without a time to live grows.
+const HARMLESS: [&str; 5] =
+    ["KmsMasterKeyId", "ReceiveMessageWaitTimeSeconds", "SqsManagedSseEnabled", "VisibilityTimeout", "time to live"];
 
 /// Looks whether the region has what it needs and starts its agent.
 ///

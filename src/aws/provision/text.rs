@@ -192,10 +192,13 @@ pub fn cloudformation(plan: &Plan) -> Value {
         resources.insert(id, body);
     }
     for rule in &plan.rules {
-        let mut needs = vec![ids.of("Policy", &rule.queue), ids.of("Policy", &rule.dead)];
-        needs.extend((!is_default).then(|| "Hub".to_owned()));
-        let body =
-            json!({ "Type": "AWS::Events::Rule", "DependsOn": needs, "Properties": cloudformation_rule(plan, rule) });
+        let needs = [ids.of("Policy", &rule.queue), ids.of("Policy", &rule.dead)];
+        let mut properties = cloudformation_rule(plan, rule);
+        if !is_default {
+            // The reference makes the rule wait for a bus that is made, and is none where the bus was there before.
+            properties["EventBusName"] = json!({ "Fn::If": ["HubIsMade", { "Ref": "Hub" }, hub] });
+        }
+        let body = json!({ "Type": "AWS::Events::Rule", "DependsOn": needs, "Properties": properties });
         resources.insert(ids.of("Rule", &rule.name), body);
     }
     for table in &plan.tables {
