@@ -10,6 +10,7 @@ use prometheus::{
 
 use crate::core::{
     batch::Reason,
+    invariant::Invariant,
     link::{Skip, Status},
 };
 
@@ -263,6 +264,9 @@ impl Metrics {
         };
         for state in REGION_STATES {
             metrics.region_state.with_label_values(&[state]).set(i64::from(state == "active"));
+        }
+        for invariant in Invariant::OWN {
+            metrics.invariant_violations.with_label_values(&[invariant.as_str()]);
         }
         for skip in Skip::ALL {
             metrics.skipped.with_label_values(&[skip.as_str()]);

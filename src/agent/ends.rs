@@ -6,12 +6,8 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    inbox::{Handed, read_state},
-    pacer::Pacer,
-};
+use super::{inbox::read_state, pacer::Pacer, repairs::Repairs, watch::Watch};
 use crate::{
     core::{
         batch::{Batch, Kind, Opening, Reason, Reply},
@@ -24,17 +20,9 @@ use crate::{
     ports::{
         clock::{Clock, Entropy},
         hub::{Hub, Note},
-        peer::{Peer, RepairRequest},
+        peer::Peer,
     },
 };
-
-/// How long a repair may take before it is asked for again; doubled each time. What was sent already costs a look-up.
-const REPAIR_WAIT_MIN: Duration = Duration::from_secs(15);
-
-const REPAIR_WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// The same where the peer could not be asked.
-const REPAIR_REFUSED_WAIT: Duration = Duration::from_secs(5);
 
 /// Who a link's two ends are and what carries it.
 pub struct Ends {
@@ -46,6 +34,7 @@ pub struct Ends {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<LinkMetrics>,
+    pub watch: Arc<Watch>,
     /// The skips of all links of the region, by reason.
     pub skipped: prometheus::IntCounterVec,
     pub attempt_timeout: Duration,
@@ -54,9 +43,7 @@ pub struct Ends {
     pub pacer: RwLock<Arc<Pacer>>,
     /// Zero of the steady clock.
     pub started: Instant,
-    /// The last repair that the peer brought to its end; see [`RegionInbox`](super::RegionInbox).
-    pub repaired: Arc<Handed>,
-    pub stop: CancellationToken,
+    pub repairs: Repairs,
 }
 
 impl Ends {
@@ -92,26 +79,6 @@ impl Ends {
             }
             Ok(result) => result,
             Err(_) => Err(Failure::Unanswered(format!("no answer within {:?}", self.attempt_timeout))),
-        }
-    }
-
-    /// Asks until the peer says that it sent everything: it may crash on the way, or give up on a bad network, and
-    /// nobody else would ask again before the next start.
-    pub async fn ask_until_repaired(&self, request: RepairRequest) {
-        let mut wait = REPAIR_WAIT_MIN;
-        loop {
-            let pause = match self.peer.request_repair(request.clone()).await {
-                Ok(()) => wait,
-                Err(failure) => {
-                    tracing::warn!(peer = self.peer_name, %failure, "repair not asked for yet");
-                    wait.min(REPAIR_REFUSED_WAIT)
-                }
-            };
-            if tokio::time::timeout(pause, self.repaired.wait_until(|done| done == request.asked)).await.is_ok() {
-                tracing::info!(peer = self.peer_name, "the peer has sent all that it holds of this region");
-                return;
-            }
-            wait = (wait * 2).min(REPAIR_WAIT_MAX);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
         position::Incarnation,
         time::Timestamp,
     },
+    marks::{self, Mark},
     ports::{
         hub::{Note, ReadError},
         peer::RepairRequest,
@@ -201,6 +202,7 @@ impl Errand {
             Ok((outcomes, mark)) => {
                 outcomes.iter().for_each(|outcome| report.add(*outcome));
                 if kind == Kind::Redrive {
+                    marks::hit(Mark::ReplaySent);
                     self.remember_bypassed(&records, &outcomes, mark).await?;
                 }
                 Ok(())

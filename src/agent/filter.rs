@@ -5,9 +5,12 @@
 
 use serde_json::Value;
 
-use crate::core::{
-    event::{EMBEDDED_ACCOUNT, Record},
-    pattern::{EventView, Pattern},
+use crate::{
+    core::{
+        event::{EMBEDDED_ACCOUNT, Record},
+        pattern::{EventView, Pattern},
+    },
+    planted::{self, Bug},
 };
 
 #[derive(Clone, Debug)]
@@ -41,7 +44,8 @@ impl Filters {
     }
 
     pub fn selects(&self, record: &Record) -> bool {
-        let epoch = self.epochs.iter().rev().find(|(after, _)| *after < record.header.offset);
+        let backwards = planted::is(Bug::FilterAppliedBackwards);
+        let epoch = self.epochs.iter().rev().find(|(after, _)| backwards || *after < record.header.offset);
         match epoch {
             None => true,
             Some((_, pattern)) if pattern.is_everything() => true,

@@ -12,12 +12,15 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
 
+use super::watch::Watch;
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Reply},
         event::Record,
+        invariant::{Invariant, Violation},
         journal::State,
     },
+    marks::{self, Mark},
     metrics::Metrics,
     ports::{
         clock::Clock,
@@ -70,6 +73,7 @@ pub struct RegionInbox {
     pub hub: Arc<dyn Hub>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    pub watch: Arc<Watch>,
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, Handed>,
     /// By peer: the last repair that it brought to its end, by the number under which it was asked for.
@@ -110,6 +114,9 @@ impl RegionInbox {
             false => !repair,
         };
         if let Some(record) = batch.records.iter().find(|record| !suits(record)) {
+            let (origin, sender) = (record.origin_region(), &opening.sender);
+            let what = format!("{sender} sent an event of {origin:?} in a batch of kind {:?}", opening.kind);
+            self.watch.broken(Violation::new(Invariant::NoLoop, what));
             return Err(Refusal::Malformed(format!(
                 "event {} of `{}` has the wrong provenance for its batch",
                 record.header.offset, opening.sender
@@ -139,6 +146,7 @@ impl RegionInbox {
             batch.opening.lives.covered(marks, batch.opening.head).max(batch.opening.base)
         };
         if from > covered {
+            marks::hit(Mark::ArrivalReordered);
             let _ = tokio::time::timeout(REORDER_WAIT, handed.wait_until(|to| to >= from)).await;
         }
     }
@@ -212,12 +220,12 @@ impl Inbox for RegionInbox {
 
     fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
         async move {
-            let high_waters = {
-                let state = self.hub.state();
-                let state = state.read().unwrap_or_else(PoisonError::into_inner);
-                state.high_waters.get(asker).cloned().unwrap_or_default()
-            };
-            Ok(Hello { cluster: self.cluster.clone(), region: self.region.clone(), high_waters, now: self.clock.now() })
+            let (high_waters, strays) = read_state(&*self.hub, |state| {
+                let high_waters = state.high_waters.get(asker).cloned().unwrap_or_default();
+                (high_waters, state.strays.get(asker).cloned().unwrap_or_default())
+            });
+            let (cluster, region) = (self.cluster.clone(), self.region.clone());
+            Ok(Hello { cluster, region, high_waters, now: self.clock.now(), strays })
         }
         .boxed()
     }
@@ -225,6 +233,7 @@ impl Inbox for RegionInbox {
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Refusal>> {
         async move {
             self.check_sender(&request.cluster, &request.asker)?;
+            marks::hit(Mark::RepairAsked);
             self.repairs.try_send(request).map_err(|_| Refusal::Unavailable {
                 why: "a repair is under way".to_owned(),
                 retry_after: Duration::from_secs(5),

@@ -14,6 +14,7 @@ use crate::{
         journal::{Change, Closed, Letter},
         time::Timestamp,
     },
+    marks::{self, Mark},
     ports::hub::Note,
 };
 
@@ -186,6 +187,7 @@ impl Agent {
         report: &mut Report,
     ) -> Result<(), errand::Error> {
         let (outcomes, mark) = errand.deliver(Kind::Redrive, records).await.map_err(|failure| {
+            marks::hit(Mark::RedriveUnanswered);
             report.failed += records.len() as u64;
             errand::Error::Peer { peer: errand.ends.peer_name.clone(), failure, report: *report }
         })?;
@@ -195,12 +197,14 @@ impl Agent {
             report.add(outcome);
             match outcome {
                 Outcome::Delivered | Outcome::Duplicate => {
+                    marks::hit(Mark::RedriveDelivered);
                     tracing::info!(id = letter.id, peer = letter.peer, key = letter.key, "dead letter redriven");
                     notes.push(Change::Closed { id: letter.id, how: Closed::Redriven, at }.into());
                     let (peer, sequence) = (letter.peer.clone(), letter.sequence);
                     notes.push(Change::Bypassed { peer, sequence, mark }.into());
                 }
                 Outcome::Rejected(reason) => {
+                    marks::hit(Mark::RedriveRejected);
                     let letter = Letter { reason, attempts: letter.attempts + 1, ..letter.clone() };
                     notes.push(Note { change: Change::DeadLettered { letter }, event: Some(record) });
                 }
@@ -224,6 +228,7 @@ impl Agent {
         }
         let at = self.clock.now();
         let notes = letters.iter().map(|letter| {
+            marks::hit(Mark::LetterDiscarded);
             tracing::warn!(
                 id = letter.id,
                 peer = letter.peer,

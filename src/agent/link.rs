@@ -31,10 +31,8 @@ use crate::{
         position::Lives,
         time::Timestamp,
     },
-    ports::{
-        hub::{Note, ReadError, Reader},
-        peer::RepairRequest,
-    },
+    marks::{self, Mark as Branch},
+    ports::hub::{Note, ReadError, Reader},
 };
 
 /// How often a link's progress is written down while it moves. What a crash forgets is sent again and suppressed.
@@ -78,7 +76,8 @@ struct Loop {
     wire: Wire,
     offset: ClockOffset,
     progress_at: Instant,
-    written: Option<(u64, usize)>,
+    written: Option<(u64, u64)>,
+    held_changes: u64,
     viewed_at: Instant,
     /// The feed failed or the dead letters are full: no reading before this.
     read_again_at: Instant,
@@ -97,6 +96,7 @@ impl LinkTask {
             offset: ClockOffset::default(),
             progress_at: now,
             written: None,
+            held_changes: 0,
             viewed_at: now,
             read_again_at: now,
             blocked: false,
@@ -108,6 +108,9 @@ impl LinkTask {
             self.send_held(&mut state).await;
             self.write_progress(&mut state);
             self.refresh_view(&mut state, false);
+            if cfg!(debug_assertions) {
+                self.check();
+            }
             let wake = self.wake_at(&state);
             let reads = self.core.wants().is_some() && !state.blocked;
             tokio::select! {
@@ -375,7 +378,7 @@ impl LinkTask {
                     self.find_low_mark().await;
                 }
                 Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
-                Effect::Behind => self.ask_for_repair(),
+                Effect::Behind { beyond } => self.ends.repairs.want(beyond),
                 Effect::Settled { .. } | Effect::Skipped { .. } | Effect::DeadLetter { .. } => {}
             }
         }
@@ -416,6 +419,7 @@ impl LinkTask {
         });
         let now = self.ends.steady();
         for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
+            marks::hit(Branch::LinkBypassedAgain);
             self.core.hold(*sequence, now);
         }
     }
@@ -448,24 +452,6 @@ impl LinkTask {
         if let Err(error) = self.ends.hub.note(vec![change.into()]).await {
             tracing::error!(peer = self.ends.peer_name, %error, "a loss was not written down");
         }
-    }
-
-    fn ask_for_repair(&self) {
-        let (lives, head, _) = self.hub_view();
-        let known = lives.0.iter().filter_map(|(life, _)| Some((*life, lives.end(*life, head)?))).collect();
-        let request = RepairRequest {
-            cluster: self.ends.cluster.clone(),
-            asker: self.ends.home.clone(),
-            origin: self.ends.home.clone(),
-            known,
-            asked: self.ends.entropy.next_u64(),
-        };
-        tracing::warn!(
-            peer = self.ends.peer_name,
-            "the peer has events of this region that are not here: this region was restored; asking for them"
-        );
-        let ends = self.ends.clone();
-        tokio::spawn(async move { ends.stop.run_until_cancelled(ends.ask_until_repaired(request)).await });
     }
 
     fn hub_view(&self) -> (Lives, u64, u64) {
@@ -508,6 +494,12 @@ impl LinkTask {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Pause(paused) => self.core.set_paused(paused),
+            Command::Told(hello) => {
+                let (lives, head, base) = self.hub_view();
+                let hub = HubView { lives: &lives, head, base };
+                let effect = self.core.told(&hello.high_waters, &hello.strays, &hub);
+                self.perform(effect.into_iter().collect()).await;
+            }
             Command::Options { options, pacer } => {
                 self.core.set_options(options);
                 let pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));
@@ -525,8 +517,14 @@ impl LinkTask {
         }
     }
 
-    fn written(&self) -> (u64, usize) {
-        (self.core.low(), self.core.held())
+    fn check(&self) {
+        if let Some(violation) = self.core.check() {
+            self.ends.watch.broken(violation);
+        }
+    }
+
+    fn written(&self) -> (u64, u64) {
+        (self.core.low(), self.core.held_changes())
     }
 
     fn write_progress(&mut self, state: &mut Loop) {
@@ -543,13 +541,19 @@ impl LinkTask {
     fn refresh_view(&mut self, state: &mut Loop, at_once: bool) {
         let now = Instant::now();
         if !at_once && now < state.viewed_at {
-            // How far the link is costs nothing to say; the rest is counted.
+            // How far the link is costs nothing to say, and with what exceptions: retention goes by both. The rest is
+            // counted.
             let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.held_changes != self.core.held_changes() {
+                state.held_changes = self.core.held_changes();
+                view.held = self.core.held_sequences();
+            }
             view.cursor = self.core.low();
             view.mark = self.core.low_mark();
             return;
         }
         state.viewed_at = now + VIEW_INTERVAL / 2;
+        self.check();
         let dead_letters = self.ends.dead_letters();
         let full = dead_letters >= self.ends.dead_letters_max;
         if full && !state.blocked {
@@ -562,12 +566,12 @@ impl LinkTask {
         if full {
             state.read_again_at = now + Duration::from_secs(1);
         }
-        let progress = self.core.progress(self.ends.clock.now());
+        state.held_changes = self.core.held_changes();
         let view = View {
             status: self.core.status(),
             cursor: self.core.low(),
             mark: self.core.low_mark(),
-            held: progress.held.iter().map(|(sequence, _)| *sequence).collect(),
+            held: self.core.held_sequences(),
             clock_offset_seconds: state.offset.seconds(),
         };
         let metrics = &self.ends.metrics;

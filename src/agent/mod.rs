@@ -21,7 +21,9 @@ mod offset;
 pub mod ordered;
 mod pacer;
 pub mod queue_link;
+mod repairs;
 mod status;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +44,8 @@ use self::{
     handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
     link::LinkTask,
+    repairs::Repairs,
+    watch::Watch,
 };
 pub use self::{
     errand::{Error, Report},
@@ -58,6 +62,7 @@ use crate::{
     core::{
         backoff::Backoff,
         event::Record,
+        invariant::{Invariant, Violation},
         journal::Change,
         link::{Link, Options, Status as LinkState},
         pattern::Pattern,
@@ -65,6 +70,7 @@ use crate::{
         time::Timestamp,
     },
     faults::Faults,
+    marks::{self, Mark},
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
@@ -73,7 +79,7 @@ use crate::{
     },
 };
 
-/// How long a start waits for peers to say what they have, before it writes as a new life.
+/// How long a start waits for peers to say what they have of this region.
 const INTRODUCTION_WAIT: Duration = Duration::from_secs(1);
 
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -99,6 +105,7 @@ pub struct Agent {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<Faults>,
     pub inbox: Arc<RegionInbox>,
+    watch: Arc<Watch>,
     config: Mutex<Config>,
     links: BTreeMap<String, LinkHandle>,
     /// Peers whose link is switched off in the file.
@@ -125,6 +132,7 @@ impl Agent {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
+        let watch = Arc::new(Watch::new(metrics.invariant_violations.clone()));
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
         let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
         let names: Vec<String> = names.collect();
@@ -135,6 +143,7 @@ impl Agent {
             hub: hub.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            watch: watch.clone(),
             heard: heard.clone(),
             handed: names.into_iter().map(|name| (name, Handed::default())).collect(),
             repaired: repaired.clone(),
@@ -159,18 +168,21 @@ impl Agent {
                 entropy: entropy.clone(),
                 metrics: Arc::new(metrics.link(&options.to)),
                 skipped: metrics.skipped.clone(),
+                watch: watch.clone(),
                 attempt_timeout: options.attempt_timeout,
                 dead_letters_max: options.max_dead_letters,
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
                 started: Instant::now(),
-                repaired: repaired.get(&options.to).cloned().unwrap_or_default(),
-                stop: stop.clone(),
+                repairs: Repairs::new(repaired.get(&options.to).cloned().unwrap_or_default()),
             });
             let task = build_link(&config, &options, ends.clone(), heard.get(&options.to).cloned().unwrap_or_default())
                 .await?;
             let (commands, view) = (task.1, task.0.view.clone());
-            links.insert(options.to.clone(), LinkHandle { ends, commands, view });
+            links.insert(options.to.clone(), LinkHandle { ends: ends.clone(), commands, view });
             tasks.spawn(task.0.run(stop.clone()));
+            let asking = async move { ends.ask_for_repairs().await };
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(asking).await });
         }
         let agent = Arc::new(Agent {
             region,
@@ -180,6 +192,7 @@ impl Agent {
             metrics,
             faults,
             inbox,
+            watch,
             config: Mutex::new(config),
             links,
             disabled,
@@ -285,8 +298,7 @@ impl Agent {
         let errand = self.errand(peer)?;
         let filters = self.link(peer)?.filters(&self.region, &*self.hub);
         let expire_before = self.clock.now().minus(self.expire_after());
-        // Not beyond the link's place: the peer would hold what no mark of its tells of, and this region, if it was
-        // restored then, would not learn that it lacks it. The link sends that by itself.
+        // Not beyond the link's place: the link sends that by itself, in its order.
         let place = self.link(peer)?.view().cursor;
         errand.replay(&filters, (since, until), place, expire_before, dry_run).await
     }
@@ -346,17 +358,18 @@ impl Agent {
         Ok(changed)
     }
 
-    /// Asks the peers what they have of us, so that the last life may go on or lost events come back; then beats.
+    /// Asks the peers what they have of us, so that lost events come back, also over a link that is paused; then beats.
     async fn introduce(self: Arc<Self>) {
-        let hub = &*self.hub;
         let hellos = self.links.values().map(|link| async move {
-            let hello = tokio::time::timeout(INTRODUCTION_WAIT, link.ends.peer.hello()).await;
-            matches!(hello, Ok(Ok(hello)) if self_is_complete(hub, &hello.high_waters))
+            let told = async {
+                if let Ok(hello) = link.ends.peer.hello().await {
+                    link.ask(Command::Told(hello)).await;
+                }
+            };
+            // A peer that does not answer in time says it with the answer to the next batch.
+            let _ = tokio::time::timeout(INTRODUCTION_WAIT, told).await;
         });
-        let complete = futures::future::join_all(hellos).await;
-        if complete.iter().all(|complete| *complete) {
-            self.hub.confirm_life();
-        }
+        futures::future::join_all(hellos).await;
         let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
         heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone()).await;
     }
@@ -371,6 +384,7 @@ impl Agent {
                 _ = tick.tick() => {}
             }
             self.refresh_gauges();
+            self.check();
             let needed = self.links.values().map(|link| {
                 let view = link.view();
                 view.held.iter().map(|held| held - 1).min().map_or(view.cursor, |held| held.min(view.cursor))
@@ -396,6 +410,24 @@ impl Agent {
             let count = faults.iter().filter(|fault| fault.kind == kind).count();
             self.metrics.faults_active.with_label_values(&[kind.as_str()]).set(count as i64);
         }
+    }
+
+    /// What the agent can see to be broken by itself.
+    fn check(&self) {
+        self.hub.take_violations().into_iter().for_each(|violation| self.watch.broken(violation));
+        let head = *self.hub.head().borrow();
+        for (peer, link) in &self.links {
+            let mark = link.view().mark;
+            if mark.accepted > head.accepted || mark.local_events > head.local_events {
+                let what = format!("the link to {peer} is at {mark:?}, the log ends at {head:?}");
+                self.watch.broken(Violation::new(Invariant::WatermarkBehindHead, what));
+            }
+        }
+    }
+
+    /// The first invariants that the agent found broken; empty unless there is a bug.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.watch.violations()
     }
 
     fn exposure(&self, link: &LinkHandle) -> Exposure {
@@ -436,8 +468,7 @@ impl Agent {
         }
     }
 
-    /// To the origin alone: its own links pass on what comes back to it. If others got it too, they would hold what
-    /// they did not hold when the origin asked them, and nobody would ask them again.
+    /// To the origin alone: its own links pass on what comes back to it, in their order.
     async fn repair_as_asked(&self, request: &RepairRequest) {
         let (origin, asker) = (&request.origin, &request.asker);
         let result = match self.errand(asker) {
@@ -446,18 +477,12 @@ impl Agent {
         };
         match result {
             Ok(report) => tracing::info!(origin, asker, ?report, "repair sent"),
-            Err(error) => tracing::error!(origin, asker, %error, "repair not sent; it is asked for again"),
+            Err(error) => {
+                marks::hit(Mark::RepairGivenUp);
+                tracing::error!(origin, asker, %error, "repair not sent; it is asked for again");
+            }
         }
     }
-}
-
-/// Whether a peer has all that this hub published, and nothing more.
-fn self_is_complete(hub: &dyn Hub, high_waters: &[(Incarnation, u64)]) -> bool {
-    let head = *hub.head().borrow();
-    read_state(hub, |state| {
-        !state.lives.is_behind(high_waters, head.offset)
-            && state.lives.covered(high_waters, head.offset) >= head.last_local
-    })
 }
 
 fn core_options(config: &Config, link: &config::Link) -> Options {
@@ -505,11 +530,12 @@ async fn build_link(
     }
     let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.steady());
     core.set_paused(journal.paused);
+    core.set_repaired(read_state(&*hub, |state| state.repaired.get(&options.to).cloned()).unwrap_or_default());
     let view = View {
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
         cursor: core.low(),
         mark: core.low_mark(),
-        held: Vec::new(),
+        held: core.held_sequences(),
         clock_offset_seconds: None,
     };
     let (commands, received) = mpsc::channel(16);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::Record,
     frame::{self, Step},
-    position::{Incarnation, Lives},
+    position::{Incarnation, Lives, Stray},
     time::Timestamp,
 };
 
@@ -205,6 +205,8 @@ pub struct Reply {
     /// The peer's wall clock when the batch arrived and when this left, for the estimate of its offset.
     pub received: Timestamp,
     pub replied: Timestamp,
+    /// Single events of the sender that the peer got outside of their order.
+    pub strays: Vec<Stray>,
 }
 
 impl Reply {
@@ -215,16 +217,17 @@ impl Reply {
     }
 
     /// # Errors
-    /// Anything that is not exactly a reply of this format; says what.
+    /// Anything that is no reply of this format; says what. Fields that a newer build appended are not looked at.
     pub fn decode(bytes: &[u8]) -> Result<Reply, String> {
         let Some(rest) = bytes.strip_prefix(MAGIC) else {
             return Err("not a reply of this format".to_owned());
         };
-        match postcard::take_from_bytes(rest) {
-            Ok((reply, [])) => Ok(reply),
-            Ok((_, more)) => Err(format!("{} bytes too many", more.len())),
-            Err(error) => Err(error.to_string()),
-        }
+        let reply = match postcard::from_bytes(rest) {
+            // Fields are only ever appended: what an older build did not write is empty, which postcard writes as a zero.
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[rest, &[0]].concat()),
+            reply => reply,
+        };
+        reply.map_err(|error| error.to_string())
     }
 }
 
@@ -259,6 +262,23 @@ mod tests {
     fn another_format_is_refused_by_name() {
         assert_eq!(Batch::decode(&Bytes::from_static(b"HWB9....")), Err(Malformed::Format(b"HWB9".to_vec())));
         assert!(Reply::decode(b"<html>").is_err());
+    }
+
+    #[test]
+    fn a_reply_of_an_older_build_reads_with_what_it_lacks_empty() {
+        let reply = Reply {
+            region: "b".to_owned(),
+            answer: Answer::Applied(vec![Outcome::Delivered]),
+            high_waters: vec![(Incarnation(5), 9)],
+            received: Timestamp(1),
+            replied: Timestamp(2),
+            strays: Vec::new(),
+        };
+        let bytes = reply.encode();
+        assert_eq!(Reply::decode(&bytes), Ok(reply.clone()));
+        assert_eq!(Reply::decode(&bytes[..bytes.len() - 1]), Ok(reply.clone()));
+        assert_eq!(Reply::decode(&[&bytes[..], &[3, 7]].concat()), Ok(reply), "a newer build's");
+        assert!(Reply::decode(&bytes[..bytes.len() - 2]).is_err());
     }
 
     #[test]

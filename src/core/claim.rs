@@ -18,6 +18,7 @@ use super::{
     key::{KeyHash, PayloadHash},
     time::Timestamp,
 };
+use crate::planted::{self, Bug};
 
 /// Names one attempt to publish one event; random, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +90,7 @@ pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
         State::Claimed { token, .. } if contender.tokens.last() == Some(token) => Judgement::Proceed,
         State::Claimed { token, .. } if contender.tokens.contains(token) => Judgement::TakeOver(*token),
         _ if row.expires <= contender.now => Judgement::Absent,
+        State::Claimed { .. } if planted::is(Bug::DuplicateAgainstLiveClaim) => Judgement::Duplicate,
         // Also where the payload is another one: its event may be refused yet, and then ours is the first.
         State::Claimed { token, lease } => match lease.checked_sub(contender.observed) {
             Some(rest) if !rest.is_zero() => Judgement::Wait(rest),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     batch::Reason,
     key::KeyHash,
-    position::{Incarnation, Lives, Position},
+    position::{Incarnation, Lives, Position, Stray},
     time::Timestamp,
 };
 
@@ -26,7 +26,7 @@ const LIVES_MAX: usize = 64;
 const OWN_LIVES_MAX: usize = 4096;
 
 /// How many single deliveries outside of the order are remembered for a peer that may be restored.
-const BYPASSED_MAX: usize = 10_000;
+pub const BYPASSED_MAX: usize = 10_000;
 
 /// How many discarded letters and losses stay listed.
 const CLOSED_MAX: usize = 10_000;
@@ -54,6 +54,8 @@ pub enum Change {
     Suppressed { sender: String, key: KeyHash, origin: Position, at: Timestamp, same_payload: bool },
     /// The link to `peer` delivered one event outside of the order while the peer's high-water was `mark`.
     Bypassed { peer: String, sequence: u64, mark: u64 },
+    /// `peer` has sent back all that it held of this region when it held this beyond our own log.
+    Repaired { peer: String, beyond: Vec<Stray> },
 }
 
 /// How far a link is: a low-water and the exceptions above or below it.
@@ -81,7 +83,9 @@ pub struct Mark {
 
 impl From<&super::event::Header> for Mark {
     fn from(header: &super::event::Header) -> Self {
-        Mark { accepted: header.accepted, local_events: header.local_events, local_bytes: header.local_bytes }
+        let planted = crate::planted::is(crate::planted::Bug::WatermarkFromProducersTime);
+        let accepted = if planted { header.time } else { header.accepted };
+        Mark { accepted, local_events: header.local_events, local_bytes: header.local_bytes }
     }
 }
 
@@ -154,7 +158,14 @@ pub struct State {
     pub discarded: Vec<(String, KeyHash)>,
     /// The log's end when this was written.
     pub head: Head,
+    /// By origin: single events that came outside of its stream (redriven, replayed, repaired), one entry for each life.
+    pub strays: BTreeMap<String, Vec<Stray>>,
+    /// By peer: what it held of this region beyond our own log when it last sent all that back.
+    pub repaired: BTreeMap<String, Vec<Stray>>,
 }
+
+/// How many fields of [`State`] a snapshot may lack, because an older build wrote it.
+const APPENDED: usize = 2;
 
 /// The end of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +189,18 @@ impl Head {
 }
 
 impl State {
+    /// Reads a snapshot. What an older build did not write is empty.
+    ///
+    /// # Errors
+    /// Bytes that are no state.
+    pub fn decode(bytes: &[u8]) -> Result<State, postcard::Error> {
+        match postcard::from_bytes(bytes) {
+            // Postcard writes an empty map as one zero.
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[bytes, &[0; APPENDED]].concat()),
+            decoded => decoded,
+        }
+    }
+
     /// Folds one change in. `place` is where the change's frame stands.
     pub fn fold(&mut self, change: &Change, place: Place) {
         match change {
@@ -194,6 +217,7 @@ impl State {
                     None => self.high_waters.entry(origin.clone()).or_default(),
                 };
                 raise(marks, *incarnation, *sequence);
+                self.forget_strays(origin, *incarnation, *sequence);
             }
             Change::Progress { peer, progress } => self.link(peer).progress = Some(progress.clone()),
             Change::Filter { peer, after, pattern } => self.link(peer).filters.push((*after, pattern.clone())),
@@ -223,6 +247,34 @@ impl State {
                 bypassed.push((*sequence, *mark));
                 let excess = bypassed.len().saturating_sub(BYPASSED_MAX);
                 bypassed.drain(..excess);
+            }
+            Change::Repaired { peer, beyond } => {
+                self.repaired.insert(peer.clone(), beyond.clone());
+            }
+        }
+    }
+
+    /// An event of `origin` came outside of its stream and stands `at` in this log. No high-water tells of it, so the
+    /// origin, if it is restored to a time before it, learns from this that it lacks it.
+    pub fn stray(&mut self, origin: &str, event: Position, at: Position) {
+        let strays = match self.strays.get_mut(origin) {
+            Some(strays) => strays,
+            None => self.strays.entry(origin.to_owned()).or_default(),
+        };
+        let known = strays.iter().position(|stray| stray.incarnation == event.incarnation);
+        let sequence = known.map_or(0, |index| strays.remove(index).sequence).max(event.sequence);
+        strays.push(Stray { incarnation: event.incarnation, sequence, at });
+        if strays.len() > LIVES_MAX {
+            strays.remove(0);
+        }
+    }
+
+    /// The high-water of `origin` covers them now.
+    fn forget_strays(&mut self, origin: &str, incarnation: Incarnation, sequence: u64) {
+        if let Some(strays) = self.strays.get_mut(origin) {
+            strays.retain(|stray| stray.incarnation != incarnation || stray.sequence > sequence);
+            if strays.is_empty() {
+                self.strays.remove(origin);
             }
         }
     }
@@ -267,6 +319,32 @@ mod tests {
             state.fold(&change, PLACE);
         }
         assert_eq!(state.high_waters["a"], [(Incarnation(1), 10), (Incarnation(2), 3)]);
+    }
+
+    #[test]
+    fn a_stray_is_remembered_until_the_high_water_covers_it() {
+        let mut state = State::default();
+        let at = |sequence| Position { incarnation: Incarnation(9), sequence };
+        for (life, sequence, offset) in [(1, 7, 20), (2, 30, 21), (1, 5, 22)] {
+            state.stray("a", Position { incarnation: Incarnation(life), sequence }, at(offset));
+        }
+        let of_1 = Stray { incarnation: Incarnation(1), sequence: 7, at: at(22) };
+        let of_2 = Stray { incarnation: Incarnation(2), sequence: 30, at: at(21) };
+        assert_eq!(state.strays["a"], [of_2, of_1]);
+        for (sequence, left) in [(6, 2), (7, 1)] {
+            let incarnation = Incarnation(1);
+            state.fold(&Change::HighWater { origin: "a".to_owned(), incarnation, sequence }, PLACE);
+            assert_eq!(state.strays["a"].len(), left);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_an_older_build_reads_with_what_it_lacks_empty() {
+        let state = State { letters_given: 3, head: Head { offset: 9, ..Head::default() }, ..State::default() };
+        let bytes = postcard::to_allocvec(&state).unwrap();
+        assert_eq!(State::decode(&bytes), Ok(state.clone()));
+        assert_eq!(State::decode(&bytes[..bytes.len() - APPENDED]), Ok(state));
+        assert!(State::decode(&bytes[..bytes.len() - APPENDED - 1]).is_err());
     }
 
     #[test]

@@ -16,19 +16,27 @@
 //! [`Link`] does no I/O: its owner asks what it [wants](Link::wants), hands in chunks, answers and the time, and
 //! performs the [effects](Effect) in order.
 
+mod held;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use self::held::Held;
 use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
-    journal::{Mark, Progress},
-    position::{Incarnation, Lives},
+    invariant::{Invariant, Violation},
+    journal::{BYPASSED_MAX, Mark, Progress},
+    position::{Incarnation, Lives, Stray},
     time::Timestamp,
+};
+use crate::{
+    marks::{self, Mark as Branch},
+    planted::{self, Bug},
 };
 
 #[derive(Clone, Debug)]
@@ -48,6 +56,9 @@ pub struct Options {
     /// Ask what the peer would do, deliver nothing.
     pub shadow: bool,
 }
+
+/// Deliveries outside of the order that a rewind may hold at once; as many as are remembered.
+const BYPASSED_HELD_MAX: usize = BYPASSED_MAX;
 
 /// How soon after a failure a peer that was heard is tried again.
 const HEARD_PAUSE: Duration = Duration::from_millis(500);
@@ -139,8 +150,9 @@ pub enum Effect {
     Rewound { from: u64, to: u64 },
     /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
     Unrecoverable { from: u64, to: u64, mark: Mark },
-    /// The peer holds events of this hub that this hub does not: it was restored. Ask for them.
-    Behind,
+    /// What the peer holds of this hub beyond this hub's log is this now. If it is anything, this hub was restored: ask for
+    /// it.
+    Behind { beyond: Vec<Stray> },
 }
 
 #[derive(Debug)]
@@ -163,13 +175,8 @@ struct Span {
     attempts: u32,
     /// What the last record in the span says of the log up to there.
     mark: Mark,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    attempts: u32,
-    due: Timestamp,
-    in_flight: bool,
+    /// Where the last batch of the span ends; `None` where all of it was left out.
+    batch_to: Option<u64>,
 }
 
 /// The state of a link for people and metrics.
@@ -196,6 +203,27 @@ impl Status {
     }
 }
 
+/// What became of the events that a link took from its feed since it last began to read anew: at its start, at a rewind,
+/// and when what was at hand is judged again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    pub taken: u64,
+    pub delivered: u64,
+    pub duplicate: u64,
+    pub skipped: u64,
+    pub dead: u64,
+    pub held: u64,
+    pub expired: u64,
+    /// Asked about and not delivered: shadow mode.
+    pub shadowed: u64,
+}
+
+impl Accounts {
+    fn settled(&self) -> u64 {
+        self.delivered + self.duplicate + self.skipped + self.dead + self.held + self.expired + self.shadowed
+    }
+}
+
 #[derive(Debug)]
 pub struct Link {
     options: Options,
@@ -206,13 +234,19 @@ pub struct Link {
     covered: u64,
     spans: VecDeque<Span>,
     held: BTreeMap<u64, Held>,
+    /// Moves whenever the list of what is held changes.
+    held_changes: u64,
     sends: u64,
     failures: u32,
     failure: Option<Failure>,
     failed_at: Timestamp,
     retry_at: Timestamp,
     paused: bool,
-    behind_said: bool,
+    accounts: Accounts,
+    /// Spans that there can be with the options so far.
+    spans_max: usize,
+    /// What the peer holds beyond this hub's log, as it said last.
+    beyond: Vec<Stray>,
 }
 
 impl Link {
@@ -220,6 +254,7 @@ impl Link {
     /// [`lose_place`](Self::lose_place) names what is lost), or at the log's `base`.
     pub fn new(options: Options, progress: Option<&Progress>, base: u64, now: Timestamp) -> Self {
         let low = progress.map_or(base, |progress| progress.cursor);
+        let spans_max = spans_max(&options);
         let held = progress.map(|progress| progress.held.as_slice()).unwrap_or_default();
         Self {
             options,
@@ -232,17 +267,21 @@ impl Link {
                 .iter()
                 .map(|(sequence, attempts)| (*sequence, Held { attempts: *attempts, due: now, in_flight: false }))
                 .collect(),
+            held_changes: 0,
             sends: 0,
             failures: 0,
             failure: None,
             failed_at: Timestamp::ZERO,
             retry_at: Timestamp::ZERO,
             paused: false,
-            behind_said: false,
+            accounts: Accounts::default(),
+            spans_max,
+            beyond: Vec::new(),
         }
     }
 
     pub fn set_options(&mut self, options: Options) {
+        self.spans_max = self.spans_max.max(spans_max(&options));
         self.options = options;
     }
 
@@ -288,6 +327,16 @@ impl Link {
         self.held.len()
     }
 
+    /// The sequences that are held, in order.
+    pub fn held_sequences(&self) -> Vec<u64> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Another number whenever the list of what is held changed.
+    pub fn held_changes(&self) -> u64 {
+        self.held_changes
+    }
+
     /// Nothing is on the wire.
     pub fn is_quiet(&self) -> bool {
         !self.spans.iter().any(|span| matches!(span.stage, Stage::Sent { .. }))
@@ -297,10 +346,11 @@ impl Link {
     /// What to write down.
     pub fn progress(&self, now: Timestamp) -> Progress {
         let first = self.spans.front().map_or(self.covered, |span| span.from);
+        let held = self.held.iter().map(|(sequence, held)| (*sequence, held.attempts));
         Progress {
-            cursor: self.low,
+            cursor: if planted::is(Bug::CursorBeforeDelivery) { self.read } else { self.low },
             sent: self.covered.min(first),
-            held: self.held.iter().map(|(sequence, held)| (*sequence, held.attempts)).collect(),
+            held: held.filter(|_| !planted::is(Bug::HighWaterSkipsHeld)).collect(),
             mark: self.low_mark,
             at: now,
         }
@@ -327,11 +377,13 @@ impl Link {
         let mut effects = Vec::new();
         let mark = chunk.records.last().map_or(self.low_mark, |record| Mark::from(&record.header));
         let mut meant = Vec::with_capacity(chunk.records.len());
+        self.accounts.taken += chunk.records.len() as u64;
         for record in chunk.records {
             let header = &record.header;
             // What came back after a restore of this region is its own: peers that lose it have nobody else to get it
             // from. It goes in its order like everything else, so a rewind sends it again.
-            if header.is_remote() && !record.came_back_to(&self.options.home) {
+            let foreign = header.is_remote() && !record.came_back_to(&self.options.home);
+            if foreign && !planted::is(Bug::ForeignSentOn) {
                 effects.push(Effect::Skipped { record, why: Skip::Foreign });
             } else if self.held.contains_key(&header.offset) {
                 effects.push(Effect::Skipped { record, why: Skip::Held });
@@ -340,13 +392,20 @@ impl Link {
             } else if !header.is_reserved() && !selects(&record) {
                 effects.push(Effect::Skipped { record, why: Skip::Filtered });
             } else if self.is_expired(&record, now) {
+                marks::hit(Branch::LinkExpired);
                 effects.push(Effect::DeadLetter { record, reason: Reason::Expired, attempts: 0 });
             } else {
                 meant.push(record);
             }
         }
+        let dead = effects.iter().filter(|effect| matches!(effect, Effect::DeadLetter { .. })).count();
+        self.accounts.expired += dead as u64;
+        self.accounts.skipped += (effects.len() - dead) as u64;
         self.read = chunk.to;
-        let stage = if meant.is_empty() { Stage::Done } else { Stage::Ready };
+        let (stage, batch_to) = match meant.is_empty() {
+            true => (Stage::Done, None),
+            false => (Stage::Ready, Some(chunk.to)),
+        };
         self.spans.push_back(Span {
             from: chunk.from,
             to: chunk.to,
@@ -354,6 +413,7 @@ impl Link {
             stage,
             attempts: 0,
             mark,
+            batch_to,
         });
         self.settle();
         effects
@@ -386,7 +446,7 @@ impl Link {
             return None;
         }
         // What was left out between the last batch and this one belongs to this one, or the peer would miss it.
-        let from = self.spans.range(..index).rev().find(|span| !span.records.is_empty()).map_or(self.covered, |b| b.to);
+        let from = self.spans.range(..index).rev().find_map(|span| span.batch_to).unwrap_or(self.covered);
         self.sends += 1;
         let span = &mut self.spans[index];
         span.stage = Stage::Sent { id: self.sends, first };
@@ -397,7 +457,9 @@ impl Link {
     /// Forgets what was read and not sent, as soon as nothing is on the wire.
     fn read_again(&mut self) {
         if self.is_quiet() {
+            marks::hit(Branch::LinkReadAgain);
             self.spans.clear();
+            self.accounts = Accounts::default();
             self.read = self.low;
             self.covered = self.covered.min(self.low);
         }
@@ -416,10 +478,11 @@ impl Link {
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
-        self.notice_behind(&reply.high_waters, hub, &mut effects);
+        effects.extend(self.told(&reply.high_waters, &reply.strays, hub));
         let Some(index) =
             self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
+            marks::hit(Branch::LinkLateAnswer);
             return effects;
         };
         match &reply.answer {
@@ -429,7 +492,10 @@ impl Link {
                 self.rewind(covered, hub.base, &mut effects);
             }
             // Something below it was unanswered when it was sent, so the gap may be closed by now.
-            Answer::Gap => self.spans[index].stage = Stage::Ready,
+            Answer::Gap => {
+                marks::hit(Branch::LinkGapRetried);
+                self.spans[index].stage = Stage::Ready;
+            }
             Answer::Applied(outcomes) if outcomes.len() == self.spans[index].records.len() => {
                 self.apply(index, outcomes, now, &mut effects);
             }
@@ -446,19 +512,34 @@ impl Link {
         let records = self.spans[index].records.clone();
         for (record, outcome) in records.iter().zip(outcomes) {
             match outcome {
+                _ if planted::is(Bug::BatchAcknowledgedOnPartialFailure) => {}
+                Outcome::Rejected(_) if planted::is(Bug::DeadLetterCountsAsDelivered) => {}
                 Outcome::Rejected(reason) if !self.options.shadow => {
+                    marks::hit(Branch::LinkDeadLetter);
                     effects.push(Effect::DeadLetter { record: record.clone(), reason: *reason, attempts });
                 }
                 Outcome::Retry { after_millis } if !self.options.shadow => {
+                    marks::hit(Branch::LinkHeld);
                     let due = now.plus(Duration::from_millis(u64::from(*after_millis)));
+                    self.held_changes += 1;
                     self.held.insert(record.header.offset, Held { attempts, due, in_flight: false });
                 }
                 _ => {}
             }
+            *match outcome {
+                _ if self.options.shadow => &mut self.accounts.shadowed,
+                Outcome::Delivered => &mut self.accounts.delivered,
+                Outcome::Duplicate => &mut self.accounts.duplicate,
+                Outcome::Rejected(_) => &mut self.accounts.dead,
+                Outcome::Retry { .. } => &mut self.accounts.held,
+            } += 1;
             effects.push(Effect::Settled { record: record.clone(), outcome: *outcome });
         }
-        self.covered = self.covered.max(self.spans[index].to);
-        self.spans[index].stage = Stage::Done;
+        let span = &mut self.spans[index];
+        self.covered = self.covered.max(span.to);
+        span.stage = Stage::Done;
+        // Behind a batch that has no answer yet it may stay here for long.
+        span.records = Arc::default();
         self.settle();
     }
 
@@ -471,6 +552,11 @@ impl Link {
     }
 
     fn fail(&mut self, index: usize, failure: Failure, now: Timestamp, chance: f64) {
+        marks::hit(match &failure {
+            Failure::Unanswered(_) => Branch::LinkUnanswered,
+            Failure::Refused(_) => Branch::LinkRefused,
+            Failure::Throttled { .. } => Branch::LinkThrottled,
+        });
         self.spans[index].stage = Stage::Ready;
         // Batches that were on the wire together fail together; that is one failure.
         if now >= self.retry_at {
@@ -488,6 +574,7 @@ impl Link {
     /// earliest.
     pub fn peer_heard(&mut self) {
         if matches!(self.failure, Some(Failure::Unanswered(_))) {
+            marks::hit(Branch::LinkPeerHeard);
             self.retry_at = self.retry_at.min(self.failed_at.plus(HEARD_PAUSE));
         }
     }
@@ -496,9 +583,11 @@ impl Link {
         if to < base {
             effects.push(Effect::Unrecoverable { from: to, to: base, mark: Mark::default() });
         }
+        marks::hit(Branch::LinkRewound);
         let target = to.max(base);
         effects.push(Effect::Rewound { from: self.low, to: target });
         self.spans.clear();
+        self.accounts = Accounts::default();
         self.low = target;
         self.low_mark = Mark::default();
         self.read = target;
@@ -509,6 +598,7 @@ impl Link {
     pub fn lose_place(&mut self, base: u64, at: Mark) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.read < base {
+            marks::hit(Branch::LinkLostPlace);
             let from = self.read;
             let mark = self.spans.back().map_or(self.low_mark, |span| span.mark);
             effects.push(Effect::Unrecoverable { from, to: base, mark });
@@ -521,6 +611,7 @@ impl Link {
                 stage: Stage::Done,
                 attempts: 0,
                 mark: at,
+                batch_to: None,
             });
             self.read = base;
             self.settle();
@@ -528,55 +619,86 @@ impl Link {
         effects
     }
 
-    fn notice_behind(&mut self, marks: &[(Incarnation, u64)], hub: &HubView<'_>, effects: &mut Vec<Effect>) {
-        if !self.behind_said && hub.lives.is_behind(marks, hub.head) {
-            self.behind_said = true;
-            effects.push(Effect::Behind);
-        }
+    pub fn accounts(&self) -> Accounts {
+        self.accounts
     }
 
+    /// What does not hold of the link, which is a bug. Cheap: a pass over the spans.
+    pub fn check(&self) -> Option<Violation> {
+        let mut at = self.low;
+        let mut waiting = 0;
+        for span in &self.spans {
+            if span.from != at || span.to < span.from {
+                let what = format!("a span ({}, {}] begins where {at} was expected", span.from, span.to);
+                return Some(Violation::new(Invariant::Spans, what));
+            }
+            at = span.to;
+            if !matches!(span.stage, Stage::Done) {
+                waiting += span.records.len() as u64;
+            }
+        }
+        if at != self.read {
+            let what = format!("spans end at {at}, but {} was read", self.read);
+            return Some(Violation::new(Invariant::Spans, what));
+        }
+        let accounts = &self.accounts;
+        if accounts.taken != accounts.settled() + waiting {
+            return Some(Violation::new(Invariant::Accounts, format!("{accounts:?}, and {waiting} waiting")));
+        }
+        if self.spans.len() > self.spans_max {
+            return Some(Violation::new(Invariant::Bounds, format!("{} spans", self.spans.len())));
+        }
+        // A batch may be answered `Retry` as a whole when the list is all but full.
+        let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
+        if self.held.len() > held_max.max(BYPASSED_HELD_MAX) {
+            return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
+        }
+        None
+    }
+
+    /// What the peer held beyond this hub's log when it last sent all of that back.
+    pub fn set_repaired(&mut self, beyond: Vec<Stray>) {
+        self.beyond = beyond;
+    }
+
+    /// The peer said what it holds of this hub. It may be asked more than once for what is beyond this hub's log: there
+    /// is more of it when something was on its way while this hub was restored, or when a copy of it goes on to write.
+    pub fn told(&mut self, marks: &[(Incarnation, u64)], strays: &[Stray], hub: &HubView<'_>) -> Option<Effect> {
+        let beyond = hub.lives.beyond(marks, strays, hub.head);
+        if beyond == self.beyond {
+            return None;
+        }
+        marks::hit(Branch::LinkBehind);
+        self.beyond.clone_from(&beyond);
+        Some(Effect::Behind { beyond })
+    }
+
+    /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while
+    /// the first batch waits for its answer, any number of later ones may get theirs.
     fn settle(&mut self) {
         while let Some(span) = self.spans.pop_front_if(|span| matches!(span.stage, Stage::Done)) {
             self.low = span.to;
             self.low_mark = span.mark;
         }
-    }
-
-    /// Held events to try now, at most `limit`; they count as on the wire until [`settle_held`](Self::settle_held).
-    pub fn due_held(&mut self, now: Timestamp, limit: usize) -> Vec<u64> {
-        if self.paused || now < self.retry_at {
-            return Vec::new();
-        }
-        let due = self.held.iter_mut().filter(|(_, held)| !held.in_flight && held.due <= now).take(limit);
-        due.map(|(sequence, held)| {
-            held.in_flight = true;
-            *sequence
-        })
-        .collect()
-    }
-
-    /// Adds events that must be sent (again) by themselves: deliveries outside of the order that a restored peer lost.
-    pub fn hold(&mut self, sequence: u64, now: Timestamp) {
-        self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
-    }
-
-    /// What became of a held event; `None` if there was no answer.
-    pub fn settle_held(&mut self, sequence: u64, outcome: Option<Outcome>, now: Timestamp, chance: f64) -> u32 {
-        let Some(held) = self.held.get_mut(&sequence) else { return 0 };
-        held.attempts += 1;
-        held.in_flight = false;
-        let attempts = held.attempts;
-        match outcome {
-            Some(Outcome::Retry { after_millis }) => {
-                held.due = now.plus(Duration::from_millis(u64::from(after_millis)));
-            }
-            None => held.due = now.plus(self.options.backoff.pause(attempts, chance)),
-            Some(_) => {
-                self.held.remove(&sequence);
+        let mut index = 1;
+        while index < self.spans.len() {
+            if let [Stage::Done, Stage::Done] = [index - 1, index].map(|index| &self.spans[index].stage)
+                && let Some(done) = self.spans.remove(index)
+            {
+                let before = &mut self.spans[index - 1];
+                before.to = done.to;
+                before.mark = done.mark;
+                before.batch_to = done.batch_to.or(before.batch_to);
+            } else {
+                index += 1;
             }
         }
-        attempts
     }
+}
+
+/// Those that wait, one that is done behind each, and one that was read too late to stop.
+fn spans_max(options: &Options) -> usize {
+    2 * (options.in_flight + 2)
 }
 
 /// What a link must know of its own hub to read a peer's high-waters.

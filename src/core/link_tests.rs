@@ -1,6 +1,7 @@
 use super::*;
 use crate::core::{
     event::{Placement, encode_arrival},
+    position::Position,
     testing,
 };
 
@@ -36,7 +37,8 @@ fn read_on(link: &mut Link) -> Vec<Effect> {
 }
 
 fn reply(answer: Answer, mark: u64) -> Reply {
-    Reply { region: "b".to_owned(), answer, high_waters: vec![(Incarnation(5), mark)], received: NOW, replied: NOW }
+    let high_waters = vec![(Incarnation(5), mark)];
+    Reply { region: "b".to_owned(), answer, high_waters, received: NOW, replied: NOW, strays: Vec::new() }
 }
 
 fn delivered(mark: u64) -> Reply {
@@ -191,6 +193,16 @@ fn an_event_older_than_the_peers_memory_is_not_sent() {
     assert_eq!(link.next_send(NOW, NOW).unwrap().records.len(), 5);
 }
 
+/// What the link asks the peer for, if anything, when the peer says this.
+fn asks(link: &mut Link, mark: u64, strays: &[Stray]) -> Option<Vec<Stray>> {
+    let lives = lives();
+    let effect = link.told(&[(Incarnation(5), mark)], strays, &HubView { lives: &lives, head: 1_000, base: 0 });
+    effect.map(|effect| match effect {
+        Effect::Behind { beyond } => beyond,
+        other => panic!("{other:?}"),
+    })
+}
+
 #[test]
 fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
     let mut link = link();
@@ -198,7 +210,28 @@ fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
         read_on(&mut link);
         let send = link.next_send(NOW, NOW).unwrap();
         let effects = on_reply(&mut link, send.id, &delivered(2_000));
-        assert_eq!(effects.iter().filter(|effect| **effect == Effect::Behind).count(), expected);
+        assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Behind { .. })).count(), expected);
+    }
+}
+
+#[test]
+fn a_peer_that_gets_more_of_what_we_lost_is_asked_again_also_after_our_restart() {
+    let at = |sequence| Position { incarnation: Incarnation(8), sequence };
+    let stray = |sequence, place| Stray { incarnation: Incarnation(5), sequence, at: at(place) };
+    let mut link = link();
+    assert_eq!(asks(&mut link, 900, &[stray(1_000, 70)]), None);
+    let first = asks(&mut link, 900, &[stray(1_005, 71)]);
+    assert_eq!(first, Some(vec![stray(1_005, 71)]));
+    let mut again = Link::new(options(), None, 0, NOW);
+    again.set_repaired(vec![stray(1_005, 71)]);
+    for mut link in [link, again] {
+        assert_eq!(asks(&mut link, 900, &[stray(1_005, 71)]), None);
+        // One that was late, below the highest.
+        assert_eq!(asks(&mut link, 900, &[stray(1_005, 72)]), Some(vec![stray(1_005, 72)]));
+        assert_eq!(asks(&mut link, 1_001, &[stray(1_005, 72)]).unwrap().len(), 2);
+        // The peer was restored too, and gets it again.
+        assert_eq!(asks(&mut link, 900, &[]), Some(Vec::new()));
+        assert_eq!(asks(&mut link, 1_001, &[]).unwrap().len(), 1);
     }
 }
 
@@ -243,6 +276,40 @@ fn memory_is_bounded_by_the_batches_in_flight() {
         read_on(&mut link);
     }
     assert_eq!(link.wants(), None);
+}
+
+#[test]
+fn what_was_answered_behind_a_batch_without_an_answer_keeps_no_memory() {
+    let mut link = link();
+    read_on(&mut link);
+    let first = link.next_send(NOW, NOW).unwrap();
+    for _ in 0..50 {
+        read_on(&mut link);
+        let send = link.next_send(NOW, NOW).unwrap();
+        assert_eq!(send.from + 10, send.to);
+        on_reply(&mut link, send.id, &delivered(send.to));
+    }
+    assert_eq!((link.low(), link.spans.len()), (0, 2));
+    assert_eq!(link.spans.iter().map(|span| span.records.len()).sum::<usize>(), 10);
+    on_reply(&mut link, first.id, &delivered(10));
+    assert_eq!((link.low(), link.spans.len()), (510, 0));
+}
+
+#[test]
+fn what_was_left_out_behind_answered_batches_belongs_to_the_next_one() {
+    let mut link = link();
+    read_on(&mut link);
+    let first = link.next_send(NOW, NOW).unwrap();
+    read_on(&mut link);
+    let second = link.next_send(NOW, NOW).unwrap();
+    on_reply(&mut link, second.id, &delivered(20));
+    let records = (21..=30).map(|offset| testing::record(offset, "k", "{}")).collect();
+    link.on_chunk(Chunk { from: 20, to: 30, records }, NOW, |_| false);
+    read_on(&mut link);
+    let third = link.next_send(NOW, NOW).unwrap();
+    assert_eq!((third.from, third.to), (20, 40));
+    on_reply(&mut link, first.id, &delivered(20));
+    assert_eq!((link.low(), link.progress(NOW).sent), (30, 20));
 }
 
 #[test]

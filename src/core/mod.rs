@@ -14,6 +14,7 @@ pub mod finding;
 pub mod frame;
 pub mod hlc;
 pub mod ingress;
+pub mod invariant;
 pub mod journal;
 pub mod json;
 pub mod key;

@@ -1,8 +1,8 @@
 //! Where an event stands: in which life of which hub, at which sequence.
 //!
 //! A hub's offsets go on across restarts, but a hub that was restored from an older copy gives out offsets a second
-//! time, and cannot know that it is such a copy. So each start mints a random **incarnation** for what it will write
-//! (unless every peer confirms that nothing is missing), and positions are compared within one incarnation only.
+//! time, and cannot know that it is such a copy. So each start mints a random **incarnation** for what it will write, and
+//! positions are compared within one incarnation only.
 
 use std::fmt;
 
@@ -59,6 +59,17 @@ pub fn uuid(version: u8, high: u64, low: u64) -> String {
     )
 }
 
+/// What a region holds of one life of another, as far as that one needs to know it to find out what it lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stray {
+    pub incarnation: Incarnation,
+    /// The highest sequence.
+    pub sequence: u64,
+    /// Where the last of them stands in the log of the region that holds them: another place means that there are more.
+    /// Zeros where a high-water tells of them, which moves by itself.
+    pub at: Position,
+}
+
 /// The lives of one hub, oldest first: each with the offset after which it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lives(pub Vec<(Incarnation, u64)>);
@@ -103,12 +114,16 @@ impl Lives {
             .unwrap_or(0)
     }
 
-    /// Whether a peer holds something of this hub that this hub does not know of: then this hub was restored.
-    pub fn is_behind(&self, high_waters: &[(Incarnation, u64)], head: u64) -> bool {
-        high_waters.iter().any(|(incarnation, mark)| match self.end(*incarnation, head) {
-            Some(end) => *mark > end,
-            None => true,
-        })
+    /// What a peer that reports this holds of this hub beyond what this hub wrote, as far as it knows: anything at all
+    /// means that this hub was restored, or that a copy of it is at work elsewhere.
+    pub fn beyond(&self, high_waters: &[(Incarnation, u64)], strays: &[Stray], head: u64) -> Vec<Stray> {
+        let marks = high_waters.iter().map(|(incarnation, sequence)| Stray {
+            incarnation: *incarnation,
+            sequence: *sequence,
+            at: Position::default(),
+        });
+        let is_beyond = |held: &Stray| self.end(held.incarnation, head).is_none_or(|end| held.sequence > end);
+        marks.chain(strays.iter().copied()).filter(is_beyond).collect()
     }
 }
 
@@ -150,10 +165,19 @@ mod tests {
 
     #[test]
     fn a_mark_beyond_our_own_end_means_that_we_were_restored() {
-        assert!(!lives().is_behind(&[(A, 100), (B, 180)], 300));
-        assert!(lives().is_behind(&[(A, 130)], 300));
-        assert!(lives().is_behind(&[(C, 301)], 300));
-        assert!(lives().is_behind(&[(Incarnation(9), 1)], 300));
+        let is_behind = |marks: &[(Incarnation, u64)]| !lives().beyond(marks, &[], 300).is_empty();
+        assert!(!is_behind(&[(A, 100), (B, 180)]));
+        assert!(is_behind(&[(A, 130)]));
+        assert!(is_behind(&[(C, 301)]));
+        assert!(is_behind(&[(Incarnation(9), 1)]));
+    }
+
+    #[test]
+    fn so_does_a_single_event_that_no_mark_covers() {
+        let at = Position { incarnation: Incarnation(7), sequence: 40 };
+        let stray = |incarnation, sequence| Stray { incarnation, sequence, at };
+        let strays = [stray(A, 90), stray(B, 250), stray(C, 302), stray(Incarnation(9), 3)];
+        assert_eq!(lives().beyond(&[(C, 300)], &strays, 300), strays[2..]);
     }
 
     #[test]

@@ -42,6 +42,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// Later by so many milliseconds, or earlier.
+    pub fn shifted(self, milliseconds: i64) -> Timestamp {
+        let by = Duration::from_millis(milliseconds.unsigned_abs());
+        if milliseconds < 0 { self.minus(by) } else { self.plus(by) }
+    }
+
     /// RFC 3339 in UTC; a fraction only where there is one, as EventBridge's `time` has none.
     pub fn to_rfc3339(self) -> String {
         match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {

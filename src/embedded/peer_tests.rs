@@ -185,6 +185,7 @@ async fn a_reply_with_too_few_outcomes_is_no_answer() {
         high_waters: Vec::new(),
         received: Timestamp(1),
         replied: Timestamp(2),
+        strays: Vec::new(),
     };
     let address = answers("200 OK", &reply.encode()).await;
     let why = text(peer(address, SHORT).deliver(batch("local", 2)).await.unwrap_err());

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::core::{
     batch::{Batch, Reply},
     event::{Draft, Record},
+    invariant::Violation,
     journal::{Change, Head, Mark, State},
     position::EventId,
 };
@@ -107,8 +108,10 @@ pub trait Hub: Send + Sync {
 
     fn is_draining(&self) -> bool;
 
-    /// Every peer has exactly what this hub wrote in its last life: that life goes on instead of a new one.
-    fn confirm_life(&self);
+    /// What the hub found broken of its own promises since the last call: bugs.
+    fn take_violations(&self) -> Vec<Violation> {
+        Vec::new()
+    }
 
     /// Drops what is past retention. Links still need everything after `needed_after`.
     fn retain(&self, needed_after: u64);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{
     batch::{Batch, Reply},
     link::Failure,
-    position::Incarnation,
+    position::{Incarnation, Stray},
     time::Timestamp,
 };
 
@@ -21,6 +21,9 @@ pub struct Hello {
     /// How far the region has each life of the asker.
     pub high_waters: Vec<(Incarnation, u64)>,
     pub now: Timestamp,
+    /// Single events of the asker that the region got outside of their order.
+    #[serde(default)]
+    pub strays: Vec<Stray>,
 }
 
 /// A region asks what others hold of its own events: it was restored, or lost.

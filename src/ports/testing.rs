@@ -112,8 +112,6 @@ impl Hub for FakeHub {
         false
     }
 
-    fn confirm_life(&self) {}
-
     fn retain(&self, _: u64) {}
 
     fn publish(&self, drafts: Vec<Draft>) -> BoxFuture<'_, Result<Vec<Published>, Error>> {
@@ -227,6 +225,7 @@ impl Inbox for FakeInbox {
                 high_waters: vec![(LIFE, batch.opening.head)],
                 received: Timestamp(1),
                 replied: Timestamp(2),
+                strays: Vec::new(),
             };
             self.batches.lock().unwrap().push(batch);
             Ok(reply)
@@ -238,7 +237,13 @@ impl Inbox for FakeInbox {
         async move {
             self.check()?;
             let high_waters = if asker == "a" { vec![(LIFE, 7)] } else { Vec::new() };
-            Ok(Hello { cluster: "local".to_owned(), region: "b".to_owned(), high_waters, now: Timestamp(3) })
+            Ok(Hello {
+                cluster: "local".to_owned(),
+                region: "b".to_owned(),
+                high_waters,
+                now: Timestamp(3),
+                strays: Vec::new(),
+            })
         }
         .boxed()
     }

@@ -1,7 +1,7 @@
 //! One run: traffic and faults, step by step, then healing and the demand that all become equal.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,22 +12,25 @@ use super::{
     Fault, Invariant, Outcome, REGIONS, Settings, Violation,
     chance::Chance,
     disk::Image,
-    history::{Effect, History, Place, effects},
+    history::History,
     net::Net,
-    node::{Node, Profile, Refused},
+    node::{Node, Profile, Refused, Running},
     trace::SharedTrace,
 };
 use crate::{
-    agent::{Agent, Selection},
-    core::{event::Draft, json, time::Timestamp},
-    ports::hub::Hub,
+    agent::Agent,
+    core::{event::Draft, json},
+    ports::{clock::Clock, hub::Hub},
 };
 
 /// After everything healed, all regions are equal within this much virtual time.
 pub const CONVERGES_WITHIN: Duration = Duration::from_secs(120);
 
-const SOURCE: &str = "app.simulated";
-const DETAIL_TYPE: &str = "Simulated";
+/// Where the hub keeps its log.
+const LOG_DIR: &str = "log";
+
+pub const SOURCE: &str = "app.simulated";
+pub const DETAIL_TYPE: &str = "Simulated";
 
 pub struct Cluster {
     pub settings: Settings,
@@ -41,7 +44,9 @@ pub struct Cluster {
     /// Copies of disks, to restore later.
     pub backups: Vec<Option<Image>>,
     /// Regions that were restored: links to them may be ahead of what is there until they notice.
-    rewound: BTreeSet<usize>,
+    pub rewound: BTreeSet<usize>,
+    /// Regions whose disk may not be readable, through no fault of the agent's.
+    rotten: BTreeSet<usize>,
     /// The faults that this seed has.
     pub faults: Vec<Fault>,
     adrift: u64,
@@ -84,7 +89,7 @@ impl Cluster {
         // Each seed has some of the faults: where all of them are at work, some combinations never come up.
         let share = [0.3, 0.6, 1.0][chance.below(3) as usize];
         let faults = settings.faults.iter().copied().filter(|_| chance.hits(share)).collect();
-        let nodes = REGIONS.iter().map(|name| Node::new(settings, seed, name, started)).collect();
+        let nodes = REGIONS.iter().map(|name| Node::new(settings, seed, name, started, trace.clone())).collect();
         let mut cluster = Cluster {
             settings: settings.clone(),
             profile,
@@ -96,6 +101,7 @@ impl Cluster {
             violations: Vec::new(),
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
+            rotten: BTreeSet::new(),
             faults,
             adrift: 0,
         };
@@ -118,11 +124,18 @@ impl Cluster {
             match started {
                 Ok(()) => {
                     self.trace.note(&format!("{} is up", node.name));
+                    self.rotten.remove(&index);
                     return;
                 }
                 Err(Refused::Disk(why)) => {
                     self.trace.note(&format!("{} did not start: {why}", node.name));
                     node.crash(&self.net);
+                }
+                Err(Refused::Broken(why)) if self.rotten.remove(&index) => {
+                    // As the message says: an older copy, or an empty directory that the peers fill.
+                    self.trace.note(&format!("{} does not start: {why}", node.name));
+                    node.crash(&self.net);
+                    node.disk.restore(self.backups[index].clone().unwrap_or_default());
                 }
                 Err(Refused::Broken(why)) => {
                     let what = format!("{} does not start: {why}", node.name);
@@ -138,6 +151,7 @@ impl Cluster {
         let node = &mut self.nodes[index];
         self.trace.note(&format!("{} crashes", node.name));
         self.trace.lock().fault(Fault::Crash);
+        self.violations.extend(node.running.iter().flat_map(|running| running.agent.violations()));
         node.crash(&self.net);
     }
 
@@ -145,9 +159,10 @@ impl Cluster {
     pub async fn bury(&mut self) {
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
-            if node.has_failed() || node.running.is_some() && node.disk.has_failed() {
-                self.trace.note(&format!("{} failed and ends", self.nodes[index].name));
-                self.nodes[index].crash(&self.net);
+            let has_ended = |running: &Running| running.has_ended() || node.disk.has_failed();
+            if node.running.as_ref().is_some_and(has_ended) {
+                self.trace.note(&format!("{} failed and ends", node.name));
+                self.crash(index);
                 self.up(index).await;
                 self.check_durable(index).await;
             }
@@ -163,14 +178,25 @@ impl Cluster {
         self.send(index, drafts);
     }
 
-    /// A service publishes, as a task of its own, and remembers what it was answered.
+    /// Publishes events that were never published before.
+    pub fn publish_new(&mut self, index: usize, count: u64) {
+        let drafts: Vec<_> = (0..count).map(|_| lock(&self.history).invent(true)).collect();
+        self.send(index, drafts);
+    }
+
+    /// A service publishes, as a task of its own, and remembers what it was answered. Where the region has a ghost, it
+    /// may still have its connection to that.
     pub fn send(&mut self, index: usize, drafts: Vec<(String, String)>) {
         let node = &self.nodes[index];
-        let Some(running) = &node.running else { return };
+        let lives: Vec<&Running> = node.running.iter().chain(&node.ghost).collect();
+        let Some(running) = self.chance.pick(&lives) else { return };
         let (region, hub, life) = (node.name, running.hub.clone(), running.life);
+        // Producers' clocks are their own.
+        let off = [0, 0, 0, -86_400_000, 7_200_000][self.chance.below(5) as usize];
+        let time = (off != 0).then(|| node.clock.now().shifted(off));
         let (net, history, trace) = (self.net.clone(), self.history.clone(), self.trace.clone());
         tokio::spawn(async move {
-            let events = drafts.iter().map(|(key, detail)| draft(key, detail)).collect();
+            let events = drafts.iter().map(|(key, detail)| Draft { time, ..draft(key, detail) }).collect();
             let answer = hub.publish(events).await;
             if !net.is_alive(region, life) {
                 return;
@@ -196,8 +222,48 @@ impl Cluster {
         self.trace.note(&format!("{} is restored from an older copy", self.nodes[index].name));
         self.trace.lock().fault(Fault::Rollback);
         self.nodes[index].disk.restore(image);
+        self.lose(index).await;
+    }
+
+    /// A crash, and a bit of the log's last bytes is another one afterwards.
+    pub async fn rot(&mut self, index: usize) {
+        self.crash(index);
+        if self.nodes[index].disk.rot(LOG_DIR) {
+            self.trace.note(&format!("a bit of {} flips", self.nodes[index].name));
+            self.trace.lock().fault(Fault::BitRot);
+            self.rotten.insert(index);
+        }
+        self.lose(index).await;
+    }
+
+    /// The region goes on over a copy of its running disk; the original stays for a while and does not know.
+    pub async fn split(&mut self, index: usize) {
+        self.end_ghost(index).await;
+        self.trace.note(&format!("a copy of {} comes up beside it", self.nodes[index].name));
+        self.trace.lock().fault(Fault::Clone);
+        let copy = self.backup(index);
+        let chance = Chance::new(self.chance.word(), "copy");
+        self.nodes[index].split(&self.net, copy, chance);
         self.rewound.insert(index);
         self.up(index).await;
+    }
+
+    /// The original of a copy ends at last; what only it had is gone.
+    pub async fn end_ghost(&mut self, index: usize) {
+        if self.nodes[index].ghost.is_some() {
+            self.trace.note(&format!("the original of {} ends", self.nodes[index].name));
+            self.check_agents();
+            self.nodes[index].end_ghost(&self.net);
+            self.lose(index).await;
+        }
+    }
+
+    /// The region comes up with less than it had: what no region has now is lost.
+    async fn lose(&mut self, index: usize) {
+        self.rewound.insert(index);
+        if self.nodes[index].running.is_none() {
+            self.up(index).await;
+        }
         let mut hubs = self.hubs().await;
         for _ in 0..10 {
             if hubs.len() == REGIONS.len() {
@@ -210,135 +276,6 @@ impl Cluster {
         }
         let held = hubs.values().flatten().map(|effect| effect.key.clone()).collect();
         self.adrift += lock(&self.history).set_adrift(&held);
-    }
-
-    /// Safety, in the middle of things.
-    pub async fn check(&mut self) {
-        let index = self.chance.below(3) as usize;
-        let hubs = self.hubs().await;
-        let history = self.history.clone();
-        for (region, effects) in &hubs {
-            lock(&history).check_hub(region, effects, &mut self.violations);
-        }
-        self.check_places(index, &hubs);
-    }
-
-    /// The low-water and watermark of a node's links.
-    fn check_places(&mut self, index: usize, hubs: &BTreeMap<&'static str, Vec<Effect>>) {
-        let home = self.nodes[index].name;
-        let Some(running) = &self.nodes[index].running else { return };
-        let status = running.agent.status();
-        let Some(here) = hubs.get(home) else { return };
-        for link in status.links.iter().filter(|link| link.held == 0) {
-            let peer = link.peer.as_str();
-            let rewound = self.rewound.iter().any(|index| self.nodes[*index].name == peer);
-            let Some(there) = hubs.get(peer).filter(|_| !rewound) else { continue };
-            let letters = {
-                let state = running.hub.state();
-                let state = state.read().unwrap_or_else(PoisonError::into_inner);
-                let letters = state.letters.values().filter(|(letter, _)| letter.peer == peer);
-                letters.map(|(letter, _)| letter.sequence).collect()
-            };
-            let watermark = Timestamp::parse_rfc3339(&link.watermark).unwrap_or_default();
-            let place = Place { home, peer, cursor: link.cursor, watermark, letters, here, there };
-            lock(&self.history).check_place(&place, &mut self.violations);
-        }
-    }
-
-    pub async fn check_durable(&mut self, index: usize) {
-        let Some(running) = &self.nodes[index].running else { return };
-        if let Ok(effects) = effects(&running.hub).await {
-            let name = self.nodes[index].name;
-            // What a restore took comes back by and by.
-            if !self.rewound.contains(&index) {
-                lock(&self.history).check_durable(name, false, &effects, &mut self.violations);
-            }
-        }
-    }
-
-    /// What is in the hubs that are up.
-    async fn hubs(&self) -> BTreeMap<&'static str, Vec<Effect>> {
-        let mut hubs = BTreeMap::new();
-        for node in &self.nodes {
-            if let Some(running) = &node.running
-                && let Ok(effects) = effects(&running.hub).await
-            {
-                hubs.insert(node.name, effects);
-            }
-        }
-        hubs
-    }
-
-    /// Ends all faults and waits until everything is as it must be; answers how long that took.
-    pub async fn heal_and_converge(&mut self) -> f64 {
-        self.trace.note("everything heals");
-        self.net.heal();
-        for index in 0..self.nodes.len() {
-            self.nodes[index].disk.heal();
-            if self.nodes[index].disk.has_failed() {
-                self.nodes[index].crash(&self.net);
-            }
-            if self.nodes[index].running.is_none() {
-                self.up(index).await;
-            }
-            self.check_durable(index).await;
-        }
-        for node in &self.nodes {
-            let Some(running) = &node.running else { continue };
-            for peer in REGIONS.into_iter().filter(|peer| *peer != node.name) {
-                let _ = running.agent.pause(peer, false).await;
-            }
-        }
-        let healed = Instant::now();
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let open = self.open_ends().await;
-            let late = healed.elapsed() > CONVERGES_WITHIN;
-            if open.is_empty() || late {
-                self.violations.extend(open);
-                self.violations.sort();
-                self.violations.dedup();
-                self.trace.note(&format!("{} violations", self.violations.len()));
-                return healed.elapsed().as_secs_f64();
-            }
-        }
-    }
-
-    /// What is not yet, or will never be, as it must be.
-    async fn open_ends(&mut self) -> Vec<Violation> {
-        let mut open = Vec::new();
-        let hubs = self.hubs().await;
-        let history = lock(&self.history);
-        for (region, effects) in &hubs {
-            history.check_hub(region, effects, &mut open);
-            let restored = self.rewound.iter().any(|index| self.nodes[*index].name == *region);
-            history.check_durable(region, restored, effects, &mut open);
-        }
-        if hubs.len() == REGIONS.len() {
-            history.check_equal(&hubs, &mut open);
-        } else {
-            open.push(Violation::new(Invariant::Opens, format!("only {:?} are up", hubs.keys())));
-        }
-        for node in &self.nodes {
-            let Some(running) = &node.running else { continue };
-            for link in running.agent.status().links {
-                if link.state != "active" || link.backlog_events > 0 || link.held > 0 {
-                    let (home, peer, state) = (node.name, &link.peer, &link.state);
-                    let what =
-                        format!("{home} -> {peer}: {state}, backlog {}, held {}", link.backlog_events, link.held);
-                    open.push(Violation::new(Invariant::Quiet, what));
-                }
-                if !link.losses.is_empty() {
-                    let what = format!("{} -> {}: {:?}", node.name, link.peer, link.losses);
-                    open.push(Violation::new(Invariant::Losses, what));
-                }
-            }
-            let letters = running.agent.letters(&Selection { limit: Some(usize::MAX), ..Selection::default() });
-            for letter in letters.map(|list| list.letters).unwrap_or_default() {
-                history.check_letter(node.name, &letter.peer, &letter.key, letter.reason, &mut open);
-            }
-        }
-        open
     }
 
     pub fn outcome(&mut self, seed: u64) -> Outcome {

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 
-use super::chance::Chance;
+use super::{chance::Chance, power::Power};
 use crate::ports::disk::{Disk, File};
 
 const SECTOR: usize = 512;
@@ -160,9 +160,32 @@ impl SimDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The disk for the node's present life.
-    pub fn handle(&self) -> Handle {
-        Handle { disk: self.clone(), life: self.state().life }
+    /// The disk for the node's present life, as long as that has power.
+    pub fn handle(&self, power: Arc<Power>) -> Handle {
+        Handle { disk: self.clone(), life: self.state().life, power }
+    }
+
+    /// A disk of its own that holds `image`.
+    pub fn with(image: Image, chance: Chance) -> Self {
+        let disk = Self::new(chance);
+        disk.state().image = image;
+        disk
+    }
+
+    /// Flips a bit within the last bytes that were written to the log, in what the next start finds. `false` if there is
+    /// none.
+    pub fn rot(&self, dir: &str) -> bool {
+        let mut state = self.state();
+        let State { image, chance, .. } = &mut *state;
+        let newest = image.names.iter().filter(|(path, _)| folder(path) == dir).max();
+        let Some(content) = newest.map(|(_, file)| *file).and_then(|file| image.files.get_mut(&file)) else {
+            return false;
+        };
+        let Some(last) = content.bytes.iter().rposition(|byte| *byte != 0) else { return false };
+        let reach = [64, 600, 4_000][chance.below(3) as usize];
+        let at = last - chance.below(reach.min(last as u64 + 1)) as usize;
+        content.bytes[at] ^= 1 << chance.below(8);
+        true
     }
 
     /// Power fails.
@@ -219,12 +242,13 @@ impl SimDisk {
 pub struct Handle {
     disk: SimDisk,
     life: u64,
+    power: Arc<Power>,
 }
 
 impl Handle {
     fn act<T>(&self, action: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.state();
-        if state.life != self.life {
+        if state.life != self.life || !self.power.call() {
             return Err(io::Error::other("this life of the node is over"));
         }
         if let Some(left) = &mut state.dies_in {
@@ -408,7 +432,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_simulated_disk_keeps_the_contract_of_disks() {
         let disk = SimDisk::new(Chance::new(1, "disk"));
-        crate::ports::conformance::disk(Arc::new(disk.handle())).await;
+        crate::ports::conformance::disk(Arc::new(disk.handle(Arc::default()))).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -416,7 +440,7 @@ mod tests {
         let mut lost = 0;
         for seed in 0..50 {
             let disk = SimDisk::new(Chance::new(seed, "disk"));
-            let handle = disk.handle();
+            let handle = disk.handle(Arc::default());
             let file = handle.create("d/a", 2048).await.unwrap();
             file.write_at(0, &[1; 1024]).await.unwrap();
             file.sync().await.unwrap();
@@ -424,7 +448,7 @@ mod tests {
             file.write_at(1024, &[2; 1024]).await.unwrap();
             disk.crash();
             assert!(file.write_at(0, &[9]).await.is_err(), "a handle ends with its life");
-            let bytes = disk.handle().open("d/a").await.unwrap().read_at(0, 4096).await.unwrap();
+            let bytes = disk.handle(Arc::default()).open("d/a").await.unwrap().read_at(0, 4096).await.unwrap();
             assert_eq!(bytes[..1024], [1; 1024]);
             lost += usize::from(bytes[1024..] != [2; 1024]);
         }
@@ -434,7 +458,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sync_after_one_that_failed_saves_nothing() {
         let disk = SimDisk::new(Chance::new(3, "disk"));
-        let handle = disk.handle();
+        let handle = disk.handle(Arc::default());
         let file = handle.create("d/a", 512).await.unwrap();
         handle.sync_dir("d").await.unwrap();
         file.sync().await.unwrap();

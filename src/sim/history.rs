@@ -2,59 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use super::REGIONS;
 use crate::{
-    core::{event::Record, time::Timestamp},
+    core::{
+        event::Record,
+        invariant::{Invariant, Violation},
+        time::Timestamp,
+    },
     ports::hub::{Hub, Published},
 };
-
-/// What must hold. The names are stable: they stand in reports and in scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Invariant {
-    /// An acknowledged publish is in its own region's hub, whatever happened since.
-    Durable,
-    /// It is in every other region too, or in the dead letters.
-    Delivered,
-    /// A key has one effect in a region.
-    OneEffect,
-    /// Nothing is in a hub that nobody published.
-    Invented,
-    /// What came over a link is not sent on.
-    NoLoop,
-    /// What the low-water of a link covers is at the peer or on a list.
-    Cursor,
-    /// Nothing that the watermark covers is missing at the peer.
-    Watermark,
-    /// Only conflicts are dead letters.
-    Letters,
-    /// Nothing is given up where the log drops nothing.
-    Losses,
-    /// After the faults: nothing waits.
-    Quiet,
-    /// An agent starts from what its own crash left.
-    Opens,
-    /// Managed services: no more second effects than were counted as possible.
-    Counted,
-    /// Managed services: whoever lost a claim neither marks nor releases it.
-    Fenced,
-    /// Managed services: a put begins only under a claim of its own that lasts longer than the attempt.
-    Lease,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Violation {
-    pub invariant: Invariant,
-    pub what: String,
-}
-
-impl Violation {
-    pub fn new(invariant: Invariant, what: impl Into<String>) -> Self {
-        Self { invariant, what: what.into() }
-    }
-}
 
 /// One event in a region's hub.
 #[derive(Clone, Debug)]
@@ -127,6 +83,14 @@ impl History {
         known.passes = passes;
     }
 
+    /// A key that was never published, with a payload, on its way.
+    pub fn invent(&mut self, passes: bool) -> (String, String) {
+        let n = self.len();
+        let (key, detail) = (format!("k{n}"), format!("{{\"n\":{n},\"pass\":{passes}}}"));
+        self.attempt(&key, &detail, passes);
+        (key, detail)
+    }
+
     pub fn answered(&mut self, region: &'static str, key: &str, published: Published) {
         let Some(known) = self.keys.get_mut(key) else { return };
         match published {
@@ -159,6 +123,11 @@ impl History {
     pub fn set_adrift(&mut self, held: &BTreeSet<String>) -> u64 {
         let gone = self.keys.iter_mut().filter(|(key, known)| !known.adrift && !held.contains(*key));
         gone.map(|(_, known)| known.adrift = true).count() as u64
+    }
+
+    /// Keys that two regions may differ in.
+    pub fn exempt(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str).filter(|key| self.is_exempt(key))
     }
 
     fn is_conflict(&self, key: &str) -> bool {

@@ -11,25 +11,35 @@
 //! the handles that a life of a node has on disk and network useless, which is for everybody else a crash at whatever
 //! await each of its tasks stood.
 //!
-//! [`history`] knows what was acknowledged and says what must be true. [`steps`] makes the traffic and the faults,
-//! [`cluster`] checks safety meanwhile, then heals everything and demands that all regions become equal.
+//! [`history`] knows what was acknowledged and says what must be true. [`steps`] makes the traffic and the faults;
+//! [`judge`] checks safety meanwhile, then heals everything and demands that all regions become equal, and that
+//! `verify` says so ([`audit`]).
 
+pub mod audit;
 pub mod chance;
 pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod history;
+pub mod hold;
+pub mod judge;
 pub mod managed;
 pub mod net;
 pub mod node;
+pub mod power;
 pub mod steps;
 pub mod trace;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Once,
+};
 
 use serde::Serialize;
 
-pub use history::{Invariant, Violation};
+pub use crate::core::invariant::{Invariant, Violation};
+use crate::marks::{self, Hits};
 pub use trace::Fault;
 
 /// The regions of every simulated cluster.
@@ -80,6 +90,8 @@ pub struct Outcome {
     /// From the moment when all faults ended until all regions were equal.
     pub converged_seconds: f64,
     #[serde(skip)]
+    pub marks: Hits,
+    #[serde(skip)]
     pub lines: Vec<String>,
 }
 
@@ -88,12 +100,42 @@ pub struct Outcome {
 /// # Errors
 /// The runtime does not start, or the settings make no valid cluster.
 pub fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
+    in_virtual_time(cluster::run(seed, settings))
+}
+
+/// Runs a simulation on this thread; its marks and panics are its own.
+fn in_virtual_time(simulation: impl Future<Output = Result<Outcome, String>>) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(cluster::run(seed, settings))
+    marks::take();
+    take_panics();
+    let mut outcome = runtime.block_on(simulation)?;
+    // The tasks end here, so that nothing of this run is in the next one.
+    drop(runtime);
+    outcome.marks = marks::take();
+    outcome.violations.extend(take_panics().into_iter().map(|what| Violation::new(Invariant::Panic, what)));
+    Ok(outcome)
+}
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The panics of this thread since the last call: tokio keeps those of a task to itself, and a task that is gone looks
+/// like one that waits.
+fn take_panics() -> Vec<String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.with_borrow_mut(|panics| panics.push(info.to_string()));
+            before(info);
+        }));
+    });
+    PANICS.take()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! whatever life of the receiver is up by then.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     chance::Chance,
+    power::Power,
     trace::{Fault, SharedTrace},
 };
 use crate::{
@@ -57,6 +58,8 @@ struct Way {
 struct Node {
     inbox: Option<Arc<dyn Inbox>>,
     life: u64,
+    /// Lives that go on beside the present one: what they send is heard, and nobody finds them.
+    ghosts: BTreeSet<u64>,
 }
 
 #[derive(Default)]
@@ -96,7 +99,7 @@ impl Net {
     /// A new life of the node begins; it cannot be reached yet. Answers its number.
     pub fn begin(&self, name: &str) -> u64 {
         let mut state = self.state();
-        let node = state.nodes.entry(name.to_owned()).or_insert(Node { inbox: None, life: 0 });
+        let node = state.nodes.entry(name.to_owned()).or_insert(Node { inbox: None, life: 0, ghosts: BTreeSet::new() });
         node.inbox = None;
         node.life += 1;
         node.life
@@ -172,7 +175,20 @@ impl Net {
     }
 
     pub fn is_alive(&self, name: &str, life: u64) -> bool {
-        self.state().nodes.get(name).is_some_and(|node| node.life == life)
+        self.state().nodes.get(name).is_some_and(|node| node.life == life || node.ghosts.contains(&life))
+    }
+
+    /// The present life goes on when another one begins.
+    pub fn leave_ghost(&self, name: &str) {
+        if let Some(node) = self.state().nodes.get_mut(name) {
+            node.ghosts.insert(node.life);
+        }
+    }
+
+    pub fn end_ghosts(&self, name: &str) {
+        if let Some(node) = self.state().nodes.get_mut(name) {
+            node.ghosts.clear();
+        }
     }
 }
 
@@ -181,6 +197,7 @@ pub struct SimPeer {
     pub net: Arc<Net>,
     pub home: String,
     pub life: u64,
+    pub power: Arc<Power>,
     pub peer: String,
 }
 
@@ -196,7 +213,7 @@ fn failure(refusal: Refusal) -> Failure {
 
 impl SimPeer {
     async fn call<T: Send + 'static>(&self, work: Work<T>) -> Result<T, Failure> {
-        if !self.net.is_alive(&self.home, self.life) {
+        if !self.may_call() {
             return std::future::pending().await;
         }
         let fate = self.net.fate(&self.home, &self.peer);
@@ -207,10 +224,14 @@ impl SimPeer {
             true => tokio::spawn(way).await.unwrap_or_else(|error| Err(Failure::Unanswered(error.to_string()))),
             false => way.await,
         };
-        if !self.net.is_alive(&self.home, self.life) {
+        if !self.may_call() {
             return std::future::pending().await;
         }
         result
+    }
+
+    fn may_call(&self) -> bool {
+        self.net.is_alive(&self.home, self.life) && self.power.call()
     }
 
     async fn bounded<T: Send + 'static>(&self, work: Work<T>) -> Result<T, Failure> {

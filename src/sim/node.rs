@@ -1,6 +1,10 @@
 //! One region of a simulated cluster: its disk, its clock, and the life that it is in.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    sync::Arc,
+};
 
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -9,16 +13,19 @@ use super::{
     REGIONS, Settings,
     chance::{Chance, SharedChance},
     clock::SimClock,
-    disk::SimDisk,
+    disk::{Image, SimDisk},
+    hold::{HoldingInbox, Share},
     net::{Net, SimPeer},
+    power::Power,
+    trace::SharedTrace,
 };
 use crate::{
     agent::{Agent, Parts},
     config::Config,
     embedded::hub::{self, EmbeddedHub},
-    faults::Faults,
+    faults::{CrashHook, Faults, clock::SkewedClock, inbox::FaultyInbox, peer::FaultyPeer},
     metrics::Metrics,
-    ports::peer::Peer,
+    ports::{clock::Clock, peer::Peer},
 };
 
 /// What differs from seed to seed besides the faults.
@@ -44,17 +51,19 @@ impl Profile {
         }
     }
 
-    /// The topology file, as it is now.
-    pub fn config(&self) -> Result<Config, String> {
+    /// The topology file as it is now, without the regions that are `absent` from it.
+    pub fn config(&self, absent: &BTreeSet<&'static str>) -> Result<Config, String> {
         let mut text = format!(
             "[heartbeat]\ninterval = \"{}ms\"\n[replication]\nbatch_events = {}\nin_flight = {}\n\
-             attempt_timeout = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"2s\"\n",
+             attempt_timeout = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"2s\"\n[faults]\nenabled = true\n",
             self.heartbeat_ms, self.batch_events, self.in_flight
         );
-        for region in REGIONS {
+        let is_there = |region: &str| !absent.contains(region);
+        for region in REGIONS.into_iter().filter(|region| is_there(region)) {
             let _ = writeln!(text, "[[region]]\nname = \"{region}\"");
         }
-        for ((from, to), _) in self.filtered.iter().filter(|(_, filtered)| **filtered) {
+        let filtered = self.filtered.iter().filter(|(_, filtered)| **filtered).map(|(link, _)| link);
+        for (from, to) in filtered.filter(|(from, to)| is_there(from) && is_there(to)) {
             let _ = writeln!(
                 text,
                 "[[link]]\nfrom = \"{from}\"\nto = \"{to}\"\npattern = {{ detail = {{ pass = [true] }} }}"
@@ -69,12 +78,18 @@ pub struct Running {
     pub agent: Arc<Agent>,
     pub hub: EmbeddedHub,
     pub life: u64,
+    pub power: Arc<Power>,
 }
 
 impl Running {
-    /// A write or sync failed: the process ends.
-    fn has_failed(&self) -> bool {
-        self.hub.failed().now_or_never().is_some()
+    /// The process ended: a write or sync failed, or its power is off.
+    pub fn has_ended(&self) -> bool {
+        !self.power.is_on() || self.hub.failed().now_or_never().is_some()
+    }
+
+    fn end(self) {
+        self.power.cut();
+        self.agent.stopping().cancel();
     }
 }
 
@@ -83,19 +98,25 @@ pub struct Node {
     pub disk: SimDisk,
     pub clock: Arc<SimClock>,
     pub running: Option<Running>,
+    /// A life that goes on beside the one that is up, over a disk of its own.
+    pub ghost: Option<Running>,
+    /// Regions that this node's file leaves out.
+    pub absent: BTreeSet<&'static str>,
+    pub held_back: Share,
     seed: u64,
+    trace: SharedTrace,
 }
 
 /// Why a life did not begin.
 pub enum Refused {
-    /// The disk failed meanwhile: try again.
+    /// The disk failed meanwhile, or the power: try again.
     Disk(String),
     /// What is on the disk does not suit the agent, or the agent itself.
     Broken(String),
 }
 
 impl Node {
-    pub fn new(settings: &Settings, seed: u64, name: &'static str, started: Instant) -> Self {
+    pub fn new(settings: &Settings, seed: u64, name: &'static str, started: Instant, trace: SharedTrace) -> Self {
         let mut chance = Chance::new(seed, &format!("node {name}"));
         let skews = settings.allows(super::Fault::ClockSkew);
         let skew_ms = if skews && chance.hits(0.5) { chance.between(0, 1_200_000) as i64 - 600_000 } else { 0 };
@@ -104,15 +125,22 @@ impl Node {
             disk: SimDisk::new(Chance::new(seed, &format!("disk {name}"))),
             clock: Arc::new(SimClock::new(started, skew_ms)),
             running: None,
+            ghost: None,
+            absent: BTreeSet::new(),
+            held_back: Share::default(),
             seed,
+            trace,
         }
     }
 
     /// Opens what is on the disk and starts the agent over it.
     pub async fn start(&mut self, net: &Arc<Net>, profile: &Profile) -> Result<(), Refused> {
         let life = net.begin(self.name);
-        let config = profile.config().map_err(Refused::Broken)?;
+        let config = profile.config(&self.absent).map_err(Refused::Broken)?;
+        let power = Arc::new(Power::default());
         let entropy = Arc::new(SharedChance::new(Chance::new(self.seed, &format!("agent {} {life}", self.name))));
+        let faults = Arc::new(Faults::new(config.faults.enabled, self.clock.clone(), entropy.clone()));
+        let clock: Arc<dyn Clock> = Arc::new(SkewedClock::new(self.clock.clone(), faults.clone()));
         let options = hub::Options {
             region: self.name.to_owned(),
             retention: config.idempotency.retention,
@@ -120,35 +148,43 @@ impl Node {
             log_bytes_max: config.log.max_size,
             segment_bytes: profile.segment_bytes,
         };
-        let disk = Arc::new(self.disk.handle());
-        let opened = EmbeddedHub::open(disk, self.clock.clone(), entropy.clone(), options).await;
-        let (hub, writer) = opened.map_err(|error| self.refused(&error))?;
+        let disk = Arc::new(self.disk.handle(power.clone()));
+        let opened = EmbeddedHub::open(disk, clock.clone(), entropy.clone(), options).await;
+        let (hub, writer) = opened.map_err(|error| self.refused(&power, &error))?;
         tokio::spawn(writer.run());
-        let others: Vec<String> = REGIONS.iter().filter(|name| **name != self.name).map(|n| (*n).to_owned()).collect();
+        let others: Vec<String> = config.regions.iter().map(|region| region.name.clone()).collect();
+        let others: Vec<String> = others.into_iter().filter(|name| name != self.name).collect();
+        let crash: CrashHook = {
+            let power = power.clone();
+            Arc::new(move || power.cut())
+        };
         let peers = others.iter().map(|peer| {
-            let sim = SimPeer { net: net.clone(), home: self.name.to_owned(), life, peer: peer.clone() };
-            (peer.clone(), Arc::new(sim) as Arc<dyn Peer>)
+            let (net, home) = (net.clone(), self.name.to_owned());
+            let sim = Arc::new(SimPeer { net, home, life, power: power.clone(), peer: peer.clone() });
+            let faulty = FaultyPeer::new(sim, peer, faults.clone(), crash.clone());
+            (peer.clone(), Arc::new(faulty) as Arc<dyn Peer>)
         });
-        let faults = Arc::new(Faults::new(false, self.clock.clone(), entropy.clone()));
         let agent = Agent::start(Parts {
             config,
             region: self.name.to_owned(),
             hub: Arc::new(hub.clone()),
             peers: peers.collect(),
-            clock: self.clock.clone(),
+            clock,
             entropy,
-            faults,
+            faults: faults.clone(),
             metrics: Arc::new(Metrics::new(self.name, &others).map_err(|error| Refused::Broken(error.to_string()))?),
         })
         .await
-        .map_err(|error| self.refused(&error))?;
-        net.up(self.name, agent.inbox.clone());
-        self.running = Some(Running { agent, hub, life });
+        .map_err(|error| self.refused(&power, &error))?;
+        let chance = Chance::new(self.seed, &format!("held back {} {life}", self.name));
+        let holding = HoldingInbox::new(agent.inbox.clone(), self.held_back.clone(), chance, self.trace.clone());
+        net.up(self.name, Arc::new(FaultyInbox::new(Arc::new(holding), faults, crash)));
+        self.running = Some(Running { agent, hub, life, power });
         Ok(())
     }
 
-    fn refused(&self, error: &dyn std::error::Error) -> Refused {
-        match self.disk.has_failed() {
+    fn refused(&self, power: &Power, error: &dyn std::error::Error) -> Refused {
+        match self.disk.has_failed() || !power.is_on() {
             true => Refused::Disk(error.to_string()),
             false => Refused::Broken(error.to_string()),
         }
@@ -159,11 +195,22 @@ impl Node {
         net.begin(self.name);
         self.disk.crash();
         if let Some(running) = self.running.take() {
-            running.agent.stopping().cancel();
+            running.end();
         }
     }
 
-    pub fn has_failed(&self) -> bool {
-        self.running.as_ref().is_some_and(Running::has_failed)
+    /// The node's next life is over a copy of the disk, while the present one goes on over the disk itself.
+    pub fn split(&mut self, net: &Net, copy: Image, chance: Chance) {
+        self.end_ghost(net);
+        net.leave_ghost(self.name);
+        self.ghost = self.running.take();
+        self.disk = SimDisk::with(copy, chance);
+    }
+
+    pub fn end_ghost(&mut self, net: &Net) {
+        net.end_ghosts(self.name);
+        if let Some(ghost) = self.ghost.take() {
+            ghost.end();
+        }
     }
 }

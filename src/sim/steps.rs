@@ -5,9 +5,13 @@ use std::time::Duration;
 use super::{
     Fault, REGIONS,
     cluster::{Cluster, lock},
+    disk::Image,
     net::Quality,
 };
-use crate::agent::Selection;
+use crate::{
+    agent::Selection,
+    faults::{Direction, Kind, Order},
+};
 
 impl Cluster {
     /// The next thing that happens.
@@ -43,8 +47,8 @@ impl Cluster {
                 }
                 None => {
                     let passes = self.chance.hits(0.9);
-                    let n = history.len();
-                    (format!("k{n}"), format!("{{\"n\":{n},\"pass\":{passes}}}"), passes)
+                    drafts.push(history.invent(passes));
+                    continue;
                 }
             };
             history.attempt(&key, &detail, passes);
@@ -58,12 +62,18 @@ impl Cluster {
         let index = self.chance.below(3) as usize;
         let name = self.nodes[index].name;
         match fault {
+            // Order one kind in the other half: at the agent's own ports.
+            kind if self.chance.hits(0.5) && self.order(kind, index) => {}
             Fault::Crash => {
-                if self.nodes[index].running.is_some() {
+                if let Some(running) = self.nodes[index].running.as_ref().filter(|_| self.chance.hits(0.5)) {
+                    let calls = self.chance.below(60);
+                    self.trace.note(&format!("{name} will crash at its {calls}th call"));
+                    running.power.burn(calls);
+                } else if self.nodes[index].running.is_some() {
                     self.crash(index);
                 }
                 // Sometimes it stays down, and is brought up by a later step.
-                if self.chance.hits(0.7) {
+                if self.nodes[index].running.is_none() && self.chance.hits(0.7) {
                     self.restart(index).await;
                 }
             }
@@ -80,6 +90,17 @@ impl Cluster {
                 self.nodes[index].disk.die_in(operations);
             }
             Fault::Rollback => self.rollback(index).await,
+            // What is lost must be known, and only nodes that are up can be asked.
+            Fault::Clone | Fault::BitRot if self.nodes.iter().any(|node| node.running.is_none()) => {}
+            Fault::Clone if self.nodes[index].ghost.is_some() => self.end_ghost(index).await,
+            Fault::Clone => self.split(index).await,
+            Fault::BitRot => self.rot(index).await,
+            Fault::Hold => {
+                let per_mille = [0, 20, 200][self.chance.below(3) as usize];
+                self.trace.note(&format!("{name} holds back {per_mille} of a thousand"));
+                self.nodes[index].held_back.set(per_mille);
+            }
+            Fault::Membership => self.change_members(index).await,
             Fault::ClockSkew => {
                 let skew_ms = self.chance.between(0, 1_200_000) as i64 - 600_000;
                 self.trace.note(&format!("the clock of {name} is off by {skew_ms} ms"));
@@ -87,6 +108,7 @@ impl Cluster {
                 self.nodes[index].clock.set_skew(skew_ms);
             }
             Fault::FailedSync | Fault::DeadDisk => {}
+            Fault::Reorder | Fault::Error => drop(self.order(fault, index)),
             _ => self.spoil(fault, index),
         }
         // Whoever is down may come up at any time.
@@ -94,6 +116,43 @@ impl Cluster {
         if let Some(index) = down.filter(|_| self.chance.hits(0.4)) {
             self.restart(index).await;
         }
+    }
+
+    /// Orders the fault as operators do, at the agent's own ports. `false` if it is no kind that can be ordered.
+    fn order(&mut self, fault: Fault, index: usize) -> bool {
+        let (Ok(kind), Some(running)) = (fault.as_str().parse::<Kind>(), &self.nodes[index].running) else {
+            return false;
+        };
+        let home = self.nodes[index].name;
+        let others: Vec<&str> = REGIONS.into_iter().filter(|name| *name != home).collect();
+        let peer = self.chance.pick(&others).map(|peer| (*peer).to_owned()).filter(|_| self.chance.hits(0.7));
+        let direction = [Direction::Out, Direction::In, Direction::Both][self.chance.below(3) as usize];
+        let delay_ms = match kind {
+            Kind::ClockSkew => self.chance.between(0, 1_200_000) as i64 - 600_000,
+            _ => self.chance.between(1, 3_000) as i64,
+        };
+        let probability = [0.05, 0.3, 1.0][self.chance.below(3) as usize];
+        let for_ms = Some(self.chance.between(50, 8_000));
+        let order = Order { kind, peer, direction, delay_ms, probability, for_ms };
+        self.trace.note(&format!("{home} is ordered {order:?}"));
+        self.trace.lock().fault(fault);
+        running.agent.faults.inject(order).is_ok()
+    }
+
+    /// The node starts with a file that leaves a region out, or has it again.
+    async fn change_members(&mut self, index: usize) {
+        let home = self.nodes[index].name;
+        let others: Vec<&'static str> = REGIONS.into_iter().filter(|name| *name != home).collect();
+        let Some(peer) = self.chance.pick(&others).copied() else { return };
+        let absent = &mut self.nodes[index].absent;
+        let leaves = absent.insert(peer) || !absent.remove(peer);
+        self.trace.note(&format!("{home} starts with a file that has {peer}: {}", !leaves));
+        self.trace.lock().fault(Fault::Membership);
+        if self.nodes[index].running.is_some() {
+            self.crash(index);
+        }
+        self.up(index).await;
+        self.check_durable(index).await;
     }
 
     /// Brings a node up; it may crash on the way.
@@ -137,9 +196,12 @@ impl Cluster {
         if self.nodes.iter().any(|node| node.running.is_none()) {
             return;
         }
-        // The same copy may be restored again.
+        // The same copy may be restored again; sometimes there is none that can be read.
         let keep = self.chance.hits(0.5);
-        let Some(image) = self.backups[index].clone() else { return };
+        let empty = self.chance.hits(0.1);
+        let Some(image) = self.backups[index].clone().map(|image| if empty { Image::default() } else { image }) else {
+            return;
+        };
         if !keep {
             self.backups[index] = None;
         }
@@ -160,7 +222,7 @@ impl Cluster {
             0 | 1 => {
                 let link = (home.to_owned(), peer);
                 self.profile.filtered.insert(link, on);
-                if let Ok(config) = self.profile.config() {
+                if let Ok(config) = self.profile.config(&self.nodes[index].absent) {
                     let _ = agent.reload(config).await;
                 }
             }

@@ -85,3 +85,44 @@ fn one_backup_is_restored_twice_with_the_peers_unreachable() {
         }
     });
 }
+
+#[test]
+fn a_sync_that_is_under_way_while_everything_heals_may_still_fail() {
+    scenario(async |cluster| {
+        cluster.nodes[0].disk.fail_syncs(1.0);
+        cluster.publish_keys(0, 0..3);
+        wait(0).await;
+    });
+}
+
+/// c holds what b lost, and no mark of c's tells of it.
+async fn only_c_holds_it_outside_of_the_order(cluster: &mut cluster::Cluster) {
+    let backups = [0, 1, 2].map(|index| cluster.backup(index));
+    publish(cluster, 1, 0..10).await;
+    let [of_a, of_b, of_c] = backups;
+    cluster.net.change("b", "a", |quality| quality.cut = true);
+    cluster.restore(0, of_a).await;
+    cluster.agent(1).unwrap().clone().pause("c", true).await.unwrap();
+    cluster.restore(2, of_c).await;
+    // The link does not know yet that c was restored.
+    let report = cluster.agent(1).unwrap().clone().replay("c", None, None, false).await.unwrap();
+    assert_eq!(report.delivered, 10);
+    cluster.restore(1, of_b).await;
+}
+
+#[test]
+fn a_region_that_lost_what_a_peer_holds_outside_of_the_order_gets_it_back() {
+    scenario(async |cluster| {
+        only_c_holds_it_outside_of_the_order(cluster).await;
+        wait(20_000).await;
+    });
+}
+
+#[test]
+fn so_it_does_when_the_peer_crashes_before_it_says_so() {
+    scenario(async |cluster| {
+        only_c_holds_it_outside_of_the_order(cluster).await;
+        cluster.crash(2);
+        cluster.up(2).await;
+    });
+}

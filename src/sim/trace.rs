@@ -16,31 +16,48 @@ pub enum Fault {
     Delay,
     Drop,
     Duplicate,
+    Reorder,
     Throttle,
+    Error,
     TimeoutAfterSuccess,
     ClockSkew,
+    /// At any moment, or at any call to disk and network from then on.
     Crash,
     /// A sync that failed: the agent must end, not try again.
     FailedSync,
     /// The disk stopped in the middle of something.
     DeadDisk,
-    /// A region restored from an older copy of its disk.
+    /// A region restored from an older copy of its disk, or from an empty one.
     Rollback,
+    /// A copy of a running agent's disk comes up while the original goes on for a while.
+    Clone,
+    /// A bit of the log's last bytes flips.
+    BitRot,
+    /// A region answers `Retry` for single events.
+    Hold,
+    /// An agent starts with a file that leaves a region out, or has it again.
+    Membership,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 17] = [
         Fault::Partition,
         Fault::Delay,
         Fault::Drop,
         Fault::Duplicate,
+        Fault::Reorder,
         Fault::Throttle,
+        Fault::Error,
         Fault::TimeoutAfterSuccess,
         Fault::ClockSkew,
         Fault::Crash,
         Fault::FailedSync,
         Fault::DeadDisk,
         Fault::Rollback,
+        Fault::Clone,
+        Fault::BitRot,
+        Fault::Hold,
+        Fault::Membership,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -49,13 +66,19 @@ impl Fault {
             Fault::Delay => "delay",
             Fault::Drop => "drop",
             Fault::Duplicate => "duplicate",
+            Fault::Reorder => "reorder",
             Fault::Throttle => "throttle",
+            Fault::Error => "error",
             Fault::TimeoutAfterSuccess => "timeout-after-success",
             Fault::ClockSkew => "clock-skew",
             Fault::Crash => "crash",
             Fault::FailedSync => "failed-sync",
             Fault::DeadDisk => "dead-disk",
             Fault::Rollback => "rollback",
+            Fault::Clone => "clone",
+            Fault::BitRot => "bit-rot",
+            Fault::Hold => "hold",
+            Fault::Membership => "membership",
         }
     }
 

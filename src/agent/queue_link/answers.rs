@@ -14,6 +14,7 @@ use crate::{
         link::Failure,
         time::Timestamp,
     },
+    planted::{self, Bug},
     ports::{bus::Put, claims::Inserted, queue},
 };
 
@@ -161,7 +162,7 @@ impl Work {
             let Some(item) = self.items.get_mut(seq) else { continue };
             match result {
                 Ok(Inserted::New) => {
-                    item.since.get_or_insert(sent);
+                    item.since.get_or_insert(if planted::is(Bug::LeaseFromAnswer) { now } else { sent });
                     item.seen = None;
                     if item.placed.is_some() {
                         self.settle(*seq, Outcome::Delivered, now)
@@ -283,15 +284,17 @@ impl Work {
                     let pause = Failure::Throttled { after: Duration::ZERO };
                     self.bus.failed(&pause, now, self.ports.entropy.next_f64());
                 }
+                let all = outcomes.iter().find(|outcome| matches!(outcome, Put::Accepted(_))).cloned();
+                let all = all.filter(|_| planted::is(Bug::BatchAcknowledgedOnPartialFailure));
                 for (seq, outcome) in items.iter().zip(outcomes) {
-                    self.outcome(*seq, outcome, now);
+                    self.outcome(*seq, all.clone().unwrap_or(outcome), now);
                 }
             }
             Err(failure) => {
                 self.ports.metrics.batches_failed.inc();
                 let ambiguous = matches!(failure, Failure::Unanswered(_));
                 for seq in items {
-                    if ambiguous {
+                    if ambiguous && !planted::is(Bug::RepeatNotCounted) {
                         self.ports.metrics.repeats_unanswered.inc();
                         tracing::debug!(peer = self.options.peer, %failure, "an event may or may not be on the bus");
                     }
@@ -316,6 +319,9 @@ impl Work {
             Put::Accepted(id) => {
                 item.placed = Some(id);
                 item.attempts = 0;
+                if planted::is(Bug::DeletedBeforeMark) {
+                    return self.settle(seq, Outcome::Delivered, now);
+                }
                 self.schedule(seq, Stage::Mark, now);
             }
             Put::Later { code, why } => {
@@ -378,7 +384,13 @@ impl Work {
             }
             self.set_load(*seq, Load::None);
             let fate = self.items.get(seq).map(|item| item.fate.clone());
-            self.schedule(*seq, if fate == Some(Fate::Return) { Stage::Return } else { Stage::Send }, now);
+            let silent = planted::is(Bug::DeadLetterCountsAsDelivered) && matches!(fate, Some(Fate::Letter { .. }));
+            let next = match fate {
+                Some(Fate::Return) => Stage::Return,
+                _ if silent => Stage::Delete,
+                _ => Stage::Send,
+            };
+            self.schedule(*seq, next, now);
         }
     }
 

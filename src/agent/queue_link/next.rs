@@ -102,8 +102,10 @@ impl Work {
         let limit = self.options.put_bytes;
         let items = self.take(Stage::Send.index(), now, queue::CALL_MESSAGES_MAX, |item| {
             let target = if item.fate == Fate::Held { Target::Held } else { Target::Dead };
-            bytes += item.message.body.len();
-            *to.get_or_insert(target) == target && (bytes <= limit || bytes == item.message.body.len())
+            let size = item.message.body.len();
+            let fits = *to.get_or_insert(target) == target && (bytes == 0 || bytes + size <= limit);
+            bytes += if fits { size } else { 0 };
+            fits
         });
         let target = to.filter(|_| !items.is_empty())?;
         let delay = self.options.held_delay;
@@ -141,14 +143,12 @@ impl Work {
         let mut entries = Vec::new();
         let items = self.take(index, now, if one { 1 } else { bus::CALL_ENTRIES_MAX }, |item| {
             let Some(event) = &item.event else { return false };
-            if item.load != Load::Unmarked {
-                let Some(less) = room.checked_sub(1) else { return false };
-                room = less;
-            }
             let entry = event.entry(&home, item.accepted, item.message.trace.clone());
-            bytes += entry.bytes();
-            let fits = entries.is_empty() || bytes <= limit;
+            let (size, one_more) = (entry.bytes(), usize::from(item.load != Load::Unmarked));
+            let fits = one_more <= room && (entries.is_empty() || bytes + size <= limit);
             if fits {
+                room -= one_more;
+                bytes += size;
                 entries.push(entry);
             }
             fits

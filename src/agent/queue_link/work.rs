@@ -261,7 +261,7 @@ impl Work {
         }
     }
 
-    /// Takes what is due in a stage, in order, as long as it fits.
+    /// Takes what is due in a stage and fits, in order.
     pub(super) fn take(
         &mut self,
         index: usize,
@@ -275,10 +275,13 @@ impl Work {
         let mut taken = Vec::new();
         for (_, seq) in self.ready[index].range(..=(now, u64::MAX)) {
             let Some(item) = self.items.get(seq) else { continue };
-            if taken.len() == max || !fits(item) {
+            if taken.len() == max {
                 break;
             }
-            taken.push(*seq);
+            // One that does not fit must not stand before others: what makes room for it may be behind it.
+            if fits(item) {
+                taken.push(*seq);
+            }
         }
         if !taken.is_empty() {
             self.calls[index] += 1;

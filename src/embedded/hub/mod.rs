@@ -33,6 +33,7 @@ use crate::{
         batch::{Batch, Reply},
         event::{Draft, Record, local_size},
         frame::{Kind, Step},
+        invariant::Violation,
         journal::{Change, Head, State},
     },
     ports::{
@@ -87,8 +88,6 @@ enum Request {
         notes: Vec<Note>,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
-    /// Peers confirmed that nothing of the last life is missing here: it goes on.
-    Confirm,
     /// Drop what is past retention; links need everything after `needed_after`.
     Retain {
         needed_after: u64,
@@ -103,7 +102,7 @@ impl Request {
             Request::Publish { reply, .. } => drop(reply.send(Err(full()))),
             Request::Apply { reply, .. } => drop(reply.send(Err(full()))),
             Request::Note { reply: Some(reply), .. } => drop(reply.send(Err(full()))),
-            Request::Note { reply: None, .. } | Request::Confirm | Request::Retain { .. } => {}
+            Request::Note { reply: None, .. } | Request::Retain { .. } => {}
         }
     }
 }
@@ -125,6 +124,7 @@ struct Shared {
     followers: Followers,
     waiting: Arc<Semaphore>,
     draining: AtomicBool,
+    violations: Arc<Mutex<Vec<Violation>>>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -146,6 +146,7 @@ impl EmbeddedHub {
         let (head_sender, head) = watch::channel(head);
         let (failed_sender, failed) = watch::channel(None);
         let followers = Followers::default();
+        let violations = Arc::<Mutex<Vec<Violation>>>::default();
         let state = Arc::new(RwLock::new(recovered.state));
         let shared = Shared {
             log: recovered.log.clone(),
@@ -154,6 +155,7 @@ impl EmbeddedHub {
             followers: followers.clone(),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
             draining: AtomicBool::new(false),
+            violations: violations.clone(),
             failed,
         };
         let writer = Writer::new(writer::Parts {
@@ -167,6 +169,7 @@ impl EmbeddedHub {
             requests: received,
             head: head_sender,
             followers,
+            violations,
             failed: failed_sender,
         });
         Ok((EmbeddedHub { shared: Arc::new(shared), requests }, writer))
@@ -298,9 +301,8 @@ impl Hub for EmbeddedHub {
         self.shared.draining.load(Ordering::SeqCst)
     }
 
-    fn confirm_life(&self) {
-        // Without a place in the queue a new life begins, which is as right.
-        let _ = self.requests.try_send(Request::Confirm);
+    fn take_violations(&self) -> Vec<Violation> {
+        std::mem::take(&mut self.shared.violations.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 
     fn retain(&self, needed_after: u64) {

@@ -11,12 +11,15 @@ use crate::{
         frame::{self, Kind, Step},
         hlc,
         journal::{Change, Head, Place, State},
+        position::Position,
         time::Timestamp,
     },
     embedded::{
         ledger::{self, Ledger},
         log::{self, Log, LogReader, Segment, Tail},
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::{
         disk::Disk,
         hub::{ReadError, Reader},
@@ -37,7 +40,7 @@ pub struct Recovered {
 pub async fn recover(disk: Arc<dyn Disk>, options: &Options, now: Timestamp) -> Result<Recovered, OpenError> {
     let log = Arc::new(Log::open(&*disk).await?);
     let state = match log.segments().last() {
-        Some(last) => fold_last(last).await?,
+        Some(last) => fold_last(last, &options.region).await?,
         None => {
             let mut state = State::default();
             state.head.accepted = now;
@@ -61,7 +64,9 @@ pub async fn recover(disk: Arc<dyn Disk>, options: &Options, now: Timestamp) -> 
         );
         return Err(log::Error::Damaged { file: LEDGER_DIR.to_owned(), position: 0, why }.into());
     }
-    refill(&mut ledger, &log).await?;
+    if !planted::is(Bug::LedgerForgetsAtRestart) {
+        refill(&mut ledger, &log).await?;
+    }
     Ok(Recovered { log, ledger, state })
 }
 
@@ -113,7 +118,7 @@ pub fn advance(head: &mut Head, header: &Header) {
 }
 
 /// Folds what stands behind the last segment's snapshot, and cuts off a tail that was never synced.
-async fn fold_last(segment: &Segment) -> Result<State, log::Error> {
+async fn fold_last(segment: &Segment, region: &str) -> Result<State, log::Error> {
     let mut state = segment.state().clone();
     let size = segment.file().size().await?;
     let bytes = segment.file().read_at(0, usize::try_from(size).unwrap_or(usize::MAX)).await?;
@@ -124,7 +129,8 @@ async fn fold_last(segment: &Segment) -> Result<State, log::Error> {
         match frame::step(&bytes, position) {
             Step::Frame { kind, payload, size } => {
                 let place = Place { segment: segment.first(), position: position as u64, size: size as u32 };
-                fold_frame(&mut state, kind, payload, place).map_err(|why| segment.damaged(place.position, &why))?;
+                fold_frame(&mut state, kind, payload, place, region)
+                    .map_err(|why| segment.damaged(place.position, &why))?;
                 if kind == Kind::Event {
                     segment.remember(state.head.offset, place.position);
                 }
@@ -150,7 +156,7 @@ async fn fold_last(segment: &Segment) -> Result<State, log::Error> {
     Ok(state)
 }
 
-fn fold_frame(state: &mut State, kind: Kind, payload: Bytes, place: Place) -> Result<(), String> {
+fn fold_frame(state: &mut State, kind: Kind, payload: Bytes, place: Place, region: &str) -> Result<(), String> {
     match kind {
         Kind::Event => {
             let record = Record::parse(payload).map_err(|error| error.to_string())?;
@@ -158,6 +164,15 @@ fn fold_frame(state: &mut State, kind: Kind, payload: Bytes, place: Place) -> Re
                 return Err(format!("offset {} after {}", record.header.offset, state.head.offset));
             }
             advance(&mut state.head, &record.header);
+            // Whether it came in its origin's stream does not stand here, but its high-water behind it: without one, a
+            // torn write took that, it is as good as a stray.
+            if let Some(origin) = record.origin_region().filter(|origin| *origin != region)
+                && !record.header.is_reserved()
+            {
+                let sequence = record.header.offset;
+                let incarnation = state.lives.at(sequence).unwrap_or_default();
+                state.stray(origin, record.header.origin, Position { incarnation, sequence });
+            }
         }
         Kind::Change => {
             let (change, _) = postcard::take_from_bytes::<Change>(&payload).map_err(|error| error.to_string())?;
@@ -173,6 +188,10 @@ fn fold_frame(state: &mut State, kind: Kind, payload: Bytes, place: Place) -> Re
 async fn cut(segment: &Segment, bytes: &Bytes, position: usize, why: &str) -> Result<(), log::Error> {
     if frame::has_sync_after(bytes, position + 1) {
         return Err(segment.damaged(position as u64, why));
+    }
+    marks::hit(Mark::TailCut);
+    if planted::is(Bug::TailNotCut) {
+        return Ok(());
     }
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(position, |last| last + 1);
     tracing::warn!(

@@ -115,16 +115,37 @@ async fn a_batch_beyond_what_is_here_is_refused_and_says_what_is_here() {
 }
 
 #[tokio::test]
-async fn each_start_writes_as_a_new_life_unless_it_was_confirmed() {
+async fn each_start_writes_as_a_new_life() {
     let folder = tempfile::tempdir().unwrap();
-    for (seed, confirm, lives) in [(1, false, 1), (2, false, 2), (3, true, 2)] {
-        let hub = open(folder.path(), seed).await;
-        if confirm {
-            hub.confirm_life();
-        }
-        hub.publish(vec![draft(&format!("k{seed}"), "{}")]).await.unwrap();
-        assert_eq!(hub.state().read().unwrap().lives.0.len(), lives);
+    for lives in 1..4 {
+        let hub = open(folder.path(), lives).await;
+        hub.publish(vec![draft(&format!("k{lives}"), "{}")]).await.unwrap();
+        assert_eq!(hub.state().read().unwrap().lives.0.len() as u64, lives);
     }
+}
+
+#[tokio::test]
+async fn an_event_that_came_outside_of_its_stream_is_told_of_until_the_stream_covers_it_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = open(folder.path(), 1).await;
+    hub.apply(stream(0, 4, vec![testing::record(4, "4", "{}")])).await.unwrap();
+    let redrive = |offset: u64| {
+        let mut batch = stream(0, 0, vec![testing::record(offset, &offset.to_string(), "{}")]);
+        batch.opening.kind = batch::Kind::Redrive;
+        batch
+    };
+    let reply = hub.apply(redrive(9)).await.unwrap();
+    let [stray] = reply.strays[..] else { panic!("{reply:?}") };
+    assert_eq!((stray.incarnation, stray.sequence, stray.at.sequence), (Incarnation(5), 9, 2));
+    // One below it: the same highest sequence, another place.
+    let reply = hub.apply(redrive(7)).await.unwrap();
+    let [later] = reply.strays[..] else { panic!("{reply:?}") };
+    assert_eq!((later.sequence, later.at.sequence), (9, 3));
+    assert_eq!(hub.apply(redrive(7)).await.unwrap().strays, [later], "a repeat is no news");
+    drop(hub);
+    let hub = open(folder.path(), 2).await;
+    assert_eq!(hub.apply(stream(4, 8, Vec::new())).await.unwrap().strays, [later]);
+    assert_eq!(hub.apply(stream(8, 9, Vec::new())).await.unwrap().strays, []);
 }
 
 #[tokio::test]

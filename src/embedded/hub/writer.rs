@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, RwLock, RwLockWriteGuard},
+    sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
 };
 
 use bytes::BufMut;
@@ -22,6 +22,7 @@ use crate::{
         event::{Draft, Header, Placement, Record, encode_arrival, encode_local, local_size},
         frame::{self, Kind},
         hlc::HybridClock,
+        invariant::{Invariant, Violation},
         journal::{Change, Head, Place, State},
         key::KeyHash,
         position::{EventId, Incarnation, Position},
@@ -31,6 +32,8 @@ use crate::{
         ledger::{self, Ledger, Merged},
         log::{self, Log, Segment, Tail},
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::{
         clock::{Clock, Entropy},
         disk::Disk,
@@ -61,6 +64,7 @@ pub(super) struct Parts {
     pub requests: mpsc::Receiver<Request>,
     pub head: watch::Sender<Head>,
     pub followers: Followers,
+    pub violations: Arc<Mutex<Vec<Violation>>>,
     pub failed: watch::Sender<Option<String>>,
 }
 
@@ -73,17 +77,11 @@ pub struct Writer {
     /// The segment that is written to, and up to where it was written.
     room: (u64, u64),
     hlc: HybridClock,
-    life: Life,
+    /// What this process writes as, from its first write on. Never the life of an earlier process, whatever the peers say of
+    /// it: a copy of this region's disk may be at work, or a batch of that process on its way.
+    life: Option<Incarnation>,
     /// Runs of the ledger that are being merged beside the writer.
     merge: Option<JoinHandle<Result<Merged, ledger::Error>>>,
-}
-
-/// What this process may write as.
-#[derive(Clone, Copy, PartialEq)]
-enum Life {
-    /// Nothing was written yet since the start; the first write begins a new life.
-    Unknown,
-    Begun(Incarnation),
 }
 
 /// What goes to disk with one sync, and whom to tell afterwards.
@@ -111,7 +109,7 @@ impl Writer {
             group: Group::default(),
             head,
             room: (0, 0),
-            life: Life::Unknown,
+            life: None,
             merge: None,
         }
     }
@@ -199,12 +197,14 @@ impl Writer {
             Request::Apply { batch, reply, permit } => {
                 let answer = self.apply(&batch).await?;
                 let high_waters = self.high_waters(&batch.opening.sender);
+                let strays = self.state().strays.get(&batch.opening.sender).cloned().unwrap_or_default();
                 let answer = Reply {
                     region: self.parts.options.region.clone(),
                     answer,
                     high_waters,
                     received: Timestamp::ZERO,
                     replied: Timestamp::ZERO,
+                    strays,
                 };
                 self.group.answers.push(Ready::Applied(reply, answer));
                 self.group.permits.push(permit);
@@ -214,12 +214,6 @@ impl Writer {
                     self.note(note);
                 }
                 self.group.answers.extend(reply.map(Ready::Noted));
-            }
-            Request::Confirm => {
-                let last = self.state().lives.current();
-                if let (Life::Unknown, Some(life)) = (self.life, last) {
-                    self.life = Life::Begun(life);
-                }
             }
             Request::Retain { needed_after } => self.retain(needed_after).await?,
         }
@@ -241,10 +235,14 @@ impl Writer {
         let now = self.parts.clock.now();
         match self.known(&key_hash, &draft.payload_hash.0, now).await? {
             Known::Same(offset) => {
+                marks::hit(Mark::PublishRepeated);
                 let incarnation = self.state().lives.at(offset).unwrap_or(life);
                 return Ok(Published::Duplicate(EventId(Position { incarnation, sequence: offset })));
             }
-            Known::Other => return Ok(Published::Conflict),
+            Known::Other => {
+                marks::hit(Mark::PublishConflict);
+                return Ok(Published::Conflict);
+            }
             Known::New => {}
         }
         let hlc = self.hlc.tick(now);
@@ -264,8 +262,14 @@ impl Writer {
         let opening = &batch.opening;
         if let batch::Kind::Stream { from, .. } = &opening.kind {
             let covered = opening.lives.covered(&self.high_waters(&opening.sender), opening.head);
-            if *from > covered.max(opening.base) {
+            if *from > covered.max(opening.base) && !planted::is(Bug::GapAccepted) {
+                marks::hit(Mark::ArrivalGap);
                 return Ok(Answer::Gap);
+            }
+            if *from > covered {
+                marks::hit(Mark::ArrivalBeyondBase);
+            } else if *from < covered {
+                marks::hit(Mark::ArrivalOverlap);
             }
         }
         let mut outcomes = Vec::with_capacity(batch.records.len());
@@ -288,14 +292,12 @@ impl Writer {
         let now = self.parts.clock.now();
         let header = &record.header;
         let shadow = opening.kind == batch::Kind::Shadow;
-        if !shadow {
-            // Arrivals take offsets too. Without a life of their own they would cover up what this hub lost if it was
-            // restored, and give ids a second time.
-            self.life();
-        }
+        // Arrivals take offsets too. Without a life of their own they would cover up what this hub lost if it was
+        // restored, and give ids a second time.
+        let life = (!shadow).then(|| self.life());
         let same_payload = match self.known(&header.key_hash, &header.payload_hash.0, now).await? {
             Known::New => {
-                if !shadow {
+                if let Some(incarnation) = life {
                     self.hlc.observe(header.hlc, now);
                     let at = Placement {
                         offset: self.head.offset + 1,
@@ -305,7 +307,16 @@ impl Writer {
                         local_bytes: self.head.local_bytes,
                     };
                     let (sender, region) = (&opening.sender, self.parts.options.region.clone());
+                    if record.came_back_to(&region) {
+                        marks::hit(Mark::OwnCameBack);
+                    }
                     self.append(header.key_hash, |out| encode_arrival(out, record, sender, &region, at));
+                    let origin = record.origin_region().unwrap_or(sender);
+                    let in_order = matches!(opening.kind, batch::Kind::Stream { .. });
+                    if !in_order && origin != region && !header.is_reserved() {
+                        let place = Position { incarnation, sequence: at.offset };
+                        self.state().stray(origin, header.origin, place);
+                    }
                 }
                 return Ok(Outcome::Delivered);
             }
@@ -322,6 +333,7 @@ impl Writer {
             };
             self.change(&suppressed, None);
         }
+        marks::hit(if same_payload { Mark::ArrivalDuplicate } else { Mark::ArrivalConflict });
         Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
     }
 
@@ -333,6 +345,11 @@ impl Writer {
 
     async fn known(&mut self, key: &KeyHash, payload: &[u8; 32], now: Timestamp) -> Result<Known, OpenError> {
         let entry = self.parts.ledger.get(key, now).await?;
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.offset > self.head.offset) {
+            let what = format!("the ledger has {key:?} at {}, the log ends at {}", entry.offset, self.head.offset);
+            let violation = Violation::new(Invariant::DuplicateDurable, what);
+            self.parts.violations.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(violation);
+        }
         Ok(match entry {
             None => Known::New,
             Some(entry) if entry.payload[..] == payload[..16] => Known::Same(entry.offset),
@@ -390,12 +407,18 @@ impl Writer {
 
     /// The life to write as; begins one if this process has not written yet.
     fn life(&mut self) -> Incarnation {
-        if let Life::Begun(life) = self.life {
+        if let Some(life) = self.life {
             return life;
         }
+        let last = self.state().lives.current();
+        if let Some(life) = last.filter(|_| planted::is(Bug::SequenceReusedAfterRestore)) {
+            self.life = Some(life);
+            return life;
+        }
+        marks::hit(Mark::LifeBegun);
         let life = Incarnation::from_random(self.parts.entropy.next_u64());
         tracing::info!(%life, after = self.head.offset, "beginning a new life of this hub");
-        self.life = Life::Begun(life);
+        self.life = Some(life);
         self.change(&Change::Began { incarnation: life, after: self.head.offset }, None);
         life
     }
@@ -407,8 +430,15 @@ impl Writer {
             let position = segment.tail().bytes;
             let bytes = position + self.group.bytes.len() as u64;
             self.add_room(segment.first(), bytes);
+            if planted::is(Bug::AcknowledgeBeforeFsync) {
+                self.answer();
+            }
             segment.file().write_at(position, &self.group.bytes).await.map_err(log::Error::from)?;
-            segment.file().sync().await.map_err(log::Error::from)?;
+            let mut synced = segment.file().sync().await;
+            if planted::is(Bug::RetriedFsync) && synced.is_err() {
+                synced = segment.file().sync().await;
+            }
+            synced.map_err(log::Error::from)?;
             segment.set_tail(Tail { bytes, head: self.head, closed: false });
             self.state().head = self.head;
             self.parts.head.send_replace(self.head);
@@ -419,6 +449,12 @@ impl Writer {
             // One huge request must not leave its buffer behind.
             self.group.bytes.shrink_to(2 * GROUP_BYTES);
         }
+        self.answer();
+        Ok(())
+    }
+
+    /// Tells everybody who waits for the group.
+    fn answer(&mut self) {
         self.group.permits.clear();
         for answer in self.group.answers.drain(..) {
             // Whoever gave up waiting misses the answer; what was done stays done, and a retry is a duplicate.
@@ -428,7 +464,6 @@ impl Writer {
                 Ready::Noted(reply) => drop(reply.send(Ok(()))),
             }
         }
-        Ok(())
     }
 
     /// Appends zeros to a small group that ends at `end` of a segment, beyond what was written there.

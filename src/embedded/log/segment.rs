@@ -91,7 +91,7 @@ impl Segment {
         }
         let (state, size) = match read_frame(&*file, SEGMENT_HEADER_BYTES).await? {
             Step::Frame { kind: Kind::Snapshot, payload, size } => {
-                let state: State = postcard::from_bytes(&payload)
+                let state: State = State::decode(&payload)
                     .map_err(|error| damaged(SEGMENT_HEADER_BYTES, &format!("unreadable snapshot: {error}")))?;
                 (state, size)
             }

@@ -110,9 +110,11 @@ impl Store {
         let id = uuid(4, chance.word(), chance.word());
         let envelope = self.envelope(&id, entry);
         let origin = parsed.get(STAMP).and_then(|stamp| stamp.get("origin")).and_then(Json::as_str);
+        let stamped = parsed.get(STAMP).and_then(|stamp| stamp.get("key"));
         let effect = Effect {
             region: self.region,
-            name: name_of(&parsed),
+            name: name_of(&entry.detail_type, &parsed),
+            key: stamped.or_else(|| parsed.get("idempotencyKey")).and_then(Json::as_str).map(str::to_owned),
             detail: json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone()),
             source: entry.source.clone(),
             detail_type: entry.detail_type.clone(),
@@ -166,9 +168,11 @@ pub struct SimBus {
 
 impl Bus for SimBus {
     fn put(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Put>, Failure>> {
+        let caller = self.caller.to_string();
         if self.wire.is_alive(&self.caller) {
-            self.check(&entries);
+            self.check(&entries, &caller);
         }
+        let names: Vec<String> = entries.iter().map(name_of_entry).collect();
         let store = self.store.clone();
         let act = move || {
             if entries.len() > CALL_ENTRIES_MAX {
@@ -176,21 +180,44 @@ impl Bus for SimBus {
             }
             Ok(entries.iter().map(|entry| store.put(entry)).collect())
         };
-        self.wire.call(&self.caller, self.region, Op::Put, act).boxed()
+        async move {
+            // Until it is answered an attempt may have a second effect.
+            self.store.oracle().unanswered(self.region, &names, true);
+            let result: Result<Vec<Put>, Failure> = self.wire.call(&self.caller, self.region, Op::Put, act).await;
+            if !matches!(result, Err(Failure::Unanswered(_))) {
+                self.store.oracle().unanswered(self.region, &names, false);
+            }
+            if let Ok(puts) = &result {
+                let accepted = names.iter().zip(puts).filter(|(_, put)| matches!(put, Put::Accepted(_)));
+                self.store.oracle().told(self.region, &caller, accepted.map(|(name, _)| name.clone()));
+            }
+            result
+        }
+        .boxed()
     }
 }
 
+/// What the oracle calls an entry's event.
+pub fn name_of_entry(entry: &Entry) -> String {
+    json::parse(&entry.detail).map(|detail| name_of(&entry.detail_type, &detail)).unwrap_or_default()
+}
+
 impl SimBus {
-    /// A put begins only under a claim that lasts longer than the attempt.
-    fn check(&self, entries: &[Entry]) {
+    /// A put begins only under a claim that lasts longer than the attempt, and not for what its caller knows to be there.
+    fn check(&self, entries: &[Entry], caller: &str) {
         for entry in entries {
             let Ok(detail) = json::parse(&entry.detail) else { continue };
+            let name = name_of(&entry.detail_type, &detail);
+            if self.store.oracle().was_told(self.region, caller, &name) {
+                let what = format!("{caller} puts {name} in {} again and knows that it is there", self.region);
+                self.store.oracle().violate(Invariant::Counted, what);
+            }
             let stamped = detail.get(STAMP).and_then(|stamp| stamp.get("key"));
             let key = stamped.or_else(|| detail.get("idempotencyKey")).and_then(Json::as_str);
             let Some(key) = key else { continue };
             let hash = KeyHash::of(&entry.source, &entry.detail_type, key);
-            if let Err(why) = self.ledger.holds(hash, &self.caller.agent, self.region, self.attempt) {
-                let what = format!("{} puts {key} in {}: {why}", self.caller.agent, self.region);
+            if let Err(why) = self.ledger.holds(hash, caller, self.region, self.attempt) {
+                let what = format!("{caller} puts {key} in {}: {why}", self.region);
                 self.store.oracle().violate(Invariant::Lease, what);
             }
         }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::wire::{Caller, Op, Wire};
 use crate::{
     core::{key::KeyHash, link::Failure, time::Timestamp},
+    planted::{self, Bug},
     ports::{
         claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
@@ -37,6 +38,8 @@ struct Table {
     /// Marks and releases of those, which must not be.
     late: Vec<String>,
     row_fails: f64,
+    /// How often a key's claim went from one holder to another.
+    take_overs: BTreeMap<KeyHash, u64>,
 }
 
 /// What the service keeps.
@@ -47,8 +50,14 @@ pub struct Store {
 impl Store {
     pub fn new(seed: u64, region: &str) -> Arc<Store> {
         let chance = Chance::new(seed, &format!("ledger {region}"));
-        let table =
-            Table { chance, rows: BTreeMap::new(), superseded: BTreeSet::new(), late: Vec::new(), row_fails: 0.0 };
+        let table = Table {
+            chance,
+            rows: BTreeMap::new(),
+            superseded: BTreeSet::new(),
+            late: Vec::new(),
+            row_fails: 0.0,
+            take_overs: BTreeMap::new(),
+        };
         Arc::new(Store { table: Mutex::new(table) })
     }
 
@@ -70,8 +79,9 @@ impl Store {
         self.table().rows.get(&key).map(|stored| stored.row.clone())
     }
 
-    pub fn rows(&self) -> usize {
-        self.table().rows.len()
+    /// How often somebody took over a claim of this key that was not his own.
+    pub fn take_overs(&self, key: KeyHash) -> u64 {
+        self.table().take_overs.get(&key).copied().unwrap_or(0)
     }
 
     /// Whether `agent` holds a claim on the key with so much left of its lease, or why not. The table saw the claim later
@@ -120,6 +130,7 @@ impl Table {
         let held = matches!(stored.row.state, State::Claimed { token, .. } if token == from);
         if held {
             self.superseded.insert(from);
+            *self.take_overs.entry(claim.key).or_default() += u64::from(stored.agent != agent);
             *stored = Stored { row: claim.row, done_by: None, agent: agent.to_owned(), written_at: Instant::now() };
         }
         held
@@ -129,16 +140,11 @@ impl Table {
     fn fenced(&mut self, key: KeyHash, token: Token, what: &str) -> bool {
         let Some(stored) = self.rows.get(&key) else { return false };
         let State::Claimed { token: held, .. } = stored.row.state else { return false };
-        let may = held == token;
-        if may && self.superseded.contains(&token) || !may && self.allows_anybody() {
+        let may = held == token || planted::is(Bug::LeaseWithoutFencing);
+        if may && (held != token || self.superseded.contains(&token)) {
             self.late.push(format!("{token:?} of {key:?} {what} after it was lost"));
         }
-        may || self.allows_anybody()
-    }
-
-    /// Whether fencing is off, which is a bug that is planted on purpose.
-    fn allows_anybody(&self) -> bool {
-        false
+        may
     }
 
     fn mark(&mut self, key: KeyHash, token: Token, id: Option<String>, at: Timestamp) -> bool {
@@ -182,7 +188,7 @@ impl SimClaims {
         op: Op,
         act: impl FnOnce(&mut Table, &str) -> Result<T, Failure> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, Failure>> {
-        let (store, agent) = (self.store.clone(), self.caller.agent.clone());
+        let (store, agent) = (self.store.clone(), self.caller.to_string());
         self.wire.call(&self.caller, self.region, op, move || act(&mut store.table(), &agent)).boxed()
     }
 }

@@ -10,6 +10,7 @@ pub mod bus;
 pub mod ledger;
 pub mod oracle;
 pub mod queue;
+pub mod scenarios;
 mod steps;
 pub mod wire;
 pub mod world;
@@ -30,12 +31,7 @@ pub const CONVERGES_WITHIN: Duration = Duration::from_secs(300);
 /// # Errors
 /// The runtime does not start, or an agent does not.
 pub fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(play(seed, settings))
+    super::in_virtual_time(play(seed, settings))
 }
 
 async fn play(seed: u64, settings: &Settings) -> Result<Outcome, String> {

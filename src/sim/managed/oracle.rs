@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::world::DETAIL_TYPE;
 use crate::{
     agent::ordered::Published,
     core::{
@@ -17,6 +18,8 @@ pub struct Effect {
     pub region: &'static str,
     /// Its key, or what stands for it.
     pub name: String,
+    /// The idempotency key, where the event or its stamp tells it.
+    pub key: Option<String>,
     /// Without a stamp.
     pub detail: String,
     pub source: String,
@@ -26,15 +29,19 @@ pub struct Effect {
 }
 
 /// What tells one business event from another: its key and type, or the number that each publish has.
-pub fn name_of(detail: &Json<'_>) -> String {
+pub fn name_of(detail_type: &str, detail: &Json<'_>) -> String {
     let key = detail.get("idempotencyKey").and_then(Json::as_str);
-    key.map_or_else(
-        || match detail.get("n") {
-            Some(Json::Number(number)) => format!("n{number}"),
-            _ => "nameless".to_owned(),
-        },
-        str::to_owned,
-    )
+    let name = match (key, detail.get("n")) {
+        (Some(key), _) => key.to_owned(),
+        (None, Some(Json::Number(number))) => format!("n{number}"),
+        _ => "nameless".to_owned(),
+    };
+    if detail_type == DETAIL_TYPE { name } else { format!("{name} {detail_type}") }
+}
+
+/// Whether a producer chose the name.
+pub fn is_keyed(name: &str) -> bool {
+    name.starts_with('k')
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,8 +53,10 @@ pub struct Known {
     pub raw: BTreeMap<&'static str, u64>,
     /// The only region whose bus refuses it.
     pub refused_by: Option<String>,
-    /// It may be an event with an inherited stamp: it is in the region that published it, whatever it looks like.
-    pub inherited: bool,
+    /// Attempts to put it that had no answer, by region: each of them may be on the bus.
+    pub unanswered: BTreeMap<&'static str, u64>,
+    /// Who was told that it is on the bus of a region.
+    pub told: BTreeSet<(&'static str, String)>,
 }
 
 #[derive(Default)]
@@ -84,15 +93,14 @@ impl Oracle {
     }
 
     /// A publish is on its way.
-    pub fn attempt(&mut self, detail: &str) -> String {
+    pub fn attempt(&mut self, detail_type: &str, detail: &str) -> String {
         let parsed = json::parse(detail).unwrap_or(Json::Null);
-        let name = name_of(&parsed);
+        let name = name_of(detail_type, &parsed);
         if !self.known.contains_key(&name) {
             self.order.push(name.clone());
         }
         let known = self.known.entry(name.clone()).or_default();
         known.details.insert(json::strip_top_level(detail, STAMP).unwrap_or_else(|| detail.to_owned()));
-        known.inherited |= parsed.get(STAMP).is_some();
         known.refused_by =
             parsed.get("refusedBy").and_then(Json::as_str).map(str::to_owned).or(known.refused_by.take());
         name
@@ -129,6 +137,28 @@ impl Oracle {
         }
     }
 
+    /// Attempts to put these begin, or end with an answer.
+    pub fn unanswered(&mut self, region: &'static str, names: &[String], begin: bool) {
+        for name in names {
+            let Some(known) = self.known.get_mut(name) else { continue };
+            let open = known.unanswered.entry(region).or_default();
+            *open = if begin { *open + 1 } else { open.saturating_sub(1) };
+        }
+    }
+
+    /// A caller hears that these are on the bus.
+    pub fn told(&mut self, region: &'static str, caller: &str, names: impl Iterator<Item = String>) {
+        for name in names {
+            if let Some(known) = self.known.get_mut(&name).filter(|_| is_keyed(&name)) {
+                known.told.insert((region, caller.to_owned()));
+            }
+        }
+    }
+
+    pub fn was_told(&self, region: &'static str, caller: &str, name: &str) -> bool {
+        self.known.get(name).is_some_and(|known| known.told.contains(&(region, caller.to_owned())))
+    }
+
     fn in_region(&self, region: &str) -> BTreeMap<&str, Vec<&Effect>> {
         let mut effects: BTreeMap<&str, Vec<&Effect>> = BTreeMap::new();
         for effect in self.effects.iter().filter(|effect| effect.region == region) {
@@ -155,26 +185,32 @@ impl Oracle {
         self.violations.extend(found);
     }
 
-    /// How many effects too many there are in a region: those of publishes without the agent are the producers' own.
-    pub fn repeats(&self, region: &'static str) -> u64 {
-        let excess = |(name, effects): (&str, Vec<&Effect>)| {
-            let known = self.known.get(name);
-            let raw = known.and_then(|known| known.raw.get(region)).copied().unwrap_or(0);
-            if raw > 0 && known.is_some_and(|known| known.details.len() > 1) {
-                // Two payloads, and not both through the agent: nobody could refuse the second one.
-                return 0;
-            }
-            let local = effects.iter().filter(|effect| effect.stamped.is_none()).count() as u64;
-            let stamped = effects.len() as u64 - local;
-            // Of the local ones without the agent all but one are the producers' own; one beside a link's is counted.
-            let own = raw.min(local).saturating_sub(1);
-            (local + stamped).saturating_sub(1 + own)
-        };
-        self.in_region(region).into_iter().map(excess).sum()
+    /// How many effects of a name are too many: those of publishes without the agent are the producers' own.
+    fn excess(&self, region: &'static str, name: &str, effects: &[&Effect]) -> u64 {
+        let known = self.known.get(name);
+        let raw = known.and_then(|known| known.raw.get(region)).copied().unwrap_or(0);
+        if raw > 0 && known.is_some_and(|known| known.details.len() > 1) {
+            // Two payloads, and not both through the agent: nobody could refuse the second one.
+            return 0;
+        }
+        let local = effects.iter().filter(|effect| effect.stamped.is_none()).count() as u64;
+        // Of the local ones without the agent all but one are the producers' own; one beside a link's is counted.
+        let own = raw.min(local).saturating_sub(1);
+        (effects.len() as u64).saturating_sub(1 + own)
     }
 
-    /// What must hold at the end. `letters`: names with a dead letter, by the region that it was for.
-    pub fn check_end(&mut self, letters: &BTreeMap<&'static str, Vec<(String, String)>>, counted: &[Counted; 3]) {
+    pub fn repeats(&self, region: &'static str) -> u64 {
+        self.in_region(region).into_iter().map(|(name, effects)| self.excess(region, name, &effects)).sum()
+    }
+
+    /// What must hold at the end. `letters`: names with a dead letter, by the region that it was for; `take_overs`: how
+    /// often claims of a key went from one agent to another in a region.
+    pub fn check_end(
+        &mut self,
+        letters: &BTreeMap<&'static str, Vec<(String, String)>>,
+        counted: &[Counted; 3],
+        take_overs: impl Fn(&'static str, &Effect) -> u64,
+    ) {
         let mut found = Vec::new();
         for (region, counted) in REGIONS.into_iter().zip(counted) {
             let effects = self.in_region(region);
@@ -195,6 +231,23 @@ impl Oracle {
                 if !right {
                     let what = format!("{name} is a dead letter for {region}: {reason}");
                     found.push(Violation::new(Invariant::Letters, what));
+                }
+            }
+            // Name by name: what had every answer and kept its claim has one effect.
+            for (name, effects) in &effects {
+                // Without a key there is one effect of a service's, and it is not known by which key links know it.
+                let keyed = effects.iter().find(|effect| effect.key.is_some());
+                let Some((known, first)) = self.known.get(*name).zip(keyed) else { continue };
+                let raw = known.raw.get(region).copied().unwrap_or(0);
+                let unanswered = known.unanswered.get(region).copied().unwrap_or(0);
+                let excused = raw + unanswered + take_overs(region, first);
+                let excess = self.excess(region, name, effects);
+                if excess > excused {
+                    let what = format!(
+                        "{name} has {} effects in {region}: {raw} without the agent, {unanswered} puts unanswered",
+                        effects.len()
+                    );
+                    found.push(Violation::new(Invariant::OneEffect, what));
                 }
             }
             let repeats = self.repeats(region);

@@ -117,8 +117,16 @@ impl World {
             Fault::Partition => self.wire.change(home, region, |quality| quality.cut = on && home != region),
             Fault::Drop => self.wire.change(home, region, |quality| quality.lose_request = strength),
             Fault::TimeoutAfterSuccess => self.wire.change(home, region, |quality| quality.lose_reply = strength),
-            // Managed services have no disk of ours.
-            Fault::FailedSync | Fault::DeadDisk | Fault::Rollback => {}
+            Fault::Hold => self.regions[there].bus.change(|quality| quality.put_later = strength),
+            Fault::Error => self.regions[there].ledger.set_row_fails(strength),
+            // These queues keep no order anyway, and managed services have neither disk nor members of ours.
+            Fault::Reorder
+            | Fault::FailedSync
+            | Fault::DeadDisk
+            | Fault::Rollback
+            | Fault::Clone
+            | Fault::BitRot
+            | Fault::Membership => {}
         }
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use crate::{
     core::link::Failure,
     sim::{
@@ -65,6 +67,12 @@ pub struct Caller {
     pub home: &'static str,
 }
 
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in life {}", self.agent, self.life)
+    }
+}
+
 struct Way {
     chance: Chance,
     quality: Quality,
@@ -80,6 +88,8 @@ struct State {
     killed: BTreeSet<String>,
     /// Replies to lose, one each, whatever the chances are.
     losing: Vec<(String, Op)>,
+    /// Requests that do not arrive until then.
+    muted: Vec<(String, Op, Instant)>,
 }
 
 pub struct Wire {
@@ -123,6 +133,13 @@ impl Wire {
         }
     }
 
+    /// The agent ended by itself, if it did not die on the way.
+    pub fn end(&self, agent: &str) {
+        let mut state = self.state();
+        state.alive.remove(agent);
+        state.killed.remove(agent);
+    }
+
     /// Agents that died since this was asked.
     pub fn take_killed(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state().killed)
@@ -142,6 +159,16 @@ impl Wire {
         self.state().losing.push((agent.to_owned(), op));
     }
 
+    /// Until then what this agent asks for does not arrive.
+    pub fn mute(&self, agent: &str, op: Op, until: Instant) {
+        self.state().muted.push((agent.to_owned(), op, until));
+    }
+
+    fn is_muted(&self, agent: &str, op: Op) -> bool {
+        let now = Instant::now();
+        self.state().muted.iter().any(|(muted, what, until)| muted == agent && *what == op && now < *until)
+    }
+
     pub fn change(&self, home: &'static str, region: &'static str, change: impl FnOnce(&mut Quality)) {
         change(&mut self.way(&mut self.state(), home, region).quality);
     }
@@ -152,6 +179,7 @@ impl Wire {
         state.ways.values_mut().for_each(|way| way.quality = Quality::GOOD);
         state.trips.clear();
         state.losing.clear();
+        state.muted.clear();
     }
 
     fn way<'a>(&self, state: &'a mut State, home: &'static str, region: &'static str) -> &'a mut Way {
@@ -238,7 +266,7 @@ impl Wire {
     ) -> Result<T, Failure> {
         self.only_alive(caller).await;
         let fate = self.fate(caller, region);
-        if fate.lose_request {
+        if fate.lose_request || self.is_muted(&caller.agent, op) {
             self.trace.lock().fault(Fault::Drop);
             return self.lost("request", fate.quick).await;
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bus, ledger,
-    oracle::{Counted, Oracle},
+    oracle::{Counted, Effect, Oracle, name_of},
     queue,
     wire::{Caller, Wire},
 };
@@ -22,9 +22,17 @@ use crate::{
         ordered::{self, Publisher},
         queue_link::{self, letter},
     },
-    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, pattern::Pattern},
+    core::{
+        backoff::Backoff,
+        envelope::Rules,
+        ingress::Ingress,
+        json::{self, Json},
+        key::KeyHash,
+        pattern::Pattern,
+    },
     metrics::Metrics,
     ports::{
+        bus::{Entry, Put},
         claims::State,
         clock::{Clock, Entropy},
         queue::Queue,
@@ -371,9 +379,7 @@ impl World {
         for task in running.tasks {
             let _ = task.await;
         }
-        // It may have died on the way; either way its life is over.
-        self.wire.kill(&self.nodes[index].name);
-        self.wire.take_killed();
+        self.wire.end(&self.nodes[index].name);
     }
 
     pub fn pause(&self, index: usize, link: usize, paused: bool) {
@@ -389,7 +395,7 @@ impl World {
         let Some(running) = &self.nodes[index].running else { return };
         let (publisher, caller) = (running.publisher.clone(), running.caller.clone());
         let (oracle, wire, trace) = (self.oracle.clone(), self.wire.clone(), self.trace.clone());
-        let names: Vec<String> = details.iter().map(|detail| lock(&oracle).attempt(detail)).collect();
+        let names: Vec<String> = details.iter().map(|detail| lock(&oracle).attempt(DETAIL_TYPE, detail)).collect();
         let drafts =
             details.iter().filter_map(|detail| ingress().draft(SOURCE, DETAIL_TYPE, detail, None, Vec::new()).ok());
         let drafts: Vec<_> = drafts.collect();
@@ -407,15 +413,15 @@ impl World {
 
     /// A producer publishes on the bus itself; `told`: it hears of it.
     pub fn publish_raw(&self, region: usize, detail_type: &str, detail: &str, told: bool) {
-        let name = lock(&self.oracle).attempt(detail);
+        let name = lock(&self.oracle).attempt(detail_type, detail);
         let region = &self.regions[region];
-        let entry = crate::ports::bus::Entry {
+        let entry = Entry {
             source: SOURCE.to_owned(),
             detail_type: detail_type.to_owned(),
             detail: detail.to_owned(),
             ..Default::default()
         };
-        if let crate::ports::bus::Put::Accepted(_) = region.bus.put(&entry) {
+        if let Put::Accepted(_) = region.bus.put(&entry) {
             lock(&self.oracle).taken_raw(region.name, &name, told);
         }
     }
@@ -425,9 +431,10 @@ impl World {
         let mut letters: BTreeMap<&'static str, Vec<(String, String)>> = BTreeMap::new();
         for (peer, link) in self.regions.iter().flat_map(|region| &region.links) {
             for message in link.dead.bodies() {
-                let parsed = crate::core::json::parse(&message.body).ok();
+                let parsed = json::parse(&message.body).ok();
                 let detail = parsed.as_ref().and_then(|parsed| parsed.get("detail"));
-                let name = detail.map(super::oracle::name_of).unwrap_or_default();
+                let detail_type = parsed.as_ref().and_then(|parsed| parsed.get("detail-type")).and_then(Json::as_str);
+                let name = detail.map(|detail| name_of(detail_type.unwrap_or_default(), detail)).unwrap_or_default();
                 let reason = message.attributes.get(letter::REASON).cloned().unwrap_or_default();
                 letters.entry(peer).or_default().push((name, reason));
             }
@@ -479,16 +486,22 @@ impl World {
     pub fn check_end(&self) {
         self.check();
         let mut oracle = lock(&self.oracle);
-        oracle.check_end(&self.letters(), &self.counted());
+        let key_of = |effect: &Effect| {
+            KeyHash::of(&effect.source, &effect.detail_type, effect.key.as_deref().unwrap_or_default())
+        };
+        let ledgers: BTreeMap<_, _> = self.regions.iter().map(|region| (region.name, region.ledger.clone())).collect();
+        let take_overs = |region, effect: &Effect| {
+            ledgers.get(region).map_or(0, |ledger: &Arc<ledger::Store>| ledger.take_overs(key_of(effect)))
+        };
+        oracle.check_end(&self.letters(), &self.counted(), take_overs);
         // Every effect has its key in the ledger, done: whoever comes next is told.
         let mut undone = Vec::new();
         for region in &self.regions {
             for effect in oracle.effects.iter().filter(|effect| effect.region == region.name) {
-                if !effect.name.starts_with('k') {
+                if effect.key.is_none() {
                     continue;
                 }
-                let key = crate::core::key::KeyHash::of(&effect.source, &effect.detail_type, &effect.name);
-                if !region.ledger.row(key).is_some_and(|row| matches!(row.state, State::Done { .. })) {
+                if !region.ledger.row(key_of(effect)).is_some_and(|row| matches!(row.state, State::Done { .. })) {
                     undone.push(format!("{} is on the bus of {} and not done in its ledger", effect.name, region.name));
                 }
             }

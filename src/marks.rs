@@ -1,0 +1,133 @@
+//! Marks at the branches that a simulation must have been through: a branch that no history reaches is not tested,
+//! however many histories there are.
+//!
+//! A mark is a bit of the running thread; simulations run on one thread each. Without debug assertions [`hit`] is
+//! nothing.
+
+use serde::Serialize;
+
+/// Names the marks once: the variant and how reports call it.
+macro_rules! marks {
+    ($($variant:ident $name:literal $doc:literal,)*) => {
+        /// A branch of the duplicate, retry, rewind, redrive or repair logic.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Mark {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        impl Mark {
+            pub const ALL: &[Mark] = &[$(Mark::$variant,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Mark::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    PublishRepeated "publish-repeated" "A service published a known key with the same payload.",
+    PublishConflict "publish-conflict" "A service published a known key with another payload.",
+    ArrivalDuplicate "arrival-duplicate" "An arrival's key was known.",
+    ArrivalConflict "arrival-conflict" "An arrival's key was known with another payload.",
+    ArrivalGap "arrival-gap" "A batch was answered with a gap.",
+    ArrivalOverlap "arrival-overlap" "A batch began below the high-water.",
+    ArrivalReordered "arrival-reordered" "A batch waited for the one before it.",
+    ArrivalBeyondBase "arrival-beyond-base" "A batch was taken over a gap because the sender's log begins behind it.",
+    LifeBegun "life-begun" "A start began a new life.",
+    TailCut "tail-cut" "A start cut off a torn tail.",
+    LinkUnanswered "link-unanswered" "A batch was not answered.",
+    LinkThrottled "link-throttled" "The peer asked a link to wait.",
+    LinkRefused "link-refused" "The peer refused a link altogether.",
+    LinkLateAnswer "link-late-answer" "An answer came for a batch that was given up.",
+    LinkGapRetried "link-gap-retried" "A gap was only that batches overtook each other.",
+    LinkRewound "link-rewound" "The peer lost what it had confirmed, and the link rewound.",
+    LinkExpired "link-expired" "An event was too old to send.",
+    LinkReadAgain "link-read-again" "What had waited too long at hand was judged again.",
+    LinkHeld "link-held" "The peer answered an event with `Retry`.",
+    LinkHeldDelivered "link-held-delivered" "A held event was brought to its end.",
+    LinkHeldAgain "link-held-again" "A held event must wait once more.",
+    LinkHeldUnanswered "link-held-unanswered" "Held events were sent and not answered.",
+    LinkDeadLetter "link-dead-letter" "An event went to the dead letters.",
+    LinkBypassedAgain "link-bypassed-again" "After a rewind, a delivery outside of the order goes out again.",
+    LinkPeerHeard "link-peer-heard" "A peer that was heard is tried again at once.",
+    LinkBehind "link-behind" "A peer holds events of this region that are not here.",
+    LinkLostPlace "link-lost-place" "The log dropped what a link had not delivered.",
+    RepairAsked "repair-asked" "A peer asked for a repair.",
+    RepairDone "repair-done" "A repair was brought to its end.",
+    RepairAskedAgain "repair-asked-again" "A repair was not brought to its end in time.",
+    RepairGivenUp "repair-given-up" "A repair was not answered and left to be asked for again.",
+    RedriveDelivered "redrive-delivered" "A redriven letter was taken, or known.",
+    RedriveRejected "redrive-rejected" "A redriven letter was rejected again.",
+    RedriveUnanswered "redrive-unanswered" "Redriven letters were not answered.",
+    LetterDiscarded "letter-discarded" "An operator gave a letter up.",
+    ReplaySent "replay-sent" "Events were replayed.",
+    OwnCameBack "own-came-back" "An event of this region came back after a restore.",
+}
+
+/// Whether this build has marks.
+pub const ENABLED: bool = cfg!(debug_assertions);
+
+/// Which marks were hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hits(u128);
+
+impl Hits {
+    pub fn has(self, mark: Mark) -> bool {
+        self.0 & (1 << mark as u32) != 0
+    }
+
+    pub fn and(self, other: Hits) -> Hits {
+        Hits(self.0 | other.0)
+    }
+
+    /// The marks that were not hit.
+    pub fn missing(self) -> Vec<Mark> {
+        Mark::ALL.iter().copied().filter(|mark| !self.has(*mark)).collect()
+    }
+}
+
+#[cfg(debug_assertions)]
+mod here {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub static HITS: Cell<u128> = const { Cell::new(0) };
+    }
+}
+
+/// This branch was reached.
+#[inline]
+pub fn hit(mark: Mark) {
+    #[cfg(debug_assertions)]
+    here::HITS.set(here::HITS.get() | 1 << mark as u32);
+    #[cfg(not(debug_assertions))]
+    let _ = mark;
+}
+
+/// The marks hit on this thread since the last call.
+pub fn take() -> Hits {
+    #[cfg(debug_assertions)]
+    let hits = Hits(here::HITS.take());
+    #[cfg(not(debug_assertions))]
+    let hits = Hits::default();
+    hits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_taken_once() {
+        take();
+        hit(Mark::ArrivalGap);
+        let hits = take();
+        assert!(hits.has(Mark::ArrivalGap) && !hits.has(Mark::TailCut));
+        assert_eq!(hits.missing().len(), Mark::ALL.len() - 1);
+        assert_eq!(take(), Hits::default());
+    }
+}

@@ -1,0 +1,131 @@
+//! Bugs planted on purpose: a simulation that finds none of them proves nothing.
+//!
+//! A switch of the running thread turns one on; simulations run on one thread each. Without debug assertions the
+//! switch is not there and [`is`] is `false` for the compiler, so releases hold nothing of it.
+
+use serde::Serialize;
+
+/// A promise broken in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bug {
+    /// The hub answers before its sync.
+    AcknowledgeBeforeFsync,
+    /// After a sync that failed the hub syncs again and goes on.
+    RetriedFsync,
+    /// A torn tail stays behind the log's end.
+    TailNotCut,
+    /// After a start the hub goes on in its last life, whatever its peers have.
+    SequenceReusedAfterRestore,
+    /// After a start the ledger knows only what it had flushed.
+    LedgerForgetsAtRestart,
+    /// A link writes down what it has read as delivered.
+    CursorBeforeDelivery,
+    /// A link forgets what it holds when it writes its place down.
+    HighWaterSkipsHeld,
+    /// A region takes in a batch though something before it is missing.
+    GapAccepted,
+    /// A link's newest pattern judges what was accepted before it.
+    FilterAppliedBackwards,
+    /// The watermark follows the producer's time.
+    WatermarkFromProducersTime,
+    /// A rejected event counts as delivered and is written down nowhere.
+    DeadLetterCountsAsDelivered,
+    /// What came over a link is sent on.
+    ForeignSentOn,
+    /// A peer's answer to a batch is taken for all of its events, whatever it says of single ones.
+    BatchAcknowledgedOnPartialFailure,
+    /// Managed: a claim that somebody is still working on counts as done.
+    DuplicateAgainstLiveClaim,
+    /// Managed: who lost a claim may still mark or release it.
+    LeaseWithoutFencing,
+    /// Managed: a lease is counted from the answer to its claim, when others have counted for a while.
+    LeaseFromAnswer,
+    /// Managed: a message is deleted when its event is on the bus, before its key is done.
+    DeletedBeforeMark,
+    /// Managed: a put without an answer is made again and not counted.
+    RepeatNotCounted,
+}
+
+impl Bug {
+    pub const ALL: [Bug; 18] = [
+        Bug::AcknowledgeBeforeFsync,
+        Bug::RetriedFsync,
+        Bug::TailNotCut,
+        Bug::SequenceReusedAfterRestore,
+        Bug::LedgerForgetsAtRestart,
+        Bug::CursorBeforeDelivery,
+        Bug::HighWaterSkipsHeld,
+        Bug::GapAccepted,
+        Bug::FilterAppliedBackwards,
+        Bug::WatermarkFromProducersTime,
+        Bug::DeadLetterCountsAsDelivered,
+        Bug::ForeignSentOn,
+        Bug::BatchAcknowledgedOnPartialFailure,
+        Bug::DuplicateAgainstLiveClaim,
+        Bug::LeaseWithoutFencing,
+        Bug::LeaseFromAnswer,
+        Bug::DeletedBeforeMark,
+        Bug::RepeatNotCounted,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Bug::AcknowledgeBeforeFsync => "acknowledge-before-fsync",
+            Bug::RetriedFsync => "retried-fsync",
+            Bug::TailNotCut => "tail-not-cut",
+            Bug::SequenceReusedAfterRestore => "sequence-reused-after-restore",
+            Bug::LedgerForgetsAtRestart => "ledger-forgets-at-restart",
+            Bug::CursorBeforeDelivery => "cursor-before-delivery",
+            Bug::HighWaterSkipsHeld => "high-water-skips-held",
+            Bug::GapAccepted => "gap-accepted",
+            Bug::FilterAppliedBackwards => "filter-applied-backwards",
+            Bug::WatermarkFromProducersTime => "watermark-from-producers-time",
+            Bug::DeadLetterCountsAsDelivered => "dead-letter-counts-as-delivered",
+            Bug::ForeignSentOn => "foreign-sent-on",
+            Bug::BatchAcknowledgedOnPartialFailure => "batch-acknowledged-on-partial-failure",
+            Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
+            Bug::LeaseWithoutFencing => "lease-without-fencing",
+            Bug::LeaseFromAnswer => "lease-from-answer",
+            Bug::DeletedBeforeMark => "deleted-before-mark",
+            Bug::RepeatNotCounted => "repeat-not-counted",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Bug> {
+        Bug::ALL.into_iter().find(|bug| bug.as_str() == text)
+    }
+}
+
+/// Whether this build has the switch.
+pub const ENABLED: bool = cfg!(debug_assertions);
+
+#[cfg(debug_assertions)]
+mod switch {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub static PLANTED: Cell<Option<super::Bug>> = const { Cell::new(None) };
+    }
+}
+
+/// Whether `bug` is planted on this thread.
+#[inline]
+pub fn is(bug: Bug) -> bool {
+    #[cfg(debug_assertions)]
+    let planted = switch::PLANTED.get() == Some(bug);
+    #[cfg(not(debug_assertions))]
+    let planted = {
+        let _ = bug;
+        false
+    };
+    planted
+}
+
+/// Plants `bug` on this thread, or none; does nothing where the build has no switch.
+pub fn plant(bug: Option<Bug>) {
+    #[cfg(debug_assertions)]
+    switch::PLANTED.set(bug);
+    #[cfg(not(debug_assertions))]
+    let _ = bug;
+}

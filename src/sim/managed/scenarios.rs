@@ -1,0 +1,166 @@
+//! Histories that a random run meets too seldom, each with the one fault that it is about.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    wire::Op,
+    world::{DETAIL_TYPE, Profile, SOURCE, World},
+};
+use crate::{
+    core::{envelope::Event, ingress::Ingress, json, time::Timestamp},
+    sim::{Outcome, Settings, chance::Chance, in_virtual_time},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scenario {
+    /// Every first answer of a ledger is lost: the row is there, under a token that only its writer knows.
+    ClaimReplyLost,
+    /// Messages become visible to others while they are worked on.
+    VisibilityExpires,
+    /// The queues hear of an event a day late. Its producer tried again in another region meanwhile.
+    DayLate,
+    /// Of two agents one dies between put and mark.
+    KilledBetweenPutAndMark,
+    /// Two regions publish one key with two payloads.
+    TwoPayloads,
+    /// A service publishes what it received as another event, with the stamp and the key in it.
+    InheritedStamp,
+    /// An agent cannot mark for longer than its lease; another takes the claim over, and then the first one comes back.
+    LateHolderComesBack,
+}
+
+impl Scenario {
+    pub const ALL: [Scenario; 7] = [
+        Scenario::ClaimReplyLost,
+        Scenario::VisibilityExpires,
+        Scenario::DayLate,
+        Scenario::KilledBetweenPutAndMark,
+        Scenario::TwoPayloads,
+        Scenario::InheritedStamp,
+        Scenario::LateHolderComesBack,
+    ];
+
+    fn agents(self) -> u64 {
+        match self {
+            Scenario::VisibilityExpires | Scenario::KilledBetweenPutAndMark | Scenario::LateHolderComesBack => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Plays a scenario, with everything that a seed decides drawn from this one.
+///
+/// # Errors
+/// The runtime or an agent does not start.
+pub fn run(scenario: Scenario, seed: u64) -> Result<Outcome, String> {
+    in_virtual_time(async move {
+        let settings = Settings { faults: BTreeSet::new(), lines: true, ..Settings::default() };
+        let profile = Profile {
+            agents: scenario.agents(),
+            in_flight: 100,
+            unmarked_max: 50,
+            events_per_second: None,
+            api_only: true,
+        };
+        let mut world = World::new(seed, &settings, profile, Chance::new(seed, "scenario"));
+        for index in 0..world.nodes.len() {
+            world.up(index)?;
+        }
+        wait(1).await;
+        play(&mut world, scenario).await?;
+        let converged = world.heal_and_converge().await?;
+        Ok(world.outcome(seed, converged))
+    })
+}
+
+async fn wait(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+fn detail(n: u64) -> String {
+    format!("{{\"n\":{n},\"idempotencyKey\":\"k{n}\"}}")
+}
+
+/// The agents of region `a` come first.
+async fn play(world: &mut World, scenario: Scenario) -> Result<(), String> {
+    let agents = world.profile.agents as usize;
+    match scenario {
+        Scenario::ClaimReplyLost => {
+            // The local keys' and each link's.
+            for _ in 0..3 {
+                world.wire.lose_next_reply("a0", Op::Insert);
+            }
+            world.publish_raw(0, DETAIL_TYPE, &detail(1), true);
+            wait(60).await;
+        }
+        Scenario::VisibilityExpires => {
+            world.regions[0].queues().for_each(|queue| queue.set_repeats(0.6));
+            for region in ["b", "c"] {
+                world.wire.change("a", region, |quality| quality.delay_max_ms = 2_000);
+            }
+            for n in 0..20 {
+                world.publish_raw(0, DETAIL_TYPE, &detail(n), true);
+            }
+            wait(60).await;
+        }
+        Scenario::DayLate => {
+            world.regions[0].bus.change(|quality| {
+                quality.late = 1.0;
+                quality.late_max = DAY;
+            });
+            world.publish(0, vec![detail(1)]);
+            wait(60).await;
+            world.publish(agents, vec![detail(1)]);
+            tokio::time::sleep(DAY).await;
+        }
+        Scenario::KilledBetweenPutAndMark => {
+            world.wire.trip("a0", Op::Put);
+            for n in 0..60 {
+                world.publish_raw(0, DETAIL_TYPE, &detail(n), true);
+            }
+            wait(60).await;
+            world.bury();
+        }
+        Scenario::TwoPayloads => {
+            world.publish(0, vec![detail(1)]);
+            world.publish(agents, vec!["{\"n\":2,\"idempotencyKey\":\"k1\"}".to_owned()]);
+            wait(60).await;
+        }
+        Scenario::InheritedStamp => {
+            world.publish(0, vec![detail(1)]);
+            wait(10).await;
+            let received = stamped(&detail(1)).ok_or("the event cannot be stamped")?;
+            world.publish_raw(1, "Shipped", &received, true);
+            wait(60).await;
+        }
+        Scenario::LateHolderComesBack => {
+            world.wire.mute("a0", Op::Mark, Instant::now() + Duration::from_secs(45));
+            world.regions[0].queues().for_each(|queue| queue.set_repeats(0.6));
+            for n in 0..20 {
+                world.publish_raw(0, DETAIL_TYPE, &detail(n), true);
+            }
+            wait(60).await;
+        }
+    }
+    Ok(())
+}
+
+/// A detail as a peer of region `a` receives it.
+fn stamped(detail: &str) -> Option<String> {
+    let ingress = Ingress {
+        key_pointers: vec!["/detail/idempotencyKey".to_owned()],
+        reference_pointers: vec![],
+        max_entry_bytes: 0,
+    };
+    let envelope = format!(
+        "{{\"id\":\"id-1\",\"detail-type\":{},\"source\":{},\"detail\":{detail}}}",
+        json::quote(DETAIL_TYPE),
+        json::quote(SOURCE)
+    );
+    let event = Event::read(&envelope, "a", &ingress).ok()?;
+    Some(event.entry("a", Timestamp(1), None).detail)
+}
