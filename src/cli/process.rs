@@ -9,7 +9,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Admin, Reload},
-    agent::assemble::{self, Assembled, assemble},
+    agent::{
+        assemble::{self, Assembled, assemble},
+        ordered,
+    },
     api::{self, Api, Observer, listener},
     config::{Address, Config, Listener},
     core::ingress::Ingress,
@@ -66,7 +69,7 @@ pub async fn run(
     let admin_address = overrides.admin.unwrap_or(admin_address);
     #[cfg(feature = "aws")]
     if home.is_some_and(|home| home.backend == crate::config::Backend::Aws) {
-        let addresses = super::managed::Addresses { admin: admin_address, health: health_address };
+        let addresses = super::managed::Addresses { api: api_address, admin: admin_address, health: health_address };
         return super::managed::run(config, region, addresses, terminate, gone).await;
     }
     for (listener, address) in [(Listener::Api, api_address.as_ref()), (Listener::Admin, Some(&admin_address))] {
@@ -170,7 +173,7 @@ fn reload_from(path: String) -> Reload {
 }
 
 /// What the api listener's requests count.
-struct Counted(Arc<Metrics>);
+pub(super) struct Counted(pub Arc<Metrics>);
 
 impl Observer for Counted {
     fn request(&self, route: &str, status: StatusCode) {
@@ -183,6 +186,20 @@ impl Observer for Counted {
                 Published::Accepted(_) => self.0.accepted.inc(),
                 Published::Duplicate(_) => self.0.deduplicated.with_label_values(&["repeat"]).inc(),
                 Published::Conflict => self.0.deduplicated.with_label_values(&["conflict"]).inc(),
+            }
+        }
+    }
+
+    fn ordered(&self, published: &[ordered::Published]) {
+        for published in published {
+            match published {
+                ordered::Published::Accepted(_) => self.0.accepted.inc(),
+                ordered::Published::Duplicate(_) => self.0.deduplicated.with_label_values(&["repeat"]).inc(),
+                ordered::Published::Conflict => self.0.deduplicated.with_label_values(&["conflict"]).inc(),
+                ordered::Published::Refused { code, .. } => self.0.refused.with_label_values(&[code]).inc(),
+                ordered::Published::Unavailable { .. } => {
+                    self.0.refused.with_label_values(&["InternalFailure"]).inc();
+                }
             }
         }
     }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::Error;
 use crate::{
-    agent::managed::{LinkPorts, Managed, Parts},
+    agent::{
+        managed::{LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
+        ordered::{self, Publisher},
+    },
     aws::{
         Clients,
         bus::EventBus,
@@ -19,10 +22,11 @@ use crate::{
         shared::SharedTable,
     },
     config::{Aws, Config},
-    core::link::Failure,
+    core::{backoff::Backoff, ingress::Ingress, link::Failure},
     embedded::system::{Random, SystemClock},
     metrics::Metrics,
     ports::{
+        bus::Bus,
         claims::Claims,
         clock::{Clock, Entropy},
         queue::Queue,
@@ -36,11 +40,24 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const HARMLESS: [&str; 5] =
     ["KmsMasterKeyId", "ReceiveMessageWaitTimeSeconds", "SqsManagedSseEnabled", "VisibilityTimeout", "time to live"];
 
+/// How long a publish through the agent may take in all: two leases, so that the claim of somebody who died can be waited
+/// for and taken over.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(25);
+
+/// A running agent and what its `api` listener needs.
+pub struct AssembledAws {
+    pub agent: Arc<Managed>,
+    pub publisher: Publisher,
+    pub hub_names: Vec<String>,
+    pub ingress: Ingress,
+    pub entropy: Arc<dyn Entropy>,
+}
+
 /// Looks whether the region has what it needs and starts its agent.
 ///
 /// # Errors
 /// Something is missing, or is made so that events would be lost.
-pub async fn assemble_aws(config: Config, region: &str) -> Result<Arc<Managed>, Error> {
+pub async fn assemble_aws(config: Config, region: &str) -> Result<AssembledAws, Error> {
     let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
     let (Some(names), Some(aws)) = (Names::of(&home), &home.aws) else {
         return Err(Error::Backend(region.to_owned()));
@@ -83,20 +100,46 @@ pub async fn assemble_aws(config: Config, region: &str) -> Result<Arc<Managed>, 
         };
         links.insert(link.to, ports);
     }
+    let bus: Arc<dyn Bus> = Arc::new(EventBus::new(&clients, &names.hub));
+    let ledger = claims(&clients, &names.ledger());
+    let ports = ordered::Ports {
+        claims: ledger.clone(),
+        bus: bus.clone(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        metrics: metrics.link(region),
+    };
+    let options = ordered::Options {
+        home: region.to_owned(),
+        lease: LEASE,
+        attempt_timeout: CALL_TIMEOUT,
+        call_timeout: CALL_TIMEOUT,
+        patience: PUBLISH_PATIENCE.min(config.limits.request_timeout),
+        put_bytes: PUT_BYTES,
+        retention: config.idempotency.retention,
+        backoff: Backoff { min: config.replication.retry_min, max: config.replication.retry_max },
+    };
+    let ingress = Ingress {
+        key_pointers: config.idempotency.key.clone(),
+        reference_pointers: config.claim_check.reference.clone(),
+        max_entry_bytes: usize::try_from(config.limits.max_entry_bytes).unwrap_or(usize::MAX),
+    };
+    let hub_names = vec![region.to_owned(), names.hub.clone(), names.hub_name().to_owned()];
     let parts = Parts {
         links,
-        bus: Arc::new(EventBus::new(&clients, &names.hub)),
-        claims: claims(&clients, &names.ledger()),
+        bus,
+        claims: ledger,
         local_keys: queue(names.local_keys()).await?,
         audit: queue(names.audit()).await?,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),
         config,
         clock: clock.clone(),
-        entropy,
+        entropy: entropy.clone(),
         metrics: metrics.clone(),
     };
-    Ok(Managed::start(parts)?)
+    let publisher = Publisher::new(options, ports);
+    Ok(AssembledAws { agent: Managed::start(parts)?, publisher, hub_names, ingress, entropy })
 }
 
 /// Refuses a region that would lose events; what may not be looked at is told and taken on trust.

@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// How long a claim keeps others away; `config` holds a link's attempt time-out below it.
-const LEASE: Duration = Duration::from_secs(15);
+pub(super) const LEASE: Duration = Duration::from_secs(15);
 
 /// Of every call but a put.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ const HOLD_AFTER: Duration = Duration::from_secs(60);
 const HELD_DELAY: Duration = Duration::from_secs(120);
 
 /// EventBridge's limit for one put: entries and all.
-const PUT_BYTES: usize = 1 << 20;
+pub(super) const PUT_BYTES: usize = 1 << 20;
 
 /// EventBridge may hold an event back for so long before the feed takes it in and its age begins to count.
 const BUS_RETRIES: Duration = Duration::from_secs(86_400);
