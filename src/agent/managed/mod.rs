@@ -6,6 +6,8 @@
 mod audit;
 mod beat;
 mod status;
+#[cfg(test)]
+mod tests;
 mod watermark;
 
 use std::{
