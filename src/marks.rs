@@ -52,7 +52,7 @@ marks! {
     LinkHeldAgain "link-held-again" "A held event must wait once more.",
     LinkHeldUnanswered "link-held-unanswered" "Held events were sent and not answered.",
     LinkDeadLetter "link-dead-letter" "An event went to the dead letters.",
-    LinkBypassedAgain "link-bypassed-again" "After a rewind, a delivery outside of the order goes out again.",
+    LinkStrayLost "link-stray-lost" "The peer lost what it got outside of the order, and it goes out again.",
     LinkPeerHeard "link-peer-heard" "A peer that was heard is tried again at once.",
     LinkBehind "link-behind" "A peer holds events of this region that are not here.",
     LinkLostPlace "link-lost-place" "The log dropped what a link had not delivered.",
@@ -65,6 +65,8 @@ marks! {
     RedriveUnanswered "redrive-unanswered" "Redriven letters were not answered.",
     LetterDiscarded "letter-discarded" "An operator gave a letter up.",
     ReplaySent "replay-sent" "Events were replayed.",
+    LinkHoleFilled "link-hole-filled" "After a start, what a peer says was held back for it goes out.",
+    CopyAdopted "copy-adopted" "A lost event came back whose key stands here by another region's copy.",
     OwnCameBack "own-came-back" "An event of this region came back after a restore.",
 }
 

@@ -68,6 +68,7 @@ impl Ends {
             base: self.hub.base(),
             head: self.hub.head().borrow().offset,
             sent: self.clock.now(),
+            held: Vec::new(),
         }
     }
 

@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::{ends::Ends, filter::Filters};
 use crate::{
     core::{
-        batch::{Answer, Batch, Kind, Outcome, Reply},
+        batch::{Batch, Kind, Outcome},
         event::Record,
         journal::Change,
         link::Failure,
-        position::Incarnation,
+        position::{Incarnation, Position},
         time::Timestamp,
     },
     marks::{self, Mark},
@@ -199,12 +199,8 @@ impl Errand {
     async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
         let outcomes = self.deliver(kind.clone(), &records).await;
         match outcomes {
-            Ok((outcomes, mark)) => {
+            Ok((outcomes, _)) => {
                 outcomes.iter().for_each(|outcome| report.add(*outcome));
-                if kind == Kind::Redrive {
-                    marks::hit(Mark::ReplaySent);
-                    self.remember_bypassed(&records, &outcomes, mark).await?;
-                }
                 Ok(())
             }
             Err(failure) => {
@@ -214,23 +210,8 @@ impl Errand {
         }
     }
 
-    /// A peer that is restored later may lose these, and no rewind of the order brings them back.
-    async fn remember_bypassed(&self, records: &[Record], outcomes: &[Outcome], mark: u64) -> Result<(), Error> {
-        let new = records.iter().zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Delivered);
-        let notes: Vec<Note> = new
-            .map(|(record, _)| {
-                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
-                Change::Bypassed { peer, sequence, mark }.into()
-            })
-            .collect();
-        if !notes.is_empty() {
-            self.ends.hub.note(notes).await?;
-        }
-        Ok(())
-    }
-
-    /// One batch, tried a few times. Answers the outcomes and how far the peer was.
-    pub async fn deliver(&self, kind: Kind, records: &[Record]) -> Result<(Vec<Outcome>, u64), Failure> {
+    /// One batch, tried a few times. Answers the outcomes and where the peer's log ends then.
+    pub async fn deliver(&self, kind: Kind, records: &[Record]) -> Result<(Vec<Outcome>, Position), Failure> {
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -238,8 +219,14 @@ impl Errand {
             self.ends.pacer().admit(records.len(), bytes).await;
             let batch = Batch { opening: self.ends.opening(kind.clone()), records: records.to_vec() };
             let failure = match self.ends.deliver(batch).await {
-                Ok(Reply { answer: Answer::Applied(outcomes), high_waters, .. }) if outcomes.len() == records.len() => {
-                    return Ok((outcomes, high_waters.last().map_or(0, |(_, mark)| *mark)));
+                Ok(reply) if reply.has_outcomes(records.len()) => {
+                    let at = reply.place();
+                    let outcomes = reply.into_outcomes();
+                    if kind == Kind::Redrive {
+                        marks::hit(Mark::ReplaySent);
+                        self.remember_strayed(records, &outcomes, at, attempt > 1).await?;
+                    }
+                    return Ok((outcomes, at));
                 }
                 Ok(_) => Failure::Refused("an answer that does not fit the batch".to_owned()),
                 Err(failure) => failure,
@@ -249,6 +236,30 @@ impl Errand {
             }
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
         }
+    }
+
+    /// A peer that is restored later may lose these, and no rewind of the order brings them back. A `repeat` finds
+    /// delivered what an earlier attempt brought whose answer was lost.
+    async fn remember_strayed(
+        &self,
+        records: &[Record],
+        outcomes: &[Outcome],
+        at: Position,
+        repeat: bool,
+    ) -> Result<(), Failure> {
+        let is_new = |outcome: &Outcome| *outcome == Outcome::Delivered || repeat && *outcome == Outcome::Duplicate;
+        let new = records.iter().zip(outcomes).filter(|(_, outcome)| is_new(outcome));
+        let notes: Vec<Note> = new
+            .map(|(record, _)| {
+                let (peer, sequence) = (self.ends.peer_name.clone(), record.header.offset);
+                Change::Strayed { peer, sequence, at }.into()
+            })
+            .collect();
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let noted = self.ends.hub.note(notes).await;
+        noted.map_err(|error| Failure::Refused(format!("{}: not written down: {error}", self.ends.home)))
     }
 }
 

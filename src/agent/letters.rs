@@ -186,7 +186,7 @@ impl Agent {
         records: &[Record],
         report: &mut Report,
     ) -> Result<(), errand::Error> {
-        let (outcomes, mark) = errand.deliver(Kind::Redrive, records).await.map_err(|failure| {
+        let (outcomes, place) = errand.deliver(Kind::Redrive, records).await.map_err(|failure| {
             marks::hit(Mark::RedriveUnanswered);
             report.failed += records.len() as u64;
             errand::Error::Peer { peer: errand.ends.peer_name.clone(), failure, report: *report }
@@ -200,8 +200,11 @@ impl Agent {
                     marks::hit(Mark::RedriveDelivered);
                     tracing::info!(id = letter.id, peer = letter.peer, key = letter.key, "dead letter redriven");
                     notes.push(Change::Closed { id: letter.id, how: Closed::Redriven, at }.into());
-                    let (peer, sequence) = (letter.peer.clone(), letter.sequence);
-                    notes.push(Change::Bypassed { peer, sequence, mark }.into());
+                    // What was delivered just now is remembered; this may have been before a crash.
+                    if outcome == Outcome::Duplicate {
+                        let (peer, sequence) = (letter.peer.clone(), letter.sequence);
+                        notes.push(Change::Strayed { peer, sequence, at: place }.into());
+                    }
                 }
                 Outcome::Rejected(reason) => {
                     marks::hit(Mark::RedriveRejected);

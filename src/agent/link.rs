@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{
     core::{
-        batch::{Answer, Batch, Kind, Outcome, Reason, Reply},
+        batch::{Answer, Batch, Kind, Opening, Outcome, Reason, Reply},
         event::Record,
         journal::{Change, Head, Loss, Mark},
         link::{self, Effect, Failure, HubView},
-        position::Lives,
+        position::{Lives, Position},
         time::Timestamp,
     },
     marks::{self, Mark as Branch},
@@ -55,7 +55,7 @@ struct Answered {
 
 enum Sent {
     Span(u64),
-    Held(Arc<Vec<Record>>),
+    Held(Vec<Record>),
 }
 
 pub struct LinkTask {
@@ -78,6 +78,13 @@ struct Loop {
     progress_at: Instant,
     written: Option<(u64, u64)>,
     held_changes: u64,
+    /// As it said last.
+    peer_lives: Lives,
+    youngest_stray: Option<(u64, Position)>,
+    /// The peer said which events were held back for it before this start.
+    holes_seen: bool,
+    /// The youngest copy of another region's that this link took up.
+    adopted: Option<u64>,
     viewed_at: Instant,
     /// The feed failed or the dead letters are full: no reading before this.
     read_again_at: Instant,
@@ -97,6 +104,10 @@ impl LinkTask {
             progress_at: now,
             written: None,
             held_changes: 0,
+            peer_lives: Lives::default(),
+            youngest_stray: None,
+            holes_seen: false,
+            adopted: None,
             viewed_at: now,
             read_again_at: now,
             blocked: false,
@@ -198,10 +209,11 @@ impl LinkTask {
             let shadow = self.core.options().shadow;
             let kind = if shadow { Kind::Shadow } else { Kind::Stream { from: send.from, to: send.to } };
             let (ends, pacer) = (self.ends.clone(), self.ends.pacer());
+            let held = self.core.held_sequences();
             let sending = async move {
                 let bytes = send.records.iter().map(|record| record.raw().len()).sum();
                 let paced = pacer.admit(send.records.len(), bytes).await;
-                let opening = ends.opening(kind);
+                let opening = Opening { held, ..ends.opening(kind) };
                 let sent = opening.sent;
                 let records = send.records.as_ref().clone();
                 let result = ends.deliver(Batch { opening, records }).await;
@@ -250,17 +262,29 @@ impl LinkTask {
                 }
             }
         }
-        if records.is_empty() {
-            return;
+        // Copies of other regions' events, which this region brings in their stead, say so.
+        let (own, copies): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| !self.is_foreign(record));
+        for (kind, records) in [(Kind::Redrive, own), (Kind::Repair, copies)] {
+            if !records.is_empty() {
+                self.send_single(state, kind, records);
+            }
         }
+    }
+
+    fn is_foreign(&self, record: &Record) -> bool {
+        record.header.is_remote() && !record.came_back_to(&self.ends.home)
+    }
+
+    fn send_single(&self, state: &Loop, kind: Kind, records: Vec<Record>) {
         let ends = self.ends.clone();
         let sending = async move {
             let bytes = records.iter().map(|record| record.raw().len()).sum();
             let paced = ends.pacer().admit(records.len(), bytes).await;
-            let opening = ends.opening(Kind::Redrive);
+            let opening = ends.opening(kind);
             let sent = opening.sent;
             let result = ends.deliver(Batch { opening, records: records.clone() }).await;
-            Answered { what: Sent::Held(Arc::new(records)), sent, result, paced }
+            Answered { what: Sent::Held(records), sent, result, paced }
         };
         state.wire.push(sending.boxed());
     }
@@ -272,6 +296,11 @@ impl LinkTask {
             Ok(reply) => {
                 self.ends.metrics.batches_answered.inc();
                 state.offset.add(answered.sent, reply.received, reply.replied, now);
+                self.hold_lost_strays(state, reply);
+                if !state.holes_seen {
+                    state.holes_seen = true;
+                    self.fill_holes(&reply.holes);
+                }
             }
             Err(failure) => {
                 self.ends.metrics.batches_failed.inc();
@@ -288,7 +317,7 @@ impl LinkTask {
                 self.core.on_failure(id, failure, self.ends.steady(), self.ends.entropy.next_f64());
                 Vec::new()
             }
-            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref()).await,
+            (Sent::Held(records), result) => self.held_answered(&records, result.as_ref().ok()).await,
         };
         self.perform(effects).await;
         let is = self.core.status();
@@ -298,25 +327,26 @@ impl LinkTask {
         }
     }
 
-    async fn held_answered(&mut self, records: &[Record], result: Result<&Reply, &Failure>) -> Vec<Effect> {
+    async fn held_answered(&mut self, records: &[Record], reply: Option<&Reply>) -> Vec<Effect> {
         let now = self.ends.steady();
         let mut effects = Vec::new();
-        let mut bypassed: Vec<Note> = Vec::new();
+        let mut strayed: Vec<Note> = Vec::new();
         for (index, record) in records.iter().enumerate() {
-            let outcome = match result {
-                Ok(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
+            let outcome = match reply {
+                Some(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
                 _ => None,
             };
             let sequence = record.header.offset;
             let attempts = self.core.settle_held(sequence, outcome, now, self.ends.entropy.next_f64());
             match outcome {
-                Some(Outcome::Rejected(reason)) => {
+                // A copy that conflicts is in the dead letters of its own region.
+                Some(Outcome::Rejected(reason)) if !self.is_foreign(record) => {
                     effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
                 }
                 Some(Outcome::Delivered | Outcome::Duplicate) => {
-                    let mark = result.map(|reply| reply.high_waters.last().map_or(0, |(_, mark)| *mark)).unwrap_or(0);
+                    let at = reply.map(Reply::place).unwrap_or_default();
                     let peer = self.ends.peer_name.clone();
-                    bypassed.push(Change::Bypassed { peer, sequence, mark }.into());
+                    strayed.push(Change::Strayed { peer, sequence, at }.into());
                 }
                 _ => {}
             }
@@ -324,8 +354,8 @@ impl LinkTask {
                 effects.push(Effect::Settled { record: record.clone(), outcome });
             }
         }
-        if !bypassed.is_empty()
-            && let Err(error) = self.ends.hub.note(bypassed).await
+        if !strayed.is_empty()
+            && let Err(error) = self.ends.hub.note(strayed).await
         {
             tracing::error!(peer = self.ends.peer_name, %error, "deliveries outside of the order not written down");
         }
@@ -374,7 +404,6 @@ impl LinkTask {
                         "the peer lacks what it had confirmed (restored from an older copy?); sending it again"
                     );
                     metrics.rewinds.inc();
-                    self.hold_bypassed(to);
                     self.find_low_mark().await;
                 }
                 Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
@@ -411,17 +440,54 @@ impl LinkTask {
         }
     }
 
-    /// Single deliveries that the peer may have lost with its rewind go out again.
-    fn hold_bypassed(&mut self, to: u64) {
+    /// Deliveries outside of the order go out again where the peer lost the part of its log that they stood in.
+    fn hold_lost_strays(&mut self, seen: &mut Loop, reply: &Reply) {
         let peer = &self.ends.peer_name;
-        let bypassed = read_state(&*self.ends.hub, |state| {
-            state.links.get(peer).map(|link| link.bypassed.clone()).unwrap_or_default()
+        let lost = read_state(&*self.ends.hub, |state| {
+            let youngest = state.strayed.get(peer).and_then(|strayed| strayed.last()).copied();
+            if (&seen.peer_lives, seen.youngest_stray) == (&reply.lives, youngest) {
+                return Vec::new();
+            }
+            // Looked through again also for a new stray: its answer may be older than what the peer said since.
+            seen.peer_lives.clone_from(&reply.lives);
+            seen.youngest_stray = youngest;
+            state.lost_strays(peer, &reply.lives, reply.head)
         });
         let now = self.ends.steady();
-        for (sequence, _) in bypassed.iter().filter(|(sequence, mark)| *mark >= to && *sequence <= to) {
-            marks::hit(Branch::LinkBypassedAgain);
-            self.core.hold(*sequence, now);
+        for sequence in lost {
+            marks::hit(Branch::LinkStrayLost);
+            self.core.hold(sequence, now);
         }
+    }
+
+    /// Before this start events were held back, says the peer: this region was restored to a time before it held them.
+    fn fill_holes(&mut self, holes: &[Position]) {
+        let (lives, head, _) = self.hub_view();
+        let now = self.ends.steady();
+        for hole in
+            holes.iter().filter(|hole| lives.at(hole.sequence) == Some(hole.incarnation) && hole.sequence <= head)
+        {
+            marks::hit(Branch::LinkHoleFilled);
+            self.core.hold(hole.sequence, now);
+        }
+    }
+
+    /// Copies of other regions' events that this region brings to its peers, and did not bring to this one yet.
+    fn hold_adopted(&mut self, seen: &mut Loop) {
+        let peer = &self.ends.peer_name;
+        let base = self.ends.hub.base();
+        let adopted: Vec<u64> = read_state(&*self.ends.hub, |state| {
+            let youngest = state.adopted.last().copied();
+            if youngest == seen.adopted {
+                return Vec::new();
+            }
+            seen.adopted = youngest;
+            let strayed = state.strayed.get(peer).map(Vec::as_slice).unwrap_or_default();
+            let is_new = |offset: &u64| *offset > base && !strayed.iter().any(|(known, _)| known == offset);
+            state.adopted.iter().copied().filter(is_new).collect()
+        });
+        let now = self.ends.steady();
+        adopted.into_iter().for_each(|offset| self.core.hold(offset, now));
     }
 
     /// Names what the link can never deliver: the log dropped `(from, to]`. Where nobody knows any more what stood at
@@ -497,6 +563,7 @@ impl LinkTask {
             Command::Told(hello) => {
                 let (lives, head, base) = self.hub_view();
                 let hub = HubView { lives: &lives, head, base };
+                self.fill_holes(&hello.holes);
                 let effect = self.core.told(&hello.high_waters, &hello.strays, &hub);
                 self.perform(effect.into_iter().collect()).await;
             }
@@ -553,6 +620,7 @@ impl LinkTask {
             return;
         }
         state.viewed_at = now + VIEW_INTERVAL / 2;
+        self.hold_adopted(state);
         self.check();
         let dead_letters = self.ends.dead_letters();
         let full = dead_letters >= self.ends.dead_letters_max;

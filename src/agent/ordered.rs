@@ -411,3 +411,7 @@ fn failed(attempt: &mut Attempt, failure: &Failure, sent: Timestamp) {
         attempt.since.get_or_insert(sent);
     }
 }
+
+#[cfg(test)]
+#[path = "ordered_tests.rs"]
+mod tests;

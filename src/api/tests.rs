@@ -218,6 +218,7 @@ fn batch(cluster: &str) -> Batch {
         base: 0,
         head: 2,
         sent: Timestamp(17),
+        held: Vec::new(),
     };
     Batch { opening, records: vec![record(1, "k1", "{}"), record(2, "k2", "{}")] }
 }

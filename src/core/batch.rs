@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::Record,
     frame::{self, Step},
-    position::{Incarnation, Lives, Stray},
+    position::{Incarnation, Lives, Position, Stray},
     time::Timestamp,
 };
 
@@ -24,7 +24,7 @@ pub const MAGIC: &[u8; 4] = b"HWB1";
 pub const RECORDS_MAX: usize = 65_536;
 
 /// An opening is never longer.
-const OPENING_BYTES_MAX: usize = 64 << 10;
+const OPENING_BYTES_MAX: usize = 256 << 10;
 
 /// Why these records are sent, and what the peer may conclude from their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,9 @@ pub struct Opening {
     pub head: u64,
     /// The sender's wall clock when it sent this.
     pub sent: Timestamp,
+    /// The sender's offsets that it holds back for now. The receiver's high-water passes them, so it remembers them too:
+    /// the sender, restored from an older copy, would know of them from nobody else.
+    pub held: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +104,12 @@ impl Batch {
             return Err(Malformed::Opening(format!("{length} bytes long")));
         }
         let opening = rest.get(4..4 + length).ok_or_else(short)?;
-        let opening = postcard::from_bytes(opening).map_err(|error| Malformed::Opening(error.to_string()))?;
+        let opening = match postcard::from_bytes(opening) {
+            // An older build holds nothing back.
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[opening, &[0]].concat()),
+            opening => opening,
+        };
+        let opening = opening.map_err(|error| Malformed::Opening(error.to_string()))?;
         let mut position = MAGIC.len() + 4 + length;
         let mut records = Vec::new();
         while position < bytes.len() {
@@ -207,9 +215,34 @@ pub struct Reply {
     pub replied: Timestamp,
     /// Single events of the sender that the peer got outside of their order.
     pub strays: Vec<Stray>,
+    /// The peer's own lives and where its log ends: what it took in beyond the end of one of them is lost.
+    pub lives: Lives,
+    pub head: u64,
+    /// The sender's events that it held back, or was asked to, and that did not come since.
+    pub holes: Vec<Position>,
 }
 
+/// How many fields of a [`Reply`] an older build does not write.
+const APPENDED: usize = 4;
+
 impl Reply {
+    /// Whether it answers a batch of so many records.
+    pub fn has_outcomes(&self, records: usize) -> bool {
+        matches!(&self.answer, Answer::Applied(outcomes) if outcomes.len() == records)
+    }
+
+    pub fn into_outcomes(self) -> Vec<Outcome> {
+        match self.answer {
+            Answer::Applied(outcomes) => outcomes,
+            Answer::Gap => Vec::new(),
+        }
+    }
+
+    /// Where the peer's log ends.
+    pub fn place(&self) -> Position {
+        Position { incarnation: self.lives.current().unwrap_or_default(), sequence: self.head }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(postcard::to_allocvec(self).unwrap_or_default());
@@ -224,7 +257,7 @@ impl Reply {
         };
         let reply = match postcard::from_bytes(rest) {
             // Fields are only ever appended: what an older build did not write is empty, which postcard writes as a zero.
-            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[rest, &[0]].concat()),
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[rest, &[0; APPENDED]].concat()),
             reply => reply,
         };
         reply.map_err(|error| error.to_string())
@@ -247,6 +280,7 @@ mod tests {
                 base: 0,
                 head: 9,
                 sent: Timestamp(17),
+                held: Vec::new(),
             },
             records: (4..10).map(|offset| testing::record(offset, &format!("k{offset}"), "{}")).collect(),
         }
@@ -273,12 +307,16 @@ mod tests {
             received: Timestamp(1),
             replied: Timestamp(2),
             strays: Vec::new(),
+            lives: Lives::default(),
+            head: 0,
+            holes: Vec::new(),
         };
         let bytes = reply.encode();
-        assert_eq!(Reply::decode(&bytes), Ok(reply.clone()));
-        assert_eq!(Reply::decode(&bytes[..bytes.len() - 1]), Ok(reply.clone()));
+        for lacks in 0..=APPENDED {
+            assert_eq!(Reply::decode(&bytes[..bytes.len() - lacks]), Ok(reply.clone()));
+        }
         assert_eq!(Reply::decode(&[&bytes[..], &[3, 7]].concat()), Ok(reply), "a newer build's");
-        assert!(Reply::decode(&bytes[..bytes.len() - 2]).is_err());
+        assert!(Reply::decode(&bytes[..bytes.len() - APPENDED - 1]).is_err());
     }
 
     #[test]

@@ -25,8 +25,8 @@ const LIVES_MAX: usize = 64;
 /// How many own lives are remembered before the oldest is folded away.
 const OWN_LIVES_MAX: usize = 4096;
 
-/// How many single deliveries outside of the order are remembered for a peer that may be restored.
-pub const BYPASSED_MAX: usize = 10_000;
+/// How many single events are remembered for each link: what went or came outside of the order, and what is held back.
+pub const STRAYED_MAX: usize = 10_000;
 
 /// How many discarded letters and losses stay listed.
 const CLOSED_MAX: usize = 10_000;
@@ -52,10 +52,17 @@ pub enum Change {
     Lost { peer: String, loss: Loss },
     /// An arrival from `sender` had no effect because its key was known (`payload` the same) or was refused.
     Suppressed { sender: String, key: KeyHash, origin: Position, at: Timestamp, same_payload: bool },
-    /// The link to `peer` delivered one event outside of the order while the peer's high-water was `mark`.
+    /// As [`Change::Strayed`], from a build that did not know where in the peer's log.
     Bypassed { peer: String, sequence: u64, mark: u64 },
     /// `peer` has sent back all that it held of this region when it held this beyond our own log.
     Repaired { peer: String, beyond: Vec<Stray> },
+    /// The link to `peer` delivered one event outside of the order; it is in the peer's log up to `at`.
+    Strayed { peer: String, sequence: u64, at: Position },
+    /// What `origin` held back and did not bring since is this now.
+    Holes { origin: String, holes: Vec<Position> },
+    /// An event that this region published and lost came back, and a copy that another region published under the same
+    /// key stands at `offset`. Its origin may have lost it as well, so this region brings it to its peers.
+    Adopted { offset: u64 },
 }
 
 /// How far a link is: a low-water and the exceptions above or below it.
@@ -143,7 +150,8 @@ pub struct LinkState {
     pub filters: Vec<(u64, String)>,
     pub paused: bool,
     pub losses: Vec<Loss>,
-    pub bypassed: Vec<(u64, u64)>,
+    /// Of an older build; see [`Change::Bypassed`].
+    bypassed: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -162,10 +170,17 @@ pub struct State {
     pub strays: BTreeMap<String, Vec<Stray>>,
     /// By peer: what it held of this region beyond our own log when it last sent all that back.
     pub repaired: BTreeMap<String, Vec<Stray>>,
+    /// By peer: own events that went to it outside of the order, and where its log was then. No high-water of it tells of
+    /// them; if it loses that part of its log they go out again.
+    pub strayed: BTreeMap<String, Vec<(u64, Position)>>,
+    /// By origin: what its high-water passes and this region does not have.
+    pub holes: BTreeMap<String, Vec<Position>>,
+    /// Copies of other regions that this region brings to its peers like its own, oldest first.
+    pub adopted: Vec<u64>,
 }
 
 /// How many fields of [`State`] a snapshot may lack, because an older build wrote it.
-const APPENDED: usize = 2;
+const APPENDED: usize = 5;
 
 /// The end of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,11 +209,17 @@ impl State {
     /// # Errors
     /// Bytes that are no state.
     pub fn decode(bytes: &[u8]) -> Result<State, postcard::Error> {
-        match postcard::from_bytes(bytes) {
+        let mut state: State = match postcard::from_bytes(bytes) {
             // Postcard writes an empty map as one zero.
-            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[bytes, &[0; APPENDED]].concat()),
-            decoded => decoded,
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[bytes, &[0; APPENDED]].concat())?,
+            decoded => decoded?,
+        };
+        let peers: Vec<String> = state.links.keys().cloned().collect();
+        for peer in peers {
+            let older = std::mem::take(&mut state.link(&peer).bypassed);
+            older.into_iter().for_each(|(sequence, _)| state.strayed(&peer, sequence, Position::default()));
         }
+        Ok(state)
     }
 
     /// Folds one change in. `place` is where the change's frame stands.
@@ -242,16 +263,53 @@ impl State {
                 losses.drain(..excess);
             }
             Change::Suppressed { .. } => {}
-            Change::Bypassed { peer, sequence, mark } => {
-                let bypassed = &mut self.link(peer).bypassed;
-                bypassed.push((*sequence, *mark));
-                let excess = bypassed.len().saturating_sub(BYPASSED_MAX);
-                bypassed.drain(..excess);
+            // A place in no life: it goes out once more, and is a duplicate.
+            Change::Bypassed { peer, sequence, .. } => self.strayed(peer, *sequence, Position::default()),
+            Change::Holes { origin, holes } if holes.is_empty() => drop(self.holes.remove(origin)),
+            Change::Holes { origin, holes } => drop(self.holes.insert(origin.clone(), holes.clone())),
+            Change::Adopted { offset } => {
+                self.adopted.push(*offset);
+                let excess = self.adopted.len().saturating_sub(STRAYED_MAX);
+                self.adopted.drain(..excess);
             }
+            Change::Strayed { peer, sequence, at } => self.strayed(peer, *sequence, *at),
             Change::Repaired { peer, beyond } => {
                 self.repaired.insert(peer.clone(), beyond.clone());
             }
         }
+    }
+
+    /// What an origin held back, after it said that it holds back `held`, and brought `came`.
+    pub fn holes_after(had: &[Position], held: &[Position], came: &[Position]) -> Vec<Position> {
+        let mut holes = had.to_vec();
+        for position in held {
+            if !holes.contains(position) {
+                holes.push(*position);
+            }
+        }
+        holes.retain(|position| !came.contains(position));
+        let excess = holes.len().saturating_sub(STRAYED_MAX);
+        holes.drain(..excess);
+        holes
+    }
+
+    fn strayed(&mut self, peer: &str, sequence: u64, at: Position) {
+        let strayed = match self.strayed.get_mut(peer) {
+            Some(strayed) => strayed,
+            None => self.strayed.entry(peer.to_owned()).or_default(),
+        };
+        strayed.retain(|(known, _)| *known != sequence);
+        strayed.push((sequence, at));
+        let excess = strayed.len().saturating_sub(STRAYED_MAX);
+        strayed.drain(..excess);
+    }
+
+    /// The own events that went to `peer` outside of the order and stood in a part of its log that it lost, if `lives`
+    /// and `head` say how its log is now.
+    pub fn lost_strays(&self, peer: &str, lives: &Lives, head: u64) -> Vec<u64> {
+        let is_lost = |at: &Position| lives.end(at.incarnation, head).is_none_or(|end| end < at.sequence);
+        let strayed = self.strayed.get(peer).map(Vec::as_slice).unwrap_or_default();
+        strayed.iter().filter(|(_, at)| is_lost(at)).map(|(sequence, _)| *sequence).collect()
     }
 
     /// An event of `origin` came outside of its stream and stands `at` in this log. No high-water tells of it, so the
@@ -336,6 +394,21 @@ mod tests {
             state.fold(&Change::HighWater { origin: "a".to_owned(), incarnation, sequence }, PLACE);
             assert_eq!(state.strays["a"].len(), left);
         }
+    }
+
+    #[test]
+    fn what_strayed_is_lost_with_the_part_of_the_peers_log_that_it_stood_in() {
+        let mut state = State::default();
+        let (one, two) = (Incarnation(1), Incarnation(2));
+        for (sequence, incarnation, at) in [(7, one, 20), (8, one, 30), (9, two, 45), (7, two, 46)] {
+            let at = Position { incarnation, sequence: at };
+            state.fold(&Change::Strayed { peer: "b".to_owned(), sequence, at }, PLACE);
+        }
+        let lost = |lives: &[(Incarnation, u64)], head| state.lost_strays("b", &Lives(lives.to_vec()), head);
+        assert!(lost(&[(one, 0), (two, 40)], 50).is_empty());
+        assert_eq!(lost(&[(one, 0), (Incarnation(3), 25)], 60), [8, 9, 7]);
+        assert_eq!(lost(&[(one, 0), (two, 40)], 45), [7]);
+        assert!(state.lost_strays("c", &Lives::default(), 0).is_empty());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::{
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
     invariant::{Invariant, Violation},
-    journal::{BYPASSED_MAX, Mark, Progress},
+    journal::{Mark, Progress, STRAYED_MAX},
     position::{Incarnation, Lives, Stray},
     time::Timestamp,
 };
@@ -58,7 +58,7 @@ pub struct Options {
 }
 
 /// Deliveries outside of the order that a rewind may hold at once; as many as are remembered.
-const BYPASSED_HELD_MAX: usize = BYPASSED_MAX;
+const STRAYED_HELD_MAX: usize = STRAYED_MAX;
 
 /// How soon after a failure a peer that was heard is tried again.
 const HEARD_PAUSE: Duration = Duration::from_millis(500);
@@ -650,7 +650,7 @@ impl Link {
         }
         // A batch may be answered `Retry` as a whole when the list is all but full.
         let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
-        if self.held.len() > held_max.max(BYPASSED_HELD_MAX) {
+        if self.held.len() > held_max.max(STRAYED_HELD_MAX) {
             return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
         }
         None

@@ -38,7 +38,17 @@ fn read_on(link: &mut Link) -> Vec<Effect> {
 
 fn reply(answer: Answer, mark: u64) -> Reply {
     let high_waters = vec![(Incarnation(5), mark)];
-    Reply { region: "b".to_owned(), answer, high_waters, received: NOW, replied: NOW, strays: Vec::new() }
+    Reply {
+        region: "b".to_owned(),
+        answer,
+        high_waters,
+        received: NOW,
+        replied: NOW,
+        strays: Vec::new(),
+        lives: Lives::default(),
+        head: 0,
+        holes: Vec::new(),
+    }
 }
 
 fn delivered(mark: u64) -> Reply {

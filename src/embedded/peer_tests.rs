@@ -39,6 +39,7 @@ fn batch(cluster: &str, records: u64) -> Batch {
         base: 0,
         head: records,
         sent: Timestamp(17),
+        held: Vec::new(),
     };
     Batch { opening, records: (1..=records).map(|offset| record(offset, &format!("k{offset}"), "{}")).collect() }
 }
@@ -186,6 +187,9 @@ async fn a_reply_with_too_few_outcomes_is_no_answer() {
         received: Timestamp(1),
         replied: Timestamp(2),
         strays: Vec::new(),
+        lives: Lives::default(),
+        head: 0,
+        holes: Vec::new(),
     };
     let address = answers("200 OK", &reply.encode()).await;
     let why = text(peer(address, SHORT).deliver(batch("local", 2)).await.unwrap_err());

@@ -58,6 +58,7 @@ pub fn batch(receiver: &str, kind: Kind, offsets: &[u64], detail: &str) -> Batch
             base: 0,
             head: 1_000,
             sent: Timestamp(1),
+            held: Vec::new(),
         },
         records: records.collect(),
     }

@@ -226,6 +226,9 @@ impl Inbox for FakeInbox {
                 received: Timestamp(1),
                 replied: Timestamp(2),
                 strays: Vec::new(),
+                lives: Lives::default(),
+                head: 0,
+                holes: Vec::new(),
             };
             self.batches.lock().unwrap().push(batch);
             Ok(reply)
@@ -243,6 +246,7 @@ impl Inbox for FakeInbox {
                 high_waters,
                 now: Timestamp(3),
                 strays: Vec::new(),
+                holes: Vec::new(),
             })
         }
         .boxed()

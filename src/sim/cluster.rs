@@ -26,6 +26,9 @@ use crate::{
 /// After everything healed, all regions are equal within this much virtual time.
 pub const CONVERGES_WITHIN: Duration = Duration::from_secs(120);
 
+/// Longer than any sync of a simulated disk.
+pub const SYNC_ENDS_WITHIN: Duration = Duration::from_millis(20);
+
 /// Where the hub keeps its log.
 const LOG_DIR: &str = "log";
 

@@ -190,11 +190,17 @@ impl History {
         for key in all.into_iter().filter(|key| !self.is_exempt(key)) {
             let missing: Vec<&str> = REGIONS.into_iter().filter(|region| !held[region].contains(key)).collect();
             if !missing.is_empty() {
-                let origin = hubs.iter().find_map(|(region, effects)| {
-                    let effect = effects.iter().find(|effect| effect.key == key)?;
-                    Some(effect.origin.clone().unwrap_or_else(|| (*region).to_owned()))
-                });
-                let what = format!("{key} of {} is missing in {missing:?}", origin.unwrap_or_default());
+                let there: Vec<String> = hubs
+                    .iter()
+                    .flat_map(|(region, effects)| effects.iter().map(move |effect| (region, effect)))
+                    .filter(|(_, effect)| effect.key == key)
+                    .map(|(region, effect)| {
+                        let origin = effect.origin.as_deref().unwrap_or("itself");
+                        let repaired = if effect.repaired { ", repaired" } else { "" };
+                        format!("{region} at {} (from {origin}{repaired})", effect.offset)
+                    })
+                    .collect();
+                let what = format!("{key} is missing in {missing:?} and there in {}", there.join(", "));
                 violations.push(Violation::new(Invariant::Delivered, what));
             }
         }

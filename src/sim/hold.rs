@@ -59,6 +59,9 @@ impl HoldingInbox {
                 hit.then(|| chance.between(20, 3_000) as u32)
             })
             .collect();
+        // As a hub that answers so by itself must: what it did not take is durable with the high-water that passes it.
+        let held = batch.records.iter().zip(&waits).filter(|(_, wait)| wait.is_some());
+        batch.opening.held.extend(held.map(|(record, _)| record.header.offset));
         let mut kept = waits.iter().map(Option::is_none);
         batch.records.retain(|_| kept.next().unwrap_or(true));
         waits

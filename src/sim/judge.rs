@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Invariant, REGIONS, Violation,
     audit::Audit,
-    cluster::{CONVERGES_WITHIN, Cluster, lock},
+    cluster::{CONVERGES_WITHIN, Cluster, SYNC_ENDS_WITHIN, lock},
     history::{Effect, Place, effects},
 };
 use crate::{agent::Selection, core::time::Timestamp, ports::hub::Hub};
@@ -118,6 +118,9 @@ impl Cluster {
         for index in 0..self.nodes.len() {
             self.end_ghost(index).await;
         }
+        // A sync that was under way keeps its fate.
+        tokio::time::sleep(SYNC_ENDS_WITHIN).await;
+        self.bury().await;
         for node in &self.nodes {
             let Some(running) = &node.running else { continue };
             for peer in REGIONS.into_iter().filter(|peer| *peer != node.name) {
@@ -127,8 +130,6 @@ impl Cluster {
         let healed = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            // A sync that was under way when everything healed may still fail.
-            self.bury().await;
             let open = self.open_ends().await;
             let late = healed.elapsed() > CONVERGES_WITHIN;
             if open.is_empty() || late {

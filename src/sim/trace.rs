@@ -105,6 +105,8 @@ impl Trace {
     /// Something that was decided or seen; its time belongs to it.
     pub fn note(&mut self, what: &str) {
         let at = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // Among the agents' own log lines, where these are asked for.
+        tracing::info!(target: "hubweave::sim", seconds = at as f64 / 1e6, what);
         self.put(&at.to_le_bytes());
         self.put(what.as_bytes());
         if let Some(lines) = &mut self.lines {

@@ -11,6 +11,7 @@ use crate::{
     core::{
         batch::{Outcome, Reason},
         claim::{Contender, Judgement, Row, State, judge},
+        envelope::Event,
         link::Failure,
         time::Timestamp,
     },
@@ -56,6 +57,7 @@ impl Work {
                 self.ports.metrics.rate_limited_seconds.inc_by(paced.as_secs_f64());
                 self.claimed(&items, sent, result, now);
             }
+            Answer::Looked { items, result } => self.looked(&items, result, now),
             Answer::TookOver { item, sent, result } => self.took_over(item, sent, result, now),
             Answer::Put { items, result } => self.was_put(&items, result, now),
             Answer::Marked { items, result } => self.marked(&items, result, now),
@@ -178,6 +180,31 @@ impl Work {
                     }
                     self.retry(*seq, Stage::Claim, now);
                 }
+            }
+        }
+    }
+
+    /// In shadow mode: whether the peer knows the keys.
+    fn looked(&mut self, items: &[u64], result: Result<Vec<Option<Row>>, Failure>, now: Timestamp) {
+        self.calls[Stage::Claim.index()] -= 1;
+        let result: Results<Option<Row>> = result.map(|rows| rows.into_iter().map(Ok).collect());
+        self.heard(Callee::Ledger, &result, now);
+        for (seq, row) in items.iter().zip(spread(items.len(), result)) {
+            self.set_load(*seq, Load::None);
+            let reserved = self.items.get(seq).and_then(|item| item.event.as_ref()).is_some_and(Event::is_reserved);
+            match row {
+                Ok(_) if reserved => self.schedule(*seq, Stage::Delete, now),
+                Ok(row) => {
+                    let known = row.is_some_and(|row| matches!(row.state, State::Done { .. }));
+                    let metrics = &self.ports.metrics;
+                    if known {
+                        metrics.shadow_known.inc()
+                    } else {
+                        metrics.shadow_new.inc()
+                    }
+                    self.schedule(*seq, Stage::Delete, now);
+                }
+                Err(_) => self.retry(*seq, Stage::Claim, now),
             }
         }
     }
@@ -421,7 +448,9 @@ impl Work {
         let given_up = now.since(item.began) >= KEEP_MAX || self.draining && matches!(stage, Stage::Claim | Stage::Put);
         if given_up {
             item.fate = Fate::Return;
-            self.schedule(seq, Stage::Return, now);
+            let claimed = item.load == Load::Claimed && !item.ambiguous;
+            let next = if claimed && stage == Stage::Put { Stage::Release } else { Stage::Return };
+            self.schedule(seq, next, now);
         } else {
             let pause = self.pause(attempts);
             self.schedule(seq, stage, now.plus(pause));

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Options, Ports, item::Feed};
 use crate::{
     core::{
-        claim::{Claim, Token},
+        claim::{Claim, Row, Token},
         key::KeyHash,
         link::Failure,
         time::Timestamp,
@@ -30,16 +31,58 @@ pub enum Target {
 /// Numbers name the messages, in the order of what is sent.
 #[derive(Debug)]
 pub enum Call {
-    Receive { feed: Feed, max: usize },
-    Extend { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Return { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Delete { feed: Feed, items: Vec<u64>, receipts: Vec<String> },
-    Send { target: Target, items: Vec<u64>, messages: Vec<Outgoing> },
-    Claim { items: Vec<u64>, claims: Vec<Claim>, bytes: usize },
-    TakeOver { item: u64, claim: Claim, from: Token },
-    Put { items: Vec<u64>, entries: Vec<Entry> },
-    Mark { items: Vec<u64>, marks: Vec<(KeyHash, Token, Option<String>)>, at: Timestamp },
-    Release { items: Vec<u64>, claims: Vec<(KeyHash, Token)> },
+    Receive {
+        feed: Feed,
+        max: usize,
+    },
+    Extend {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Return {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Delete {
+        feed: Feed,
+        items: Vec<u64>,
+        receipts: Vec<String>,
+    },
+    Send {
+        target: Target,
+        items: Vec<u64>,
+        messages: Vec<Outgoing>,
+    },
+    Claim {
+        items: Vec<u64>,
+        claims: Vec<Claim>,
+        bytes: usize,
+    },
+    /// What a link in shadow mode does instead of claiming.
+    Look {
+        items: Vec<u64>,
+        keys: Vec<KeyHash>,
+    },
+    TakeOver {
+        item: u64,
+        claim: Claim,
+        from: Token,
+    },
+    Put {
+        items: Vec<u64>,
+        entries: Vec<Entry>,
+    },
+    Mark {
+        items: Vec<u64>,
+        marks: Vec<(KeyHash, Token, Option<String>)>,
+        at: Timestamp,
+    },
+    Release {
+        items: Vec<u64>,
+        claims: Vec<(KeyHash, Token)>,
+    },
     Depth,
 }
 
@@ -75,6 +118,10 @@ pub enum Answer {
         sent: Timestamp,
         paced: Duration,
         result: Results<Inserted>,
+    },
+    Looked {
+        items: Vec<u64>,
+        result: Result<Vec<Option<Row>>, Failure>,
     },
     TookOver {
         item: u64,
@@ -118,8 +165,15 @@ fn complete<T>(expected: usize, result: Result<Vec<T>, Failure>) -> Result<Vec<T
     }
 }
 
-/// Performs a call. `started` is the zero of the steady clock.
-pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instant) -> BoxFuture<'static, Answer> {
+/// Performs a call. `started` is the zero of the steady clock. With `stop` end a receive, which would take back in what is
+/// given back, and the wait for the link's turn.
+pub fn perform(
+    call: Call,
+    ports: Arc<Ports>,
+    options: &Options,
+    started: Instant,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Answer> {
     let (limit, poll, visibility) = (options.call_timeout, options.poll, options.visibility);
     let attempt = options.attempt_timeout;
     let steady = move || super::steady(started);
@@ -127,7 +181,11 @@ pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instan
         match call {
             Call::Receive { feed, max } => {
                 let queue = ports.feed(feed);
-                let result = within(poll + limit, queue.receive(max, poll, visibility)).await;
+                let result = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Ok(Vec::new()),
+                    result = within(poll + limit, queue.receive(max, poll, visibility)) => result,
+                };
                 Answer::Received { feed, result }
             }
             Call::Extend { feed, items, receipts } => {
@@ -149,10 +207,22 @@ pub fn perform(call: Call, ports: Arc<Ports>, options: &Options, started: Instan
             }
             Call::Claim { items, claims, bytes } => {
                 // Before the claim, so that no lease runs out while it waits for its turn.
-                let paced = ports.pacer.admit(claims.len(), bytes).await;
+                let paced = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => None,
+                    paced = ports.pacer.admit(claims.len(), bytes) => Some(paced),
+                };
+                let Some(paced) = paced else {
+                    let result = Err(Failure::Throttled { after: Duration::ZERO });
+                    return Answer::Claimed { items, sent: steady(), paced: Duration::ZERO, result };
+                };
                 let sent = steady();
                 let result = within(limit, ports.claims.insert(claims)).await;
                 Answer::Claimed { result: complete(items.len(), result), items, sent, paced }
+            }
+            Call::Look { items, keys } => {
+                let result = within(limit, ports.claims.get(keys)).await;
+                Answer::Looked { result: complete(items.len(), result), items }
             }
             Call::TakeOver { item, claim, from } => {
                 let sent = steady();

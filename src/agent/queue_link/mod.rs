@@ -5,8 +5,8 @@
 //! queue hands a message out again while somebody works on it, and any number of agents share it.
 //!
 //! # The method
-//! One message goes: received, decided ([`Rules`]), *claimed* in the peer's ledger, put on the peer's bus, marked done,
-//! deleted. What was said of a claim stands in [`core::claim`](crate::core::claim). Agents do not know of each other: the
+//! One message goes: received, decided ([`Rules`](crate::core::envelope::Rules)), *claimed* in the peer's ledger, put on the peer's bus, marked done,
+//! deleted. What a claim means stands in [`core::claim`](crate::core::claim). Agents do not know of each other: the
 //! ledger keeps them apart. A crash anywhere leaves a message that comes again and, at worst, a claim that somebody takes
 //! over when nobody has kept it for the time of its lease; that, and a put without an answer, are the two ways to a second
 //! effect, and each is counted.
@@ -20,7 +20,11 @@ pub mod circuit;
 pub mod item;
 pub mod letter;
 pub mod next;
+pub mod options;
 pub mod work;
+
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,10 +32,11 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub use self::options::Options;
 use self::{calls::perform, item::Feed, work::Work};
 use super::pacer::Pacer;
 use crate::{
-    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, link::Status, time::Timestamp},
+    core::{link::Status, time::Timestamp},
     metrics::LinkMetrics,
     ports::{
         bus::Bus,
@@ -40,47 +45,6 @@ use crate::{
         queue::Queue,
     },
 };
-
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub home: String,
-    pub peer: String,
-    pub rules: Rules,
-    /// How events are read; the limits of services do not apply to what a bus took already.
-    pub ingress: Ingress,
-    /// How long a claim keeps others away. Raising it delays what a crashed agent had begun; it must exceed
-    /// `attempt_timeout`, and what is left of it is what claiming may take.
-    pub lease: Duration,
-    /// How long one put may take.
-    pub attempt_timeout: Duration,
-    /// How long every other call may take; for a receive, beyond its wait.
-    pub call_timeout: Duration,
-    /// How long a received message is hidden; extended while it is worked on.
-    pub visibility: Duration,
-    /// How long a receive waits for a message.
-    pub poll: Duration,
-    /// Receives at once, when there is much to receive.
-    pub receives: usize,
-    /// Messages received and not finished, at most, but never fewer than 20. A queue of SQS stops for all agents at
-    /// 120,000.
-    pub in_flight: usize,
-    pub in_flight_bytes: usize,
-    /// Events with a claim that are not put yet, at most: what waits for a slow bus would outlive its lease.
-    pub claimed_max: usize,
-    /// Events that are put or being put and not marked, at most: so many a crash can make a second effect of.
-    pub unmarked_max: usize,
-    /// Bytes of one put.
-    pub put_bytes: usize,
-    /// The peer's limit for one event.
-    pub entry_bytes_max: usize,
-    /// How long the peer's ledger remembers a key.
-    pub retention: Duration,
-    pub backoff: Backoff,
-    /// A message whose event the bus puts off for so long goes to the held queue,
-    pub hold_after: Duration,
-    /// and comes back after this; at most 15 minutes.
-    pub held_delay: Duration,
-}
 
 /// What a link calls.
 pub struct Ports {
@@ -132,7 +96,7 @@ pub async fn run(options: Options, ports: Arc<Ports>, mut paused: watch::Receive
             drained_at = Some(now.plus(options.attempt_timeout + options.call_timeout));
         }
         while let Some(call) = work.next_call(now) {
-            calls.push(perform(call, ports.clone(), &options, started));
+            calls.push(perform(call, ports.clone(), &options, started, stop.clone()));
         }
         if drained_at.is_some_and(|end| work.is_empty() || now >= end) {
             break;

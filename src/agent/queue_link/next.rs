@@ -197,6 +197,10 @@ impl Work {
                 self.set_load(*seq, Load::Claimed);
             }
         }
+        if self.options.shadow {
+            let keys = self.each(&items, |item| Some(item.event.as_ref()?.key_hash));
+            return self.ledger_call(items, |items| Call::Look { items, keys });
+        }
         let claims = self.claims(&items);
         self.ledger_call(items, |items| Call::Claim { items, claims, bytes })
     }

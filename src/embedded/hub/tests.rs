@@ -5,7 +5,7 @@ use crate::{
     core::{
         batch::{self, Answer, Opening, Outcome, Reason},
         journal::{Closed, Letter, Progress},
-        position::{Incarnation, Lives},
+        position::{EventId, Incarnation, Lives},
         testing::{self, draft},
         time::Timestamp,
     },
@@ -67,6 +67,7 @@ fn stream(from: u64, to: u64, records: Vec<Record>) -> Batch {
             base: 0,
             head: 1_000,
             sent: Timestamp(1),
+            held: Vec::new(),
         },
         records,
     }
@@ -121,6 +122,36 @@ async fn each_start_writes_as_a_new_life() {
         let hub = open(folder.path(), lives).await;
         hub.publish(vec![draft(&format!("k{lives}"), "{}")]).await.unwrap();
         assert_eq!(hub.state().read().unwrap().lives.0.len() as u64, lives);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_running_hubs_disk_and_the_hub_itself_never_give_out_a_position_twice() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let hub = open(folder.path(), 1).await;
+    hub.publish(vec![draft("both", "{}")]).await.unwrap();
+    for part in ["log", "ledger"] {
+        fs::create_dir_all(copy.path().join(part)).unwrap();
+        for entry in fs::read_dir(folder.path().join(part)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.path().join(part).join(entry.file_name())).unwrap();
+        }
+    }
+    let other = open(copy.path(), 2).await;
+    let mut positions = Vec::new();
+    for (hub, key) in [(&hub, "original"), (&other, "copy")] {
+        let published = hub.publish(vec![draft(key, "{}")]).await.unwrap();
+        let [Published::Accepted(EventId(position))] = published[..] else { panic!("{published:?}") };
+        positions.push(position);
+    }
+    assert_eq!(positions[0].sequence, positions[1].sequence);
+    assert_ne!(positions[0].incarnation, positions[1].incarnation);
+    // Each learns of the other from a peer that has both.
+    for (hub, theirs) in [(&hub, positions[1]), (&other, positions[0])] {
+        let lives = hub.state().read().unwrap().lives.clone();
+        let marks = positions.iter().map(|position| (position.incarnation, position.sequence)).collect::<Vec<_>>();
+        let beyond = lives.beyond(&marks, &[], hub.head().borrow().offset);
+        assert_eq!(beyond.iter().map(|held| held.incarnation).collect::<Vec<_>>(), [theirs.incarnation]);
     }
 }
 

@@ -30,14 +30,14 @@ use crate::{
     },
     embedded::{
         ledger::{self, Ledger, Merged},
-        log::{self, Log, Segment, Tail},
+        log::{self, Log, LogReader, Segment, Tail},
     },
     marks::{self, Mark},
     planted::{self, Bug},
     ports::{
         clock::{Clock, Entropy},
         disk::Disk,
-        hub::{Error, Note, Published},
+        hub::{Error, Note, Published, ReadError, Reader},
     },
 };
 
@@ -197,7 +197,12 @@ impl Writer {
             Request::Apply { batch, reply, permit } => {
                 let answer = self.apply(&batch).await?;
                 let high_waters = self.high_waters(&batch.opening.sender);
-                let strays = self.state().strays.get(&batch.opening.sender).cloned().unwrap_or_default();
+                let (strays, holes, lives) = {
+                    let state = self.state();
+                    let sender = &batch.opening.sender;
+                    let strays = state.strays.get(sender).cloned().unwrap_or_default();
+                    (strays, state.holes.get(sender).cloned().unwrap_or_default(), state.lives.told())
+                };
                 let answer = Reply {
                     region: self.parts.options.region.clone(),
                     answer,
@@ -205,6 +210,9 @@ impl Writer {
                     received: Timestamp::ZERO,
                     replied: Timestamp::ZERO,
                     strays,
+                    lives,
+                    head: self.head.offset,
+                    holes,
                 };
                 self.group.answers.push(Ready::Applied(reply, answer));
                 self.group.permits.push(permit);
@@ -285,7 +293,50 @@ impl Writer {
                 }
             }
         }
+        self.note_holes(batch);
         Ok(Answer::Applied(outcomes))
+    }
+
+    /// The high-water passes what the sender holds back: it is written down by itself.
+    fn note_holes(&mut self, batch: &Batch) {
+        let opening = &batch.opening;
+        let counts = matches!(opening.kind, batch::Kind::Stream { .. } | batch::Kind::Redrive);
+        let origin = opening.sender.clone();
+        if !counts {
+            return;
+        }
+        let had = self.state().holes.get(&origin).cloned().unwrap_or_default();
+        if opening.held.is_empty() && had.is_empty() {
+            return;
+        }
+        let position = |sequence| Some(Position { incarnation: opening.lives.at(sequence)?, sequence });
+        let held: Vec<Position> = opening.held.iter().filter_map(|sequence| position(*sequence)).collect();
+        let came: Vec<Position> = batch.records.iter().filter_map(|record| position(record.header.offset)).collect();
+        let holes = State::holes_after(&had, &held, &came);
+        if had != holes {
+            self.change(&Change::Holes { origin, holes }, None);
+        }
+    }
+
+    /// What came back to its region, where the key is known already: by a copy that another region published?
+    async fn adopt(&mut self, offset: u64) -> Result<(), OpenError> {
+        let at_hand = {
+            let state = self.state();
+            offset <= state.head.offset && !state.adopted.contains(&offset)
+        };
+        let Some(before) = offset.checked_sub(1).filter(|_| at_hand) else { return Ok(()) };
+        let copy = match LogReader::new(self.parts.log.clone(), before).next(1, 1).await {
+            Ok(records) => records.into_iter().next(),
+            // Too old for the log.
+            Err(ReadError::Dropped { .. }) => None,
+            Err(ReadError::Failed(why)) => return Err(log::Error::Disk(io::Error::other(why)).into()),
+        };
+        let foreign = |copy: &Record| copy.header.is_remote() && !copy.came_back_to(&self.parts.options.region);
+        if copy.as_ref().is_some_and(foreign) {
+            marks::hit(Mark::CopyAdopted);
+            self.change(&Change::Adopted { offset }, None);
+        }
+        Ok(())
     }
 
     async fn arrive(&mut self, record: &Record, opening: &batch::Opening) -> Result<Outcome, OpenError> {
@@ -320,7 +371,12 @@ impl Writer {
                 }
                 return Ok(Outcome::Delivered);
             }
-            Known::Same(_) => true,
+            Known::Same(offset) => {
+                if opening.kind == batch::Kind::Repair && record.came_back_to(&self.parts.options.region) {
+                    self.adopt(offset).await?;
+                }
+                true
+            }
             Known::Other => false,
         };
         if !shadow {

@@ -335,6 +335,7 @@ impl World {
             home: home.to_owned(),
             peer: peer.to_owned(),
             rules: Rules { pattern: Pattern::everything(), hops_max: 4, replays: false, expire_after: 13 * DAY },
+            shadow: false,
             ingress: ingress(),
             lease: LEASE,
             attempt_timeout: ATTEMPT,
