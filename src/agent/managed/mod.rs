@@ -403,6 +403,7 @@ fn link_options(
 ) -> Result<queue_link::Options, crate::core::pattern::Error> {
     Ok(queue_link::Options {
         home: link.from.clone(),
+        shadow: link.mode == config::Mode::Shadow,
         peer: link.to.clone(),
         rules: Rules {
             pattern: Pattern::parse(&link.pattern)?,
