@@ -47,9 +47,10 @@ pub async fn run(
         None => None,
     };
     let (options, limits) = (listener::Options::from(&config.limits), config.limits.clone());
-    let AssembledAws { agent, publisher, hub_names, ingress, entropy } = assemble_aws(config, &region).await?;
+    let AssembledAws { agent, publisher, hub_names, ingress, entropy } =
+        assemble_aws(config, &region, api_listener.is_some()).await?;
     let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
-    if let Some(listener) = api_listener {
+    if let (Some(listener), Some(publisher)) = (api_listener, publisher) {
         let observer = Arc::new(Counted(agent.metrics.clone()));
         let auth = auth.clone();
         let api = ManagedApi { publisher, hub_names, ingress, entropy, auth, limits, observer };

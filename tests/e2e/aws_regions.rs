@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 use crate::harness::{
     EU, Metrics, PATIENCE, Request, US,
     aws::{AwsCluster, call},
-    finish, until,
+    finish, free_port,
+    gate::Gate,
+    until,
 };
+use crate::ministack::MiniStack;
 
 fn keys(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{what}-{n}")).collect()
@@ -174,6 +177,71 @@ fn killing_one_of_two_agents_under_load_loses_nothing() {
     println!("600 events, one of two agents killed: lost 0, repeated {repeated}");
     let status = Request::get("/v1/status").send(admin).expect_status(200).json();
     assert_eq!(status["links"][0]["dead_letters"], 0);
+}
+
+#[test]
+fn a_peer_in_a_black_hole_is_left_alone_and_caught_up_with_once_it_is_back() {
+    let gate = Gate::to(MiniStack::get().port);
+    let way = format!("http://127.0.0.1:{}", gate.port);
+    // Only calls from the other region go through the gate, as through an interface endpoint of its own.
+    let endpoints = format!("endpoints = {{ \"{EU}\" = {{ events = \"{way}\", dynamodb = \"{way}\" }} }}");
+    let patience = "[replication]\nattempt_timeout = \"1s\"\nretry_max = \"1s\"\n";
+    let mut cluster = AwsCluster::describe_with(patience, &endpoints).provision();
+    let (_, admin) = cluster.start_agent(EU);
+    let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    cluster.publish(EU, &keys("before", 30));
+    until(PATIENCE, "the first events to arrive", || {
+        cluster.drain_sink(US, &mut seen);
+        seen.len() == 30
+    });
+    gate.cut();
+    cluster.publish(EU, &keys("during", 100));
+    let state = || Request::get("/v1/status").send(admin).expect_status(200).json()["links"][0]["state"].clone();
+    until(PATIENCE * 2, "the link to leave the peer alone", || state() == "retrying");
+    cluster.drain_sink(US, &mut seen);
+    let held_up = 130 - seen.len();
+    assert!(held_up > 0, "nothing was cut");
+    gate.heal();
+    until(PATIENCE * 4, "everything to arrive without anybody's help", || {
+        cluster.drain_sink(US, &mut seen);
+        seen.len() == 130
+    });
+    until(PATIENCE, "the link to be well", || state() == "active");
+    let metrics = Metrics::parse(&Request::get("/metrics").send(admin).expect_status(200).text());
+    assert!(metrics.sum("hubweave_aws_requests_total", &[("outcome", "unanswered")]) > 0.0);
+    let repeated: usize = seen.values().map(|events| events.len() - 1).sum();
+    let counted = metrics.sum("hubweave_possible_repeats_total", &[("peer", US)]);
+    assert!(repeated as f64 <= counted, "{repeated} repeated, {counted} counted");
+    println!("a black hole held up {held_up} events: lost 0, repeated {repeated}, counted as possible {counted}");
+}
+
+#[test]
+fn publishing_through_the_agent_claims_the_key_first() {
+    let mut cluster = AwsCluster::provisioned("");
+    let api = free_port();
+    cluster.start_agent_with(EU, &["--api", &format!("127.0.0.1:{api}")]);
+    let entry = |n: u32| {
+        let detail = json!({ "metadata": { "idempotencyKey": "once" }, "of": "once", "n": n }).to_string();
+        json!({ "Source": "app", "DetailType": "Order", "Detail": detail, "EventBusName": cluster.name })
+    };
+    let put = |entries: Value| Request::put_events(&entries).send(api).expect_status(200).json();
+    let first = put(json!([entry(1), { "Source": "app", "DetailType": "Order", "Detail": "no JSON" }]));
+    assert_eq!(first["FailedEntryCount"], 1, "{first}");
+    assert_eq!(first["Entries"][1]["ErrorCode"], "MalformedDetail");
+    let id = first["Entries"][0]["EventId"].as_str().expect("an id").to_owned();
+    let again = put(json!([entry(1), entry(2)]));
+    assert_eq!(again["Entries"][0]["EventId"], id.as_str(), "the first one's id");
+    assert_eq!(again["Entries"][1]["ErrorCode"], "IdempotencyConflict");
+    let mut at_the_peer = BTreeMap::new();
+    until(PATIENCE, "the event to be on the peer's bus", || {
+        cluster.drain_sink(US, &mut at_the_peer);
+        at_the_peer.contains_key("once")
+    });
+    let mut at_home = BTreeMap::new();
+    cluster.drain_sink(EU, &mut at_home);
+    assert_eq!([at_home["once"].len(), at_the_peer["once"].len()], [1, 1]);
+    assert_eq!(at_the_peer["once"][0]["detail"]["hubweave"]["id"], id.as_str());
+    assert_eq!(Request::get("/v1/events").send(api).status, 404, "what is not built is absent");
 }
 
 #[test]

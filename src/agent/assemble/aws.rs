@@ -47,7 +47,8 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(25);
 /// A running agent and what its `api` listener needs.
 pub struct AssembledAws {
     pub agent: Arc<Managed>,
-    pub publisher: Publisher,
+    /// Where there is an `api` listener.
+    pub publisher: Option<Publisher>,
     pub hub_names: Vec<String>,
     pub ingress: Ingress,
     pub entropy: Arc<dyn Entropy>,
@@ -57,7 +58,7 @@ pub struct AssembledAws {
 ///
 /// # Errors
 /// Something is missing, or is made so that events would be lost.
-pub async fn assemble_aws(config: Config, region: &str) -> Result<AssembledAws, Error> {
+pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Result<AssembledAws, Error> {
     let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
     let (Some(names), Some(aws)) = (Names::of(&home), &home.aws) else {
         return Err(Error::Backend(region.to_owned()));
@@ -102,13 +103,6 @@ pub async fn assemble_aws(config: Config, region: &str) -> Result<AssembledAws, 
     }
     let bus: Arc<dyn Bus> = Arc::new(EventBus::new(&clients, &names.hub));
     let ledger = claims(&clients, &names.ledger());
-    let ports = ordered::Ports {
-        claims: ledger.clone(),
-        bus: bus.clone(),
-        clock: clock.clone(),
-        entropy: entropy.clone(),
-        metrics: metrics.link(region),
-    };
     let options = ordered::Options {
         home: region.to_owned(),
         lease: LEASE,
@@ -125,6 +119,16 @@ pub async fn assemble_aws(config: Config, region: &str) -> Result<AssembledAws, 
         max_entry_bytes: usize::try_from(config.limits.max_entry_bytes).unwrap_or(usize::MAX),
     };
     let hub_names = vec![region.to_owned(), names.hub.clone(), names.hub_name().to_owned()];
+    let publisher = with_api.then(|| {
+        let ports = ordered::Ports {
+            claims: ledger.clone(),
+            bus: bus.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.link(region),
+        };
+        Publisher::new(options, ports)
+    });
     let parts = Parts {
         links,
         bus,
@@ -138,7 +142,6 @@ pub async fn assemble_aws(config: Config, region: &str) -> Result<AssembledAws, 
         entropy: entropy.clone(),
         metrics: metrics.clone(),
     };
-    let publisher = Publisher::new(options, ports);
     Ok(AssembledAws { agent: Managed::start(parts)?, publisher, hub_names, ingress, entropy })
 }
 

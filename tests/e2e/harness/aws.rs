@@ -36,6 +36,11 @@ pub struct AwsCluster {
 impl AwsCluster {
     /// The file alone; nothing is made.
     pub fn describe(more: &str) -> AwsCluster {
+        AwsCluster::describe_with(more, "")
+    }
+
+    /// The same, with more options of the second region's `[region.aws]`.
+    pub fn describe_with(more: &str, of_second: &str) -> AwsCluster {
         let directory = tempfile::Builder::new().prefix("hubweave-aws-").tempdir().expect("a temporary directory");
         let name = MiniStack::unique("e2e");
         let mut text = format!("[cluster]\nname = \"{name}\"\n[heartbeat]\ninterval = \"1s\"\n");
@@ -47,6 +52,8 @@ impl AwsCluster {
                 MiniStack::get().url()
             );
         }
+        text += of_second;
+        text.push('\n');
         let file = directory.path().join("topology.toml");
         fs::write(&file, text + more).expect("the file can be written");
         AwsCluster { directory, file, name, agents: Vec::new() }
@@ -54,12 +61,15 @@ impl AwsCluster {
 
     /// Both regions provisioned, with a queue `<name>-sink` for everything of source `app` on each bus.
     pub fn provisioned(more: &str) -> AwsCluster {
-        let cluster = AwsCluster::describe(more);
+        AwsCluster::describe(more).provision()
+    }
+
+    pub fn provision(self) -> AwsCluster {
         for region in [EU, US] {
-            cluster.run(&["provision", "--region", region, "--apply"]).expect_code(0);
-            cluster.make_sink(region);
+            self.run(&["provision", "--region", region, "--apply"]).expect_code(0);
+            self.make_sink(region);
         }
-        cluster
+        self
     }
 
     fn make_sink(&self, region: &str) {
@@ -96,11 +106,16 @@ impl AwsCluster {
 
     /// Starts one more agent of a region; answers which it is, and the port of its admin listener once it is ready.
     pub fn start_agent(&mut self, region: &str) -> (usize, u16) {
+        self.start_agent_with(region, &[])
+    }
+
+    pub fn start_agent_with(&mut self, region: &str, more: &[&str]) -> (usize, u16) {
         let (number, admin) = (self.agents.len(), free_port());
         let log = fs::File::create(self.log(number)).expect("a log");
         let address = format!("127.0.0.1:{admin}");
         let child = self
             .command(&["run", "--region", region, "--admin", &address, "--parent-pipe"])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "aws")]
+pub mod gate;
 pub mod http;
 pub mod metrics;
 mod ports;
