@@ -216,6 +216,24 @@ fn a_peer_in_a_black_hole_is_left_alone_and_caught_up_with_once_it_is_back() {
 }
 
 #[test]
+fn a_peer_with_an_account_of_its_own_is_entered_by_its_role() {
+    let role = "role_arn = \"arn:aws:iam::222222222222:role/hubweave\"\nexternal_id = \"shared\"";
+    let mut cluster = AwsCluster::describe_with("", role).provision();
+    let doctor = cluster.run(&["doctor", "--region", EU, "--json"]).expect_code(0).document();
+    assert!(doctor.to_string().contains("assumed-role/hubweave/hubweave-eu-central-1 in account 222222222222"));
+    let policies = cluster.run(&["provision", "--region", US, "--format", "iam"]).expect_code(0).document();
+    assert!(policies["agent"].to_string().contains(":222222222222:table/"));
+    cluster.start_agent(EU);
+    cluster.publish(EU, &keys("across", 20));
+    let mut seen = BTreeMap::new();
+    until(PATIENCE, "the events to be on the bus of the other account", || {
+        cluster.drain_sink(US, &mut seen);
+        seen.len() == 20
+    });
+    assert!(seen.values().flatten().all(|event| event["account"] == "222222222222"));
+}
+
+#[test]
 fn publishing_through_the_agent_claims_the_key_first() {
     let mut cluster = AwsCluster::provisioned("");
     let api = free_port();

@@ -30,8 +30,13 @@ pub struct AwsCluster {
     pub file: PathBuf,
     /// The bus in both regions, and what names begin with.
     pub name: String,
+    /// Of the second region, where its options name a role.
+    second_account: String,
     agents: Vec<Child>,
 }
+
+/// The account of credentials that say nothing of one.
+const ACCOUNT: &str = "000000000000";
 
 impl AwsCluster {
     /// The file alone; nothing is made.
@@ -56,7 +61,9 @@ impl AwsCluster {
         text.push('\n');
         let file = directory.path().join("topology.toml");
         fs::write(&file, text + more).expect("the file can be written");
-        AwsCluster { directory, file, name, agents: Vec::new() }
+        let role = of_second.split("arn:aws:iam::").nth(1).and_then(|rest| rest.split(':').next());
+        let second_account = role.unwrap_or(ACCOUNT).to_owned();
+        AwsCluster { directory, file, name, second_account, agents: Vec::new() }
     }
 
     /// Both regions provisioned, with a queue `<name>-sink` for everything of source `app` on each bus.
@@ -72,13 +79,20 @@ impl AwsCluster {
         self
     }
 
+    fn account(&self, region: &str) -> &str {
+        if region == US { &self.second_account } else { ACCOUNT }
+    }
+
     fn make_sink(&self, region: &str) {
         let sink = format!("{}-sink", self.name);
+        let call = |service: &str, region: &str, target: &str, body: &Value| {
+            call_in(self.account(region), service, region, target, body)
+        };
         call("sqs", region, "AmazonSQS.CreateQueue", &json!({ "QueueName": sink }));
         let pattern = json!({ "source": ["app"] }).to_string();
         let rule = json!({ "Name": sink, "EventBusName": self.name, "EventPattern": pattern });
         call("events", region, "AWSEvents.PutRule", &rule);
-        let arn = format!("arn:aws:sqs:{region}:000000000000:{sink}");
+        let arn = format!("arn:aws:sqs:{region}:{}:{sink}", self.account(region));
         let target = json!({ "Rule": sink, "EventBusName": self.name, "Targets": [{ "Id": "sink", "Arn": arn }] });
         assert_eq!(call("events", region, "AWSEvents.PutTargets", &target)["FailedEntryCount"], 0);
     }
@@ -159,7 +173,10 @@ impl AwsCluster {
 
     /// Takes what there is out of the sink: envelopes by key.
     pub fn drain_sink(&self, region: &str, seen: &mut BTreeMap<String, Vec<Value>>) {
-        let url = format!("{}/000000000000/{}-sink", MiniStack::get().url(), self.name);
+        let account = self.account(region);
+        let url = format!("{}/{account}/{}-sink", MiniStack::get().url(), self.name);
+        let call =
+            |service: &str, region: &str, target: &str, body: &Value| call_in(account, service, region, target, body);
         loop {
             let ask = json!({ "QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0 });
             let answer = call("sqs", region, "AmazonSQS.ReceiveMessage", &ask);
@@ -193,9 +210,14 @@ impl Drop for AwsCluster {
     }
 }
 
-/// A call to the emulator, which looks at the region of a signature and not at the signature.
+/// A call to the emulator in the usual account.
 pub fn call(service: &str, region: &str, target: &str, body: &Value) -> Value {
-    let credential = format!("test/20260101/{region}/{service}/aws4_request");
+    call_in(ACCOUNT, service, region, target, body)
+}
+
+/// A call to the emulator, which looks at the account and region of a signature and not at the signature.
+fn call_in(account: &str, service: &str, region: &str, target: &str, body: &Value) -> Value {
+    let credential = format!("{account}/20260101/{region}/{service}/aws4_request");
     let authorization =
         format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders=host;x-amz-date, Signature=00");
     let version = if service == "events" { "1.1" } else { "1.0" };
