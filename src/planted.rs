@@ -41,6 +41,8 @@ pub enum Bug {
     LeaseWithoutFencing,
     /// Managed: a lease is counted from the answer to its claim, when others have counted for a while.
     LeaseFromAnswer,
+    /// Managed: whether a lease is over is read off the wall clock and the row's own time.
+    LeaseByWallClock,
     /// Managed: a message is deleted when its event is on the bus, before its key is done.
     DeletedBeforeMark,
     /// Managed: a put without an answer is made again and not counted.
@@ -48,7 +50,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -65,6 +67,7 @@ impl Bug {
         Bug::DuplicateAgainstLiveClaim,
         Bug::LeaseWithoutFencing,
         Bug::LeaseFromAnswer,
+        Bug::LeaseByWallClock,
         Bug::DeletedBeforeMark,
         Bug::RepeatNotCounted,
     ];
@@ -87,6 +90,7 @@ impl Bug {
             Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
             Bug::LeaseWithoutFencing => "lease-without-fencing",
             Bug::LeaseFromAnswer => "lease-from-answer",
+            Bug::LeaseByWallClock => "lease-by-wall-clock",
             Bug::DeletedBeforeMark => "deleted-before-mark",
             Bug::RepeatNotCounted => "repeat-not-counted",
         }

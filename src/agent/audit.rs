@@ -5,12 +5,16 @@
 //! here the hash tells. What came over a link is done with; what inherited its stamp is passed to the queues where it would
 //! have gone without it, and they take the stamp off.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use super::queue_link::letter::ACCEPTED;
+use super::{
+    heartbeat,
+    queue_link::letter::ACCEPTED,
+    rounds::{self, within},
+};
 use crate::{
     core::{
         backoff::Backoff,
@@ -20,7 +24,7 @@ use crate::{
     },
     metrics::Metrics,
     ports::{
-        clock::Entropy,
+        clock::{Clock, Entropy},
         queue::{self, Message, Outgoing, Queue},
     },
 };
@@ -31,50 +35,39 @@ pub struct Options {
     pub call_timeout: Duration,
     pub visibility: Duration,
     pub poll: Duration,
+    /// Receives at once, when there is much to receive: everything that arrives over links comes by here.
+    pub receives: usize,
     pub backoff: Backoff,
+    /// The regions of the file; metrics are by these.
+    pub regions: BTreeSet<String>,
 }
 
 pub struct Ports {
     pub queue: Arc<dyn Queue>,
     /// Where local events go: the links' queues and that of the local keys.
     pub targets: Vec<Arc<dyn Queue>>,
+    pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
 }
 
+/// The label of an origin that is no region of the file.
+const UNKNOWN: &str = "unknown";
+
 /// Runs until `stop`. What is under way then comes again; passing an event on twice changes nothing, as its key is known.
 pub async fn run(options: Options, ports: Ports, stop: CancellationToken) {
-    let mut failures = 0;
-    while !stop.is_cancelled() {
-        let round = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            round = round(&options, &ports) => round,
-        };
-        match round {
-            Ok(()) => failures = 0,
-            Err(failure) => {
-                failures += 1;
-                tracing::warn!(region = options.home, %failure, "stamped events wait to be looked at");
-                let pause = options.backoff.pause(failures, ports.entropy.next_f64());
-                let _ = tokio::time::timeout(pause, stop.cancelled()).await;
-            }
-        }
-    }
+    let Options { receives, backoff, .. } = options;
+    let round = || round(&options, &ports).boxed();
+    rounds::run("stamped events", receives, backoff, ports.entropy.clone(), stop, round).await;
 }
 
-async fn within<T>(limit: Duration, call: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
-    }
-}
-
-async fn round(options: &Options, ports: &Ports) -> Result<(), Failure> {
+/// Looks at some messages; answers how many there were.
+async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
     let limit = options.call_timeout;
     let receive = ports.queue.receive(queue::CALL_MESSAGES_MAX, options.poll, options.visibility);
     let messages = within(options.poll + limit, receive).await?;
-    let mut done = Vec::with_capacity(messages.len());
+    let received = messages.len();
+    let mut done = Vec::with_capacity(received);
     let mut inherited = Vec::new();
     for message in messages {
         let event = Event::read(&message.body, &options.home, &options.ingress);
@@ -84,6 +77,9 @@ async fn round(options: &Options, ports: &Ports) -> Result<(), Failure> {
             Err(_) => "malformed",
         };
         ports.metrics.stamps_audited.with_label_values(&[result]).inc();
+        if let Ok(event @ Event { provenance: Provenance::Stamped { origin, .. }, .. }) = &event {
+            arrived(options, ports, event, origin);
+        }
         if result == "genuine" {
             done.push(message.receipt);
         } else {
@@ -103,7 +99,21 @@ async fn round(options: &Options, ports: &Ports) -> Result<(), Failure> {
     if !done.is_empty() {
         within(limit, ports.queue.delete(done)).await?;
     }
-    Ok(())
+    Ok(received)
+}
+
+/// What came over a link, counted. The queue shows an event at least once, so this counts at least once.
+fn arrived(options: &Options, ports: &Ports, event: &Event, origin: &str) {
+    let known = options.regions.contains(origin);
+    if !known {
+        tracing::warn!(region = options.home, origin, "an arrival from no region of the file");
+    }
+    let label = if known { origin } else { UNKNOWN };
+    if !event.is_reserved() {
+        ports.metrics.applied.with_label_values(&[label]).inc();
+    } else if known && event.detail_type == heartbeat::DETAIL_TYPE {
+        ports.metrics.heartbeat_received.with_label_values(&[label]).set(ports.clock.now().as_secs_f64());
+    }
 }
 
 fn passed_on(message: &Message) -> Outgoing {

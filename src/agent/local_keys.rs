@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::{self, within};
 use crate::{
     core::{
         backoff::Backoff,
@@ -84,49 +85,16 @@ impl LocalKeys {
 
     /// Runs until `stop`. What is under way then comes again; entering a key twice changes nothing.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut rounds: FuturesUnordered<BoxFuture<'_, Result<usize, Failure>>> = FuturesUnordered::new();
-        let mut wanted = 1;
-        let mut failures = 0;
-        let mut retry_at = Instant::now();
-        loop {
-            while rounds.len() < wanted && Instant::now() >= retry_at {
-                rounds.push(self.round().boxed());
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                Some(done) = rounds.next() => match done {
-                    Ok(received) => {
-                        failures = 0;
-                        let full = received >= queue::CALL_MESSAGES_MAX;
-                        wanted = if full { (wanted + 1).min(self.options.receives) } else { 1 };
-                    }
-                    Err(failure) => {
-                        failures += 1;
-                        wanted = 1;
-                        let asked = if let Failure::Throttled { after } = &failure { *after } else { Duration::ZERO };
-                        let pause = self.options.backoff.pause(failures, self.ports.entropy.next_f64());
-                        retry_at = Instant::now() + pause.max(asked.min(LOOK_MAX));
-                        tracing::warn!(region = self.options.home, %failure, "local keys wait for their ledger or queue");
-                    }
-                },
-                () = tokio::time::sleep_until(retry_at), if rounds.len() < wanted => {}
-            }
-        }
-    }
-
-    async fn within<T>(&self, limit: Duration, call: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
-        }
+        let Options { receives, backoff, .. } = self.options;
+        let entropy = self.ports.entropy.clone();
+        rounds::run("local keys", receives, backoff, entropy, stop, || self.round().boxed()).await;
     }
 
     /// Takes some messages in; answers how many there were.
     async fn round(&self) -> Result<usize, Failure> {
         let Options { poll, visibility, call_timeout, .. } = self.options;
         let receive = self.ports.queue.receive(queue::CALL_MESSAGES_MAX, poll, visibility);
-        let messages = self.within(poll + call_timeout, receive).await?;
+        let messages = within(poll + call_timeout, receive).await?;
         let received = messages.len();
         let mut next: Vec<Option<Next>> = vec![None; received];
         let mut events = Vec::with_capacity(received);
@@ -154,7 +122,7 @@ impl LocalKeys {
         let delete = receipts(&|next| next == Next::Delete);
         if !delete.is_empty() {
             // What is not deleted comes again and is known then.
-            self.within(call_timeout, self.ports.queue.delete(delete)).await?;
+            within(call_timeout, self.ports.queue.delete(delete)).await?;
         }
         let again = receipts(&|next| matches!(next, Next::Again(_)));
         let soonest = next.iter().flatten().filter_map(|next| match next {
@@ -162,7 +130,7 @@ impl LocalKeys {
             Next::Delete => None,
         });
         if let Some(after) = soonest.min() {
-            self.within(call_timeout, self.ports.queue.extend(again, after.max(Duration::from_secs(1)))).await?;
+            within(call_timeout, self.ports.queue.extend(again, after.max(Duration::from_secs(1)))).await?;
         }
         result
     }
@@ -204,7 +172,7 @@ impl LocalKeys {
     /// Enters events of different keys.
     async fn enter(&self, events: &[(usize, Event)], next: &mut [Option<Next>]) -> Result<(), Failure> {
         let claims = events.iter().map(|(_, event)| Claim { key: event.key_hash, row: self.row(event) }).collect();
-        let results = self.within(self.options.call_timeout, self.ports.claims.insert(claims)).await?;
+        let results = within(self.options.call_timeout, self.ports.claims.insert(claims)).await?;
         let read_at = super::queue_link::steady(self.started);
         for ((index, event), result) in events.iter().zip(results) {
             next[*index] = Some(match result? {
@@ -228,7 +196,11 @@ impl LocalKeys {
                 let ours = id.as_ref().is_none_or(|id| *id == event.id);
                 match (home, ours) {
                     (true, true) => self.count("known"),
-                    (true, false) => self.count("repeat"),
+                    (true, false) => {
+                        self.count("repeat");
+                        let (region, key) = (&self.options.home, &event.key);
+                        tracing::info!(region, key, "a local event has a key that was published here before");
+                    }
                     (false, _) => self.late(event, &row.origin),
                 }
                 Ok(Next::Delete)
@@ -244,20 +216,17 @@ impl LocalKeys {
                 if home && row.payload == event.payload_hash =>
             {
                 let mark = (event.key_hash, *token, Some(event.id.clone()));
-                let marked = self.within(self.options.call_timeout, self.ports.claims.mark(vec![mark], now)).await?;
-                match marked.into_iter().next() {
-                    Some(Ok(true)) => {
-                        self.count("known");
-                        Ok(Next::Delete)
-                    }
-                    Some(Err(failure)) => Err(failure),
-                    Some(Ok(false)) | None => Ok(Next::Again(Duration::from_secs(1))),
+                let marked = within(self.options.call_timeout, self.ports.claims.mark(vec![mark], now)).await?;
+                if let Some(Err(failure)) = marked.into_iter().next() {
+                    return Err(failure);
                 }
+                // The row then tells which event it was: the agent may have marked another one just before.
+                Ok(Next::Again(Duration::from_secs(1)))
             }
             (Judgement::TakeOver(from), _) => {
                 let claim = Claim { key: event.key_hash, row: self.row(event) };
                 let call = self.ports.claims.take_over(claim, from);
-                if self.within(self.options.call_timeout, call).await? {
+                if within(self.options.call_timeout, call).await? {
                     // Whether the link's event is on the bus nobody knows.
                     self.late(event, &row.origin);
                     return Ok(Next::Delete);
@@ -296,3 +265,7 @@ impl LocalKeys {
         now.since(seen.1)
     }
 }
+
+#[cfg(test)]
+#[path = "local_keys_tests.rs"]
+mod tests;

@@ -22,6 +22,7 @@ pub mod ordered;
 mod pacer;
 pub mod queue_link;
 mod repairs;
+mod rounds;
 mod status;
 mod watch;
 

@@ -6,13 +6,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::rounds::within;
 use crate::{
     core::{
         backoff::Backoff,
-        claim::{Claim, Contender, Judgement, Row, State, Token, judge, may_put},
+        claim::{Claim, Contender, Judgement, Row, State, Token, attempt_within, judge, may_put},
         envelope::Entry,
         event::Draft,
         key::KeyHash,
@@ -97,7 +97,8 @@ enum Step {
 }
 
 impl Publisher {
-    pub fn new(options: Options, ports: Ports) -> Self {
+    pub fn new(mut options: Options, ports: Ports) -> Self {
+        options.attempt_timeout = attempt_within(options.lease, options.attempt_timeout);
         Publisher { options, ports, started: Instant::now() }
     }
 
@@ -152,13 +153,6 @@ impl Publisher {
         super::queue_link::steady(self.started)
     }
 
-    async fn within<T>(&self, limit: Duration, call: BoxFuture<'_, Result<T, Failure>>) -> Result<T, Failure> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
-        }
-    }
-
     async fn bring_to_an_end(&self, attempts: &mut [Attempt], until: Instant) {
         for round in 1u32.. {
             self.claim(attempts).await;
@@ -188,7 +182,7 @@ impl Publisher {
             .collect();
         for claims in claims.chunks(claims::CALL_CLAIMS_MAX) {
             let call = self.ports.claims.release(claims.to_vec());
-            if let Err(failure) = self.within(self.options.call_timeout, call).await {
+            if let Err(failure) = within(self.options.call_timeout, call).await {
                 tracing::debug!(%failure, "claims not released; their leases end by themselves");
             }
         }
@@ -200,7 +194,7 @@ impl Publisher {
         for attempts in due.chunks_mut(claims::CALL_CLAIMS_MAX) {
             let claims = attempts.iter().filter_map(|attempt| self.row(attempt)).collect();
             let sent = self.now();
-            let result = self.within(self.options.call_timeout, self.ports.claims.insert(claims)).await;
+            let result = within(self.options.call_timeout, self.ports.claims.insert(claims)).await;
             match result {
                 Ok(results) => {
                     for (attempt, result) in attempts.iter_mut().zip(results) {
@@ -270,7 +264,7 @@ impl Publisher {
             let Step::TakeOver(from) = attempt.step else { continue };
             let Some(claim) = self.row(attempt) else { continue };
             let sent = self.now();
-            let result = self.within(self.options.call_timeout, self.ports.claims.take_over(claim, from)).await;
+            let result = within(self.options.call_timeout, self.ports.claims.take_over(claim, from)).await;
             if attempt.took_over && matches!(result, Ok(true) | Err(Failure::Unanswered(_))) {
                 self.ports.metrics.repeats_taken_over.inc();
                 attempt.took_over = false;
@@ -320,7 +314,7 @@ impl Publisher {
                 return;
             }
             let expected = entries.len();
-            let result = self.within(attempt_timeout, self.ports.bus.put(entries)).await;
+            let result = within(attempt_timeout, self.ports.bus.put(entries)).await;
             let goes_on = matches!(&result, Ok(puts) if puts.iter().any(|put| !matches!(put, Put::Later { .. })));
             match result {
                 Ok(puts) if puts.len() == expected => {
@@ -370,7 +364,7 @@ impl Publisher {
             }
         }
         for (attempts, marks) in due.chunks_mut(claims::CALL_CLAIMS_MAX).zip(marks.chunks(claims::CALL_CLAIMS_MAX)) {
-            let result = self.within(self.options.call_timeout, self.ports.claims.mark(marks.to_vec(), at)).await;
+            let result = within(self.options.call_timeout, self.ports.claims.mark(marks.to_vec(), at)).await;
             if let Err(failure) = &result {
                 // The event is on the bus, and whoever enters the local keys marks it when it comes along.
                 tracing::debug!(%failure, "published events are not marked yet");

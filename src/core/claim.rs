@@ -85,6 +85,8 @@ pub enum Judgement {
 
 /// Judges the row that an insertion met.
 pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
+    let by_wall_clock = planted::is(Bug::LeaseByWallClock);
+    let observed = if by_wall_clock { contender.now.since(row.at) } else { contender.observed };
     match &row.state {
         // Ours also where the row's own time is over: we hold it, and its lease is judged by our steady clock.
         State::Claimed { token, .. } if contender.tokens.last() == Some(token) => Judgement::Proceed,
@@ -92,7 +94,7 @@ pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
         _ if row.expires <= contender.now => Judgement::Absent,
         State::Claimed { .. } if planted::is(Bug::DuplicateAgainstLiveClaim) => Judgement::Duplicate,
         // Also where the payload is another one: its event may be refused yet, and then ours is the first.
-        State::Claimed { token, lease } => match lease.checked_sub(contender.observed) {
+        State::Claimed { token, lease } => match lease.checked_sub(observed) {
             Some(rest) if !rest.is_zero() => Judgement::Wait(rest),
             _ => Judgement::TakeOver(*token),
         },
@@ -106,6 +108,11 @@ pub fn judge(row: &Row, contender: &Contender<'_>) -> Judgement {
 /// `since` is when the request that wrote the claim was *sent*: the row may have been there from that moment on.
 pub fn may_put(since: Timestamp, lease: Duration, attempt: Duration, now: Timestamp) -> bool {
     now.plus(attempt) <= since.plus(lease)
+}
+
+/// How long an attempt may take at most under such a lease: a third of it is left for claiming, or no put would ever begin.
+pub fn attempt_within(lease: Duration, wanted: Duration) -> Duration {
+    wanted.min(lease / 3 * 2)
 }
 
 #[cfg(test)]
@@ -181,5 +188,7 @@ mod tests {
         let since = Timestamp::from_millis(1_000);
         let at = |millis| may_put(since, LEASE, Duration::from_secs(5), Timestamp::from_millis(millis));
         assert_eq!([1_000, 11_000, 11_001, 16_000, 99_000].map(at), [true, true, false, false, false]);
+        assert_eq!(attempt_within(LEASE, 2 * LEASE), Duration::from_secs(10));
+        assert_eq!(attempt_within(LEASE, Duration::from_secs(3)), Duration::from_secs(3));
     }
 }

@@ -3,7 +3,6 @@
 //! Agents of one region are interchangeable: they share its queues, and what they must agree on (who sends the
 //! heartbeat, which link is paused) lies in a table of the region. Nothing here is on a disk.
 
-mod audit;
 mod beat;
 mod status;
 #[cfg(test)]
@@ -25,6 +24,7 @@ use self::{
     watermark::Watermark,
 };
 use super::{
+    audit,
     local_keys::{self, LocalKeys},
     pacer::Pacer,
     queue_link,
@@ -166,7 +166,7 @@ impl Managed {
         };
         let mut handles = BTreeMap::new();
         let mut disabled = Vec::new();
-        let mut feeds = BTreeMap::new();
+        let mut feeds = Vec::new();
         let mut carried = links;
         for link in config.links().into_iter().filter(|link| link.from == region) {
             let Some(ports) = carried.remove(&link.to).filter(|_| link.enabled) else {
@@ -174,7 +174,7 @@ impl Managed {
                 disabled.push(link.to);
                 continue;
             };
-            feeds.insert(link.to.clone(), ports.feed.clone());
+            feeds.push(ports.feed.clone());
             let (paused, seen) = watch::channel(false);
             let options = link_options(&config, &link, &ingress)?;
             let ports = queue_link::Ports {
@@ -230,19 +230,20 @@ impl Managed {
         let keys = LocalKeys::new(options, ports);
         let (stopped, tasks) = (stop.clone(), &managed.tasks);
         tasks.spawn(async move { keys.run(stopped).await });
-        let auditor = audit::Auditor {
+        let options = audit::Options {
             home: region,
-            peers: config.regions.iter().map(|region| region.name.clone()).collect(),
             ingress,
-            queue: audit,
-            feeds,
-            local_keys,
-            clock,
-            entropy,
-            metrics,
+            call_timeout: CALL_TIMEOUT,
+            visibility: VISIBILITY,
+            poll: POLL,
+            receives: RECEIVES,
             backoff,
+            regions: config.regions.iter().map(|region| region.name.clone()).collect(),
         };
-        tasks.spawn(async move { auditor.run(stop).await });
+        let mut targets: Vec<Arc<dyn Queue>> = feeds;
+        targets.push(local_keys);
+        let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics };
+        tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());
         Ok(managed)
     }

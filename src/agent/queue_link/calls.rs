@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Options, Ports, item::Feed};
+use crate::agent::rounds::within;
 use crate::{
     core::{
         claim::{Claim, Row, Token},
@@ -145,14 +146,6 @@ pub enum Answer {
         dead: Depth,
     },
     NoDepths,
-}
-
-/// Ends a call that does not end by itself. What became of it is not known then.
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Unanswered(format!("no answer within {limit:?}"))),
-    }
 }
 
 /// An answer with too few results is no answer.

@@ -36,7 +36,7 @@ pub use self::options::Options;
 use self::{calls::perform, item::Feed, work::Work};
 use super::pacer::Pacer;
 use crate::{
-    core::{link::Status, time::Timestamp},
+    core::{claim::attempt_within, link::Status, time::Timestamp},
     metrics::LinkMetrics,
     ports::{
         bus::Bus,
@@ -45,6 +45,9 @@ use crate::{
         queue::Queue,
     },
 };
+
+/// How often gauges are refreshed while something happens.
+const GAUGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a link calls.
 pub struct Ports {
@@ -81,12 +84,14 @@ pub(super) fn steady(started: Instant) -> Timestamp {
 ///
 /// When it stops, it brings to an end what is on the bus, gives back the rest at once, and leaves what takes longer than
 /// one attempt to the leases and to the queue. It ends at any await without harm: that is a crash.
-pub async fn run(options: Options, ports: Arc<Ports>, mut paused: watch::Receiver<bool>, stop: CancellationToken) {
+pub async fn run(mut options: Options, ports: Arc<Ports>, mut paused: watch::Receiver<bool>, stop: CancellationToken) {
+    options.attempt_timeout = attempt_within(options.lease, options.attempt_timeout);
     let started = Instant::now();
     let mut calls = FuturesUnordered::new();
     let mut work = Work::new(options.clone(), ports.clone());
     work.paused = *paused.borrow_and_update();
     let mut shown = None;
+    let mut gauged_at = Timestamp::ZERO;
     let mut drained_at = None;
     loop {
         let now = steady(started);
@@ -102,6 +107,10 @@ pub async fn run(options: Options, ports: Arc<Ports>, mut paused: watch::Receive
             break;
         }
         show(&work, &mut shown);
+        if now >= gauged_at {
+            ports.metrics.held.set(work.waiting() as f64);
+            gauged_at = now.plus(GAUGE_INTERVAL);
+        }
         let wake = work.wake_at(now);
         let wake = drained_at.map_or(wake, |end| wake.min(end));
         let wait = wake.since(now).max(Duration::from_millis(1));
@@ -121,7 +130,6 @@ pub async fn run(options: Options, ports: Arc<Ports>, mut paused: watch::Receive
 fn show(work: &Work, shown: &mut Option<Status>) {
     let status = work.status();
     let metrics = &work.ports.metrics;
-    metrics.held.set(work.waiting() as f64);
     if shown.as_ref() != Some(&status) {
         metrics.set_state(status.as_str());
         tracing::info!(peer = work.options.peer, state = status.as_str(), ?status, "link changed its state");

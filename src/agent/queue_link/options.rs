@@ -8,6 +8,7 @@ use crate::{
     config::{self, Config, Mode},
     core::{
         backoff::Backoff,
+        claim,
         envelope::Rules,
         ingress::Ingress,
         pattern::{self, Pattern},
@@ -86,7 +87,7 @@ impl Options {
             pattern => Pattern::parse(pattern)?,
         };
         let expire_after = config.expiry().saturating_sub(LATE_MAX);
-        let attempt_timeout = link.attempt_timeout.min(LEASE - Duration::from_secs(2));
+        let attempt_timeout = claim::attempt_within(LEASE, link.attempt_timeout);
         Ok(Options {
             home: link.from.clone(),
             peer: link.to.clone(),

@@ -98,6 +98,7 @@ fn planted_bugs_are_found() {
         (Bug::BatchAcknowledgedOnPartialFailure, &[Invariant::Delivered]),
         (Bug::LeaseWithoutFencing, &[Invariant::Fenced]),
         (Bug::LeaseFromAnswer, &[Invariant::Lease]),
+        (Bug::LeaseByWallClock, &[Invariant::Lease]),
         (Bug::DeletedBeforeMark, &[Invariant::Durable]),
         (Bug::RepeatNotCounted, &[Invariant::Counted]),
         (Bug::DeadLetterCountsAsDelivered, &[Invariant::Delivered]),
