@@ -3,9 +3,12 @@
 pub mod admin;
 pub mod agent;
 pub mod api;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod cost;
 pub mod embedded;
 pub mod faults;
 pub mod marks;

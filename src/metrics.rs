@@ -47,6 +47,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     pub faults_active: IntGaugeVec,
     pub invariant_violations: IntCounterVec,
+    /// Handed to the clients of AWS regions.
+    pub aws_requests: IntCounterVec,
     forwarded: IntCounterVec,
     lag: HistogramVec,
     backlog_events: GaugeVec,
@@ -164,6 +166,11 @@ impl Metrics {
                 "hubweave_invariant_violations_total",
                 "Times that the agent found one of its own promises broken. Anything above 0 is a bug: report it.",
                 &["invariant"],
+            )?,
+            aws_requests: declare.counters(
+                "hubweave_aws_requests_total",
+                "Calls to AWS by API name and outcome: ok, throttled, refused, failed (5xx) or unanswered.",
+                &["service", "operation", "outcome"],
             )?,
             forwarded: declare.counters(
                 "hubweave_events_forwarded_total",
@@ -324,6 +331,16 @@ impl Metrics {
         link
     }
 
+    /// Services' events on a managed bus that this agent saw: local ones at the ledger, and arrivals.
+    pub fn events_seen(&self) -> u64 {
+        use prometheus::core::Collector;
+        let families = [&self.local_entries, &self.applied].into_iter().flat_map(Collector::collect);
+        let values = families.flat_map(|family| {
+            family.get_metric().iter().map(|metric| metric.get_counter().get_value()).collect::<Vec<f64>>()
+        });
+        values.sum::<f64>() as u64
+    }
+
     /// Everything in Prometheus's text format.
     pub fn text(&self) -> String {
         let mut out = Vec::new();
@@ -334,6 +351,12 @@ impl Metrics {
 }
 
 impl LinkMetrics {
+    /// The state that is shown.
+    pub fn state(&self) -> &'static str {
+        let shown = |name: &&str| self.state.with_label_values(&[self.peer.as_str(), name]).get() == 1;
+        Status::NAMES.into_iter().find(shown).unwrap_or_default()
+    }
+
     /// Shows `state` as the link's only one.
     pub fn set_state(&self, state: &str) {
         for name in Status::NAMES {

@@ -12,6 +12,7 @@
 //! Fields: `docs/HTTP.md`.
 
 mod control;
+pub mod managed;
 mod read;
 
 use std::sync::Arc;
@@ -97,7 +98,7 @@ fn probes() -> Router<Arc<Admin>> {
         .route("/region/health", get(read::health))
 }
 
-fn with_fallbacks(router: Router<Arc<Admin>>) -> Router<Arc<Admin>> {
+fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .method_not_allowed_fallback(async || {
             answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
@@ -109,6 +110,10 @@ async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next
     if shows(request.headers(), admin.auth.admin_token.as_ref()) {
         return next.run(request).await;
     }
+    unauthorized()
+}
+
+fn unauthorized() -> Response {
     let why = "the request needs `Authorization: Bearer` with the admin token of the topology file";
     let mut response = answer::error(StatusCode::UNAUTHORIZED, why);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

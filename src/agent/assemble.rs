@@ -1,4 +1,8 @@
-//! Production's choice of adapters for an embedded region: local disk, system clock, HTTP to the peers.
+//! Production's choice of adapters for an embedded region: local disk, system clock, HTTP to the peers. For a region on
+//! AWS see `aws`.
+
+#[cfg(feature = "aws")]
+pub mod aws;
 
 use std::{
     collections::BTreeMap,
@@ -30,8 +34,24 @@ use crate::{
 pub enum Error {
     #[error("region `{0}` is not in the file; it has {1}")]
     NoRegion(String, String),
-    #[error("region `{0}` has backend \"aws\", which this build does not run")]
+    #[error("region `{0}` has another backend than this build runs")]
     Backend(String),
+    #[cfg(feature = "aws")]
+    #[error("{what}: {failure}")]
+    Aws { what: String, failure: crate::core::link::Failure },
+    #[cfg(feature = "aws")]
+    #[error("a link from {0} on AWS to {1}, which is embedded, is not built: set `enabled = false` for it")]
+    Mixed(String, String),
+    #[cfg(feature = "aws")]
+    #[error(
+        "region {region} would lose events, so its agent does not start (`hubweave provision --region {region} --apply` \
+         makes what is missing, `hubweave doctor` tells more):\n  {}",
+        .wrong.join("\n  ")
+    )]
+    Unsafe { region: String, wrong: Vec<String> },
+    #[cfg(feature = "aws")]
+    #[error("a link's pattern: {0}")]
+    Pattern(#[from] crate::core::pattern::Error),
     #[error("{}: {source}", path.display())]
     Disk { path: PathBuf, source: io::Error },
     #[error("{}: another agent is using this data directory", .0.display())]

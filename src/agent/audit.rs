@@ -5,12 +5,13 @@
 //! here the hash tells. What came over a link is done with; what inherited its stamp is passed to the queues where it would
 //! have gone without it, and they take the stamp off.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    heartbeat,
     queue_link::letter::ACCEPTED,
     rounds::{self, within},
 };
@@ -23,7 +24,7 @@ use crate::{
     },
     metrics::Metrics,
     ports::{
-        clock::Entropy,
+        clock::{Clock, Entropy},
         queue::{self, Message, Outgoing, Queue},
     },
 };
@@ -37,15 +38,21 @@ pub struct Options {
     /// Receives at once, when there is much to receive: everything that arrives over links comes by here.
     pub receives: usize,
     pub backoff: Backoff,
+    /// The regions of the file; metrics are by these.
+    pub regions: BTreeSet<String>,
 }
 
 pub struct Ports {
     pub queue: Arc<dyn Queue>,
     /// Where local events go: the links' queues and that of the local keys.
     pub targets: Vec<Arc<dyn Queue>>,
+    pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
 }
+
+/// The label of an origin that is no region of the file.
+const UNKNOWN: &str = "unknown";
 
 /// Runs until `stop`. What is under way then comes again; passing an event on twice changes nothing, as its key is known.
 pub async fn run(options: Options, ports: Ports, stop: CancellationToken) {
@@ -70,6 +77,9 @@ async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
             Err(_) => "malformed",
         };
         ports.metrics.stamps_audited.with_label_values(&[result]).inc();
+        if let Ok(event @ Event { provenance: Provenance::Stamped { origin, .. }, .. }) = &event {
+            arrived(options, ports, event, origin);
+        }
         if result == "genuine" {
             done.push(message.receipt);
         } else {
@@ -90,6 +100,20 @@ async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
         within(limit, ports.queue.delete(done)).await?;
     }
     Ok(received)
+}
+
+/// What came over a link, counted. The queue shows an event at least once, so this counts at least once.
+fn arrived(options: &Options, ports: &Ports, event: &Event, origin: &str) {
+    let known = options.regions.contains(origin);
+    if !known {
+        tracing::warn!(region = options.home, origin, "an arrival from no region of the file");
+    }
+    let label = if known { origin } else { UNKNOWN };
+    if !event.is_reserved() {
+        ports.metrics.applied.with_label_values(&[label]).inc();
+    } else if known && event.detail_type == heartbeat::DETAIL_TYPE {
+        ports.metrics.heartbeat_received.with_label_values(&[label]).set(ports.clock.now().as_secs_f64());
+    }
 }
 
 fn passed_on(message: &Message) -> Outgoing {

@@ -16,6 +16,7 @@ mod keys;
 mod letters;
 mod link;
 pub mod local_keys;
+pub mod managed;
 mod offset;
 pub mod ordered;
 mod pacer;

@@ -154,7 +154,7 @@ impl Agent {
 }
 
 /// From the histogram's buckets, evenly within each, as Prometheus's `histogram_quantile` does it.
-fn percentiles(histogram: &prometheus::Histogram) -> Percentiles {
+pub(super) fn percentiles(histogram: &prometheus::Histogram) -> Percentiles {
     use prometheus::core::Metric;
     let proto = histogram.metric();
     let histogram = proto.get_histogram();

@@ -16,6 +16,7 @@ pub(crate) mod answer;
 pub mod cloudevents;
 mod events;
 pub mod listener;
+pub mod managed;
 mod peer;
 mod publish;
 pub mod put_events;
@@ -38,6 +39,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::{
+    agent::ordered,
     config::{Auth, Limits, Secret},
     core::ingress::Ingress,
     ports::{
@@ -56,6 +58,11 @@ pub trait Observer: Send + Sync {
 
     /// Events of services got their answers.
     fn published(&self, published: &[Published]) {
+        let _ = published;
+    }
+
+    /// Events of services got their answers from a bus, key first.
+    fn ordered(&self, published: &[ordered::Published]) {
         let _ = published;
     }
 

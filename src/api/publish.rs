@@ -19,7 +19,7 @@ use crate::{
     ports::hub::{self, Published},
 };
 
-const TARGET: &str = "AWSEvents.PutEvents";
+pub(super) const TARGET: &str = "AWSEvents.PutEvents";
 
 const CONFLICT: &str = "IdempotencyConflict";
 
@@ -43,7 +43,7 @@ pub async fn put_events(State(api): State<Arc<Api>>, request: Request) -> Respon
     response
 }
 
-fn target(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn target(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-amz-target")?.to_str().ok()
 }
 
@@ -52,7 +52,7 @@ pub fn aws_error(status: StatusCode, code: &str, message: &str) -> Response {
     aws_json(status, &serde_json::json!({ "__type": code, "message": message }))
 }
 
-fn aws_json(status: StatusCode, body: &impl serde::Serialize) -> Response {
+pub(super) fn aws_json(status: StatusCode, body: &impl serde::Serialize) -> Response {
     let text = serde_json::to_vec(body).unwrap_or_default();
     answer::with_type(status, put_events::CONTENT_TYPE, text.into())
 }

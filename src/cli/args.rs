@@ -62,8 +62,75 @@ pub enum Command {
     /// Faults, on purpose; needs `faults.enabled`
     #[command(subcommand)]
     Fault(Fault),
+    /// Tries everything that agents need and names what is missing; exit code 1 if something is
+    Doctor(Doctor),
+    /// What an AWS region needs: as text for other tools, compared, made or removed
+    #[cfg(feature = "aws")]
+    Provision(Provision),
+    /// What replication between the AWS regions will cost a month, item by item
+    Cost(Cost),
     /// Runs whole clusters in virtual time, with faults of every kind; exit code 1 if a promise is broken
     Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+pub struct Cost {
+    /// Events of services a second, over all AWS regions
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: f64,
+    /// Of one event
+    #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub size: u32,
+    /// In each region
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub agents: u32,
+    /// Another table of prices, of the form of config/prices.toml
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    let plausible = |rate: &f64| rate.is_finite() && (0.0..=1e9).contains(rate);
+    rate.filter(plausible).ok_or_else(|| "expected events per second, such as `100` or `0.5`".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Only this region [default: all of the file]
+    #[arg(long)]
+    pub region: Option<String>,
+}
+
+#[cfg(feature = "aws")]
+#[derive(Debug, Args)]
+pub struct Provision {
+    #[arg(long)]
+    pub region: String,
+    /// Prints text for this tool [default, without an action: terraform]
+    #[arg(long, value_enum, conflicts_with_all = ["apply", "diff", "destroy"])]
+    pub format: Option<ProvisionFormat>,
+    /// Makes what is absent, and mends what it made; leaves alone what others made
+    #[arg(long, conflicts_with_all = ["diff", "destroy"])]
+    pub apply: bool,
+    /// Compares; exit code 1 if anything is not as planned
+    #[arg(long, conflicts_with = "destroy")]
+    pub diff: bool,
+    /// Removes what it made, with the ledger and everything else in it
+    #[arg(long)]
+    pub destroy: bool,
+}
+
+/// `--format`.
+#[cfg(feature = "aws")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProvisionFormat {
+    /// A `main.tf.json`
+    Terraform,
+    /// A template
+    Cloudformation,
+    /// Least-privilege policies: agent, drill, read-only
+    Iam,
 }
 
 #[derive(Debug, Args)]

@@ -8,16 +8,22 @@
 pub mod args;
 mod check;
 mod context;
+mod cost;
 mod demo;
 mod dlq;
+mod doctor;
 mod error;
 mod explain;
 mod fault;
 pub mod http;
 mod links;
 mod load;
+#[cfg(feature = "aws")]
+mod managed;
 mod out;
 mod process;
+#[cfg(feature = "aws")]
+mod provision;
 mod publish;
 mod run;
 mod simulate;
@@ -101,6 +107,10 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::verify(context, args).await,
         Command::Dlq(command) => dlq::dlq(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
+        Command::Cost(args) => cost::cost(context, &args),
+        Command::Doctor(args) => doctor::doctor(context, args).await,
+        #[cfg(feature = "aws")]
+        Command::Provision(args) => provision::provision(context, args).await,
         Command::Simulate(args) => simulate::simulate(args, context.json),
     }
 }
@@ -108,6 +118,12 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
 /// This machine's clock.
 fn now() -> Timestamp {
     SystemClock.now()
+}
+
+/// This machine's clock and chance, for what takes them as ports.
+#[cfg(feature = "aws")]
+fn machine() -> (std::sync::Arc<dyn Clock>, std::sync::Arc<dyn crate::ports::clock::Entropy>) {
+    (std::sync::Arc::new(SystemClock), std::sync::Arc::new(crate::embedded::system::Random::from_system()))
 }
 
 /// Text that only this run has, for keys.

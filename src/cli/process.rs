@@ -9,7 +9,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Admin, Reload},
-    agent::assemble::{self, Assembled, assemble},
+    agent::{
+        assemble::{self, Assembled, assemble},
+        ordered,
+    },
     api::{self, Api, Observer, listener},
     config::{Address, Config, Listener},
     core::ingress::Ingress,
@@ -40,7 +43,7 @@ pub enum Error {
 }
 
 /// After this a stop goes on whatever is still running.
-const STOP_WAIT: Duration = Duration::from_secs(12);
+pub(super) const STOP_WAIT: Duration = Duration::from_secs(12);
 
 /// Runs one region until SIGTERM, Ctrl-C or `gone`; then drains and stops.
 ///
@@ -64,6 +67,11 @@ pub async fn run(
         return Err(assemble::Error::no_region(&config, &region).into());
     };
     let admin_address = overrides.admin.unwrap_or(admin_address);
+    #[cfg(feature = "aws")]
+    if home.is_some_and(|home| home.backend == crate::config::Backend::Aws) {
+        let addresses = super::managed::Addresses { api: api_address, admin: admin_address, health: health_address };
+        return super::managed::run(config, region, addresses, terminate, gone).await;
+    }
     for (listener, address) in [(Listener::Api, api_address.as_ref()), (Listener::Admin, Some(&admin_address))] {
         if let Some(address) = address {
             config.auth.permits(listener, address).map_err(|why| Error::Forbidden(format!("{address}: {why}")))?;
@@ -165,7 +173,7 @@ fn reload_from(path: String) -> Reload {
 }
 
 /// What the api listener's requests count.
-struct Counted(Arc<Metrics>);
+pub(super) struct Counted(pub Arc<Metrics>);
 
 impl Observer for Counted {
     fn request(&self, route: &str, status: StatusCode) {
@@ -178,6 +186,20 @@ impl Observer for Counted {
                 Published::Accepted(_) => self.0.accepted.inc(),
                 Published::Duplicate(_) => self.0.deduplicated.with_label_values(&["repeat"]).inc(),
                 Published::Conflict => self.0.deduplicated.with_label_values(&["conflict"]).inc(),
+            }
+        }
+    }
+
+    fn ordered(&self, published: &[ordered::Published]) {
+        for published in published {
+            match published {
+                ordered::Published::Accepted(_) => self.0.accepted.inc(),
+                ordered::Published::Duplicate(_) => self.0.deduplicated.with_label_values(&["repeat"]).inc(),
+                ordered::Published::Conflict => self.0.deduplicated.with_label_values(&["conflict"]).inc(),
+                ordered::Published::Refused { code, .. } => self.0.refused.with_label_values(&[code]).inc(),
+                ordered::Published::Unavailable { .. } => {
+                    self.0.refused.with_label_values(&["InternalFailure"]).inc();
+                }
             }
         }
     }

@@ -12,8 +12,9 @@ use super::{Address, Auth, Backend, Config, Link, Region};
 const REGIONS_MAX: usize = 64;
 /// Claims on AWS are leases of at most this; an attempt that takes as long cannot be fenced.
 const AWS_LEASE: Duration = Duration::from_secs(15);
-/// SQS's bound on a queue's name, less `-to-`, the dash after the prefix and the suffix `-held`.
-const QUEUE_NAME_PARTS_MAX: usize = 80 - 4 - 1 - 5;
+/// EventBridge's bound on a rule's name, less `-to-`, the dash after the prefix and the suffix `-own`. Queues may have
+/// longer names.
+const RULE_NAME_PARTS_MAX: usize = 64 - 4 - 1 - 4;
 const MISSING: &str = "(missing)";
 
 /// A listener that may need tokens.
@@ -146,10 +147,10 @@ fn aws(config: &Config, context: &Context<'_>) {
             context.refuse(&path("aws.endpoints"), caller, format!("`{caller}` is no region of this file"));
         }
         let longest = config.regions.iter().map(|peer| peer.name.len()).max().unwrap_or_default();
-        if aws.prefix.len() + region.name.len() + longest > QUEUE_NAME_PARTS_MAX {
+        if aws.prefix.len() + region.name.len() + longest > RULE_NAME_PARTS_MAX {
             let why =
-                format!("prefix and the names of two regions have at most {QUEUE_NAME_PARTS_MAX} characters together");
-            context.refuse(&path("aws.prefix"), &aws.prefix, format!("{why}, as SQS bounds its queues' names"));
+                format!("prefix and the names of two regions have at most {RULE_NAME_PARTS_MAX} characters together");
+            context.refuse(&path("aws.prefix"), &aws.prefix, format!("{why}, as EventBridge bounds its rules' names"));
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod claim;
 pub mod envelope;
 pub mod event;
+pub mod finding;
 pub mod frame;
 pub mod hlc;
 pub mod ingress;

@@ -10,5 +10,6 @@ pub mod hub;
 pub mod inbox;
 pub mod peer;
 pub mod queue;
+pub mod shared;
 #[cfg(test)]
 pub mod testing;

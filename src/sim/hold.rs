@@ -77,7 +77,7 @@ impl Inbox for HoldingInbox {
             let waits = self.take_out(&mut batch);
             let mut reply = self.inner.deliver(batch).await?;
             if let Answer::Applied(outcomes) = &mut reply.answer {
-                let mut taken = outcomes.drain(..).collect::<Vec<_>>().into_iter();
+                let mut taken = std::mem::take(outcomes).into_iter();
                 let merged = waits.iter().filter_map(|wait| match wait {
                     Some(after_millis) => {
                         self.trace.lock().fault(Fault::Hold);

@@ -14,12 +14,17 @@
 mod harness;
 
 mod aws_cli;
+#[cfg(feature = "aws")]
+mod aws_regions;
 mod chaos;
 mod cloudevents;
 mod commands;
 mod config_files;
 mod hostile;
 mod metrics;
+#[cfg(feature = "aws")]
+#[path = "../support/ministack.rs"]
+mod ministack;
 mod operations;
 mod reload;
 mod start;

@@ -297,10 +297,12 @@ impl World {
                 poll: VISIBILITY,
                 receives: 2,
                 backoff: backoff(),
+                regions: region.links.keys().map(|name| name.to_string()).collect(),
             },
             audit::Ports {
                 queue: self.queue(&region.audit, &caller),
                 targets,
+                clock: clock.clone(),
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
             },

@@ -1,5 +1,9 @@
 //! A few regions of their own for each test.
 
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "aws")]
+pub mod gate;
 pub mod http;
 pub mod metrics;
 mod ports;

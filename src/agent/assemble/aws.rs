@@ -1,0 +1,195 @@
+//! Production's choice of adapters for a region on AWS.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::Error;
+use crate::{
+    agent::{
+        managed::{LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
+        ordered::{self, Publisher},
+    },
+    aws::{
+        Clients,
+        bus::EventBus,
+        claims::ClaimsTable,
+        clients::Options,
+        names::Names,
+        provision::{
+            Place, Plan,
+            apply::{Provisioner, Resource, State},
+        },
+        queue::SqsQueue,
+        shared::SharedTable,
+    },
+    config::{Aws, Config},
+    core::{backoff::Backoff, ingress::Ingress, link::Failure},
+    embedded::system::{Random, SystemClock},
+    metrics::Metrics,
+    ports::{
+        bus::Bus,
+        claims::Claims,
+        clock::{Clock, Entropy},
+        queue::Queue,
+    },
+};
+
+/// Of every call but a put, whose time-out is the link's own.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Options that lose nothing, whatever they are. A table without a time to live grows.
+const HARMLESS: [&str; 5] =
+    ["KmsMasterKeyId", "ReceiveMessageWaitTimeSeconds", "SqsManagedSseEnabled", "VisibilityTimeout", "time to live"];
+
+/// How long a publish through the agent may take in all: two leases, so that the claim of somebody who died can be waited
+/// for and taken over.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(25);
+
+/// A running agent and what its `api` listener needs.
+pub struct AssembledAws {
+    pub agent: Arc<Managed>,
+    /// Where there is an `api` listener.
+    pub publisher: Option<Publisher>,
+    pub hub_names: Vec<String>,
+    pub ingress: Ingress,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Looks whether the region has what it needs and starts its agent.
+///
+/// # Errors
+/// Something is missing, or is made so that events would be lost.
+pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Result<AssembledAws, Error> {
+    let home = config.region(region).ok_or_else(|| Error::no_region(&config, region))?.clone();
+    let (Some(names), Some(aws)) = (Names::of(&home), &home.aws) else {
+        return Err(Error::Backend(region.to_owned()));
+    };
+    let others: Vec<String> =
+        config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
+    let metrics = Arc::new(Metrics::new(region, &others)?);
+    let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let open = async |aws: &Aws, attempt_timeout: Duration| {
+        let options = Options { attempt_timeout, retries: 0, requests: Some(metrics.aws_requests.clone()) };
+        Clients::open(aws, region, &options).await
+    };
+    let clients = open(aws, CALL_TIMEOUT).await;
+    let home_of = |failure| Error::Aws { what: format!("region {region}"), failure };
+    check(&config, &clients, &home, &names).await?;
+
+    let queue = async |name: String| match SqsQueue::open(&clients, &name).await {
+        Ok(queue) => Ok(Arc::new(queue) as Arc<dyn Queue>),
+        Err(failure) => Err(home_of(failure)),
+    };
+    let claims = |clients: &Clients, table: &str| -> Arc<dyn Claims> {
+        Arc::new(ClaimsTable::new(clients, table, clock.clone()))
+    };
+    let mut links = BTreeMap::new();
+    for (link, link_names) in names.links(&config) {
+        let peer = config.region(&link.to);
+        let (Some(peer_names), Some(peer_aws)) = (peer.and_then(Names::of), peer.and_then(|peer| peer.aws.as_ref()))
+        else {
+            return Err(Error::Mixed(region.to_owned(), link.to));
+        };
+        // A put must be over before its lease; a ledger's call has its own limit.
+        let peer = open(peer_aws, link.attempt_timeout).await;
+        let ports = LinkPorts {
+            feed: queue(link_names.feed).await?,
+            held: queue(link_names.held).await?,
+            dead: queue(link_names.dead).await?,
+            claims: claims(&peer, &peer_names.ledger()),
+            bus: Arc::new(EventBus::new(&peer, &peer_names.hub)),
+        };
+        links.insert(link.to, ports);
+    }
+    let bus: Arc<dyn Bus> = Arc::new(EventBus::new(&clients, &names.hub));
+    let ledger = claims(&clients, &names.ledger());
+    let options = ordered::Options {
+        home: region.to_owned(),
+        lease: LEASE,
+        attempt_timeout: CALL_TIMEOUT,
+        call_timeout: CALL_TIMEOUT,
+        patience: PUBLISH_PATIENCE.min(config.limits.request_timeout),
+        put_bytes: PUT_BYTES,
+        retention: config.idempotency.retention,
+        backoff: Backoff { min: config.replication.retry_min, max: config.replication.retry_max },
+    };
+    let ingress = Ingress {
+        key_pointers: config.idempotency.key.clone(),
+        reference_pointers: config.claim_check.reference.clone(),
+        max_entry_bytes: usize::try_from(config.limits.max_entry_bytes).unwrap_or(usize::MAX),
+    };
+    let hub_names = vec![region.to_owned(), names.hub.clone(), names.hub_name().to_owned()];
+    let publisher = with_api.then(|| {
+        let ports = ordered::Ports {
+            claims: ledger.clone(),
+            bus: bus.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.link(region),
+        };
+        Publisher::new(options, ports)
+    });
+    let parts = Parts {
+        links,
+        bus,
+        claims: ledger,
+        local_keys: queue(names.local_keys()).await?,
+        audit: queue(names.audit()).await?,
+        shared: Arc::new(SharedTable::new(&clients, &names.shared())),
+        region: region.to_owned(),
+        config,
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        metrics: metrics.clone(),
+    };
+    Ok(AssembledAws { agent: Managed::start(parts)?, publisher, hub_names, ingress, entropy })
+}
+
+/// Refuses a region that would lose events; what may not be looked at is told and taken on trust.
+async fn check(config: &Config, clients: &Clients, home: &crate::config::Region, names: &Names) -> Result<(), Error> {
+    let region = &home.name;
+    let of = |what: String| move |failure| Error::Aws { what, failure };
+    let described = clients.events.describe_event_bus().name(&names.hub).send().await;
+    let arn = match described {
+        Ok(described) => described.arn().unwrap_or_default().to_owned(),
+        Err(error) => return Err(of(format!("hub {}", names.hub_name()))(crate::aws::failure(&error))),
+    };
+    let place = Place::of_arn(&arn).ok_or_else(|| {
+        of(format!("hub {}", names.hub_name()))(Failure::Refused(format!("`{arn}` is no ARN of a bus")))
+    })?;
+    let expected = home.aws.as_ref().map_or("", |aws| aws.region.as_str());
+    if place.region != expected {
+        let why = format!("its endpoint answers for {}, the file says {expected}", place.region);
+        return Err(of(format!("hub {}", names.hub_name()))(Failure::Refused(why)));
+    }
+    let plan = Plan::of(config, home, place)
+        .map_err(|error| Error::Unsafe { region: region.clone(), wrong: vec![error.to_string()] })?;
+    let provisioner = Provisioner { clients, plan: &plan };
+    let looks =
+        plan.resources().into_iter().filter(|resource| !matches!(resource, Resource::Bus(_) | Resource::Bucket(_)));
+    let mut wrong = Vec::new();
+    for resource in looks {
+        let what = format!("{} {}", resource.kind(), resource.name());
+        match provisioner.state(resource).await {
+            Ok(State::Absent) => wrong.push(format!("{what} is not there")),
+            Ok(State::Same) => {}
+            Ok(State::Foreign(differences) | State::Differs(differences)) => {
+                for difference in differences {
+                    let line = format!("{what}: {difference}");
+                    match HARMLESS.iter().any(|option| difference.starts_with(option)) {
+                        true => tracing::warn!(line, "not as `hubweave provision` would make it"),
+                        false => wrong.push(line),
+                    }
+                }
+            }
+            Err(error) => match error.failure {
+                Failure::Refused(_) => tracing::warn!(%error, "not looked at; `hubweave doctor` tells more"),
+                _ => return Err(of(what)(error.failure)),
+            },
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unsafe { region: region.clone(), wrong }),
+    }
+}

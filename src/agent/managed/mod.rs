@@ -1,0 +1,433 @@
+//! One region on managed services at work: its links, its local keys, its audit queue, and what its agents share.
+//!
+//! Agents of one region are interchangeable: they share its queues, and what they must agree on (who sends the
+//! heartbeat, which link is paused) lies in a table of the region. Nothing here is on a disk.
+
+mod beat;
+mod status;
+#[cfg(test)]
+mod tests;
+mod watermark;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::status::ManagedStatus;
+use self::{
+    beat::{Beat, Step},
+    watermark::Watermark,
+};
+use super::{
+    audit,
+    local_keys::{self, LocalKeys},
+    pacer::Pacer,
+    queue_link,
+};
+use crate::{
+    config::{self, Config},
+    core::{
+        backoff::Backoff, envelope::Rules, event::RESERVED_SOURCE, ingress::Ingress, json, link::Failure,
+        pattern::Pattern, time::Timestamp,
+    },
+    metrics::{LinkMetrics, Metrics},
+    ports::{
+        bus::{Bus, Entry, Put},
+        claims::Claims,
+        clock::{Clock, Entropy},
+        queue::Queue,
+        shared::{Shared, Value},
+    },
+};
+
+/// How long a claim keeps others away; `config` holds a link's attempt time-out below it.
+pub(super) const LEASE: Duration = Duration::from_secs(15);
+
+/// Of every call but a put.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a received message is hidden; links extend it while they work.
+const VISIBILITY: Duration = Duration::from_secs(20);
+
+/// SQS's longest: the fewest idle polls.
+const POLL: Duration = Duration::from_secs(20);
+
+/// Receives at once where there is much to receive.
+const RECEIVES: usize = 8;
+
+/// Received and not finished, for one agent; SQS stops for everybody at 120,000.
+const IN_FLIGHT: usize = 2_000;
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+
+/// Events that a crash may make a second effect of.
+const UNMARKED_MAX: usize = 50;
+
+/// Events with a claim that wait for the bus.
+const CLAIMED_MAX: usize = 200;
+
+/// What the bus puts off for so long leaves the feed for a while.
+const HOLD_AFTER: Duration = Duration::from_secs(60);
+const HELD_DELAY: Duration = Duration::from_secs(120);
+
+/// EventBridge's limit for one put: entries and all.
+pub(super) const PUT_BYTES: usize = 1 << 20;
+
+/// EventBridge may hold an event back for so long before the feed takes it in and its age begins to count.
+const BUS_RETRIES: Duration = Duration::from_secs(86_400);
+
+/// The table is read this often at least, so that a pause is soon known to all agents.
+const SHARED_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Agents that are told to pause at the same time are few.
+const PAUSE_TRIES: u32 = 5;
+
+/// The name of the value that says who sends the heartbeat.
+const HEARTBEAT: &str = "heartbeat";
+
+/// What carries one link.
+pub struct LinkPorts {
+    pub feed: Arc<dyn Queue>,
+    pub held: Arc<dyn Queue>,
+    pub dead: Arc<dyn Queue>,
+    /// The peer's.
+    pub claims: Arc<dyn Claims>,
+    pub bus: Arc<dyn Bus>,
+}
+
+/// What an agent is made of. Only the caller knows which adapters these are.
+pub struct Parts {
+    pub config: Config,
+    pub region: String,
+    /// One for each region that this region has an enabled link to.
+    pub links: BTreeMap<String, LinkPorts>,
+    /// The region's own.
+    pub bus: Arc<dyn Bus>,
+    pub claims: Arc<dyn Claims>,
+    pub local_keys: Arc<dyn Queue>,
+    pub audit: Arc<dyn Queue>,
+    pub shared: Arc<dyn Shared>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// A link from outside of its task.
+struct Link {
+    paused: watch::Sender<bool>,
+    metrics: LinkMetrics,
+    watermark: Mutex<Watermark>,
+}
+
+pub struct Managed {
+    pub region: String,
+    pub metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    shared: Arc<dyn Shared>,
+    bus: Arc<dyn Bus>,
+    links: BTreeMap<String, Link>,
+    disabled: Vec<String>,
+    /// Names this agent in logs and in the shared table; another one after each start.
+    incarnation: String,
+    heartbeat: Duration,
+    started: Instant,
+    draining: std::sync::atomic::AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("{0} has no enabled link to {1}")]
+    NoLink(String, String),
+    #[error("the region's table: {0}")]
+    Shared(Failure),
+}
+
+impl Managed {
+    /// Starts the region's tasks and answers at once.
+    ///
+    /// # Errors
+    /// A link's pattern that cannot be compiled; `config` has checked it.
+    pub fn start(parts: Parts) -> Result<Arc<Managed>, crate::core::pattern::Error> {
+        let Parts { config, region, links, bus, claims, local_keys, audit, shared, clock, entropy, metrics } = parts;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let ingress = Ingress {
+            key_pointers: config.idempotency.key.clone(),
+            reference_pointers: config.claim_check.reference.clone(),
+            // The bus took it.
+            max_entry_bytes: usize::MAX,
+        };
+        let mut handles = BTreeMap::new();
+        let mut disabled = Vec::new();
+        let mut feeds = Vec::new();
+        let mut carried = links;
+        for link in config.links().into_iter().filter(|link| link.from == region) {
+            let Some(ports) = carried.remove(&link.to).filter(|_| link.enabled) else {
+                metrics.link(&link.to).set_state("disabled");
+                disabled.push(link.to);
+                continue;
+            };
+            feeds.push(ports.feed.clone());
+            let (paused, seen) = watch::channel(false);
+            let options = link_options(&config, &link, &ingress)?;
+            let ports = queue_link::Ports {
+                feed: ports.feed,
+                held: ports.held,
+                dead: ports.dead,
+                claims: ports.claims,
+                bus: ports.bus,
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                pacer: Pacer::new(link.events_per_second, link.bytes_per_second),
+                metrics: metrics.link(&link.to),
+                skipped: metrics.skipped.clone(),
+            };
+            tasks.spawn(queue_link::run(options, Arc::new(ports), seen, stop.clone()));
+            let handle = Link { paused, metrics: metrics.link(&link.to), watermark: Mutex::default() };
+            handles.insert(link.to, handle);
+        }
+        let managed = Arc::new(Managed {
+            heartbeat: config.heartbeat_interval(&region),
+            incarnation: format!("{:016x}", entropy.next_u64()),
+            links: handles,
+            started: Instant::now(),
+            draining: false.into(),
+            stop: stop.clone(),
+            tasks,
+            region: region.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            shared,
+            bus,
+            disabled,
+        });
+        let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
+        let options = local_keys::Options {
+            home: region.clone(),
+            ingress: ingress.clone(),
+            call_timeout: CALL_TIMEOUT,
+            visibility: VISIBILITY,
+            poll: POLL,
+            receives: RECEIVES,
+            retention: config.idempotency.retention,
+            backoff,
+        };
+        let ports = local_keys::Ports {
+            queue: local_keys.clone(),
+            claims,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.clone(),
+        };
+        let keys = LocalKeys::new(options, ports);
+        let (stopped, tasks) = (stop.clone(), &managed.tasks);
+        tasks.spawn(async move { keys.run(stopped).await });
+        let options = audit::Options {
+            home: region,
+            ingress,
+            call_timeout: CALL_TIMEOUT,
+            visibility: VISIBILITY,
+            poll: POLL,
+            receives: RECEIVES,
+            backoff,
+            regions: config.regions.iter().map(|region| region.name.clone()).collect(),
+        };
+        let mut targets: Vec<Arc<dyn Queue>> = feeds;
+        targets.push(local_keys);
+        let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics };
+        tasks.spawn(audit::run(options, ports, stop));
+        tasks.spawn(managed.clone().coordinate());
+        Ok(managed)
+    }
+
+    /// Links bring to an end what is on a bus and give back the rest; bounded by their attempt time-outs.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Cancelled when the agent stops.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// From now on the region says that users should go elsewhere; what is published on its bus is sent on all the same.
+    pub fn drain(&self) {
+        tracing::info!(region = self.region, "draining");
+        self.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        for state in crate::metrics::REGION_STATES {
+            self.metrics.region_state.with_label_values(&[state]).set(i64::from(state == "draining"));
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Stops or starts a link of all agents of the region; the others read it within seconds.
+    ///
+    /// # Errors
+    /// There is no such link, or the table did not take it.
+    pub async fn pause(&self, peer: &str, paused: bool) -> Result<(), Error> {
+        let link = self.links.get(peer).ok_or_else(|| Error::NoLink(self.region.clone(), peer.to_owned()))?;
+        let name = pause_name(peer);
+        let text = if paused { "paused" } else { "" };
+        let mut written = false;
+        for _ in 0..PAUSE_TRIES {
+            let values = self.shared.list().await.map_err(Error::Shared)?;
+            let version = values.iter().find(|value| value.name == name).map_or(0, |value| value.version);
+            // Where somebody else was quicker, his order is older than this one.
+            written = self.shared.change(&name, text, version).await.map_err(Error::Shared)?;
+            if written {
+                break;
+            }
+        }
+        if !written {
+            return Err(Error::Shared(Failure::Unanswered("others change the same value all the time".to_owned())));
+        }
+        tracing::warn!(peer, paused, "link paused or resumed by an operator");
+        link.paused.send_replace(paused);
+        Ok(())
+    }
+
+    /// Reads what the region's agents share, and sends the heartbeat when it is nobody else's turn.
+    async fn coordinate(self: Arc<Self>) {
+        let mut beat = Beat::new(self.heartbeat);
+        let period = beat.period().min(SHARED_INTERVAL);
+        loop {
+            // Spread, so that agents do not race each time.
+            let pause = period.mul_f64(0.75 + 0.5 * self.entropy.next_f64());
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.observe_backlogs();
+            let listed = tokio::time::timeout(CALL_TIMEOUT, self.shared.list()).await;
+            let values = match listed {
+                Ok(Ok(values)) => values,
+                Ok(Err(failure)) => {
+                    tracing::warn!(region = self.region, %failure, "the region's table cannot be read");
+                    continue;
+                }
+                Err(_) => {
+                    tracing::warn!(region = self.region, "the region's table does not answer");
+                    continue;
+                }
+            };
+            self.take_over_pauses(&values);
+            let version = values.iter().find(|value| value.name == HEARTBEAT).map_or(0, |value| value.version);
+            if beat.seen(version, self.steady()) == Step::Mine {
+                self.beat(version).await;
+            }
+        }
+    }
+
+    fn take_over_pauses(&self, values: &[Value]) {
+        for (peer, link) in &self.links {
+            let name = pause_name(peer);
+            let paused = values.iter().any(|value| value.name == name && !value.text.is_empty());
+            link.paused.send_if_modified(|now| std::mem::replace(now, paused) != paused);
+        }
+    }
+
+    /// Sends the heartbeat after `version`, unless another agent does.
+    async fn beat(&self, version: u64) {
+        let changed = self.shared.change(HEARTBEAT, &self.incarnation, version);
+        match tokio::time::timeout(CALL_TIMEOUT, changed).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return,
+            Ok(Err(failure)) => {
+                tracing::warn!(region = self.region, %failure, "no heartbeat this time: the region's table");
+                return;
+            }
+            Err(_) => return,
+        }
+        let number = version + 1;
+        let entry = Entry {
+            source: RESERVED_SOURCE.to_owned(),
+            detail_type: super::heartbeat::DETAIL_TYPE.to_owned(),
+            detail: format!("{{\"region\":{},\"number\":{number}}}", json::quote(&self.region)),
+            ..Entry::default()
+        };
+        let why = match tokio::time::timeout(CALL_TIMEOUT, self.bus.put(vec![entry])).await {
+            Ok(Ok(puts)) => match puts.into_iter().next() {
+                Some(Put::Accepted(_)) => return,
+                Some(Put::Later { code, why } | Put::Refused { code, why }) => format!("{code}: {why}"),
+                None => "no answer for it".to_owned(),
+            },
+            Ok(Err(failure)) => failure.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(region = self.region, number, why, "no heartbeat this time");
+    }
+
+    /// A clock that never steps.
+    fn steady(&self) -> Timestamp {
+        Timestamp::from_millis(1).plus(self.started.elapsed())
+    }
+
+    fn observe_backlogs(&self) {
+        let now = self.clock.now();
+        for link in self.links.values() {
+            let backlog = link.metrics.backlog_events.get();
+            let mut watermark = link.watermark.lock().unwrap_or_else(PoisonError::into_inner);
+            watermark.observe(backlog > 0.0, now);
+            link.metrics.watermark.set(watermark.at().as_secs_f64());
+            link.metrics.exposure.set(watermark.exposure(now).as_secs_f64());
+        }
+    }
+
+    /// Brings the gauges up to date before they are read.
+    pub fn refresh_gauges(&self) {
+        self.observe_backlogs();
+    }
+}
+
+fn pause_name(peer: &str) -> String {
+    format!("pause/{peer}")
+}
+
+fn link_options(
+    config: &Config,
+    link: &config::Link,
+    ingress: &Ingress,
+) -> Result<queue_link::Options, crate::core::pattern::Error> {
+    Ok(queue_link::Options {
+        home: link.from.clone(),
+        shadow: link.mode == config::Mode::Shadow,
+        peer: link.to.clone(),
+        rules: Rules {
+            pattern: Pattern::parse(&link.pattern)?,
+            hops_max: u8::try_from(config.limits.max_hops).unwrap_or(u8::MAX),
+            replays: false,
+            expire_after: config.expiry().saturating_sub(BUS_RETRIES),
+        },
+        ingress: ingress.clone(),
+        lease: LEASE,
+        attempt_timeout: link.attempt_timeout,
+        call_timeout: CALL_TIMEOUT,
+        visibility: VISIBILITY,
+        poll: POLL,
+        receives: RECEIVES,
+        in_flight: IN_FLIGHT,
+        in_flight_bytes: IN_FLIGHT_BYTES,
+        claimed_max: CLAIMED_MAX,
+        unmarked_max: UNMARKED_MAX,
+        put_bytes: PUT_BYTES,
+        entry_bytes_max: PUT_BYTES,
+        retention: config.idempotency.retention,
+        backoff: Backoff { min: link.retry_min, max: link.retry_max },
+        hold_after: HOLD_AFTER,
+        held_delay: HELD_DELAY,
+    })
+}

@@ -1,0 +1,245 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+
+use super::*;
+use crate::{
+    embedded::system::{Random, SystemClock},
+    ports::{
+        claims::{Claim, Inserted, Row, Token},
+        queue::{Depth, Message, Outgoing},
+    },
+};
+
+/// A table in memory.
+#[derive(Default)]
+struct MemoryShared(Mutex<BTreeMap<String, Value>>);
+
+impl Shared for MemoryShared {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Value>, Failure>> {
+        async { Ok(self.0.lock().unwrap().values().cloned().collect()) }.boxed()
+    }
+
+    fn change<'a>(&'a self, name: &'a str, text: &'a str, version: u64) -> BoxFuture<'a, Result<bool, Failure>> {
+        async move {
+            let mut values = self.0.lock().unwrap();
+            if values.get(name).map_or(0, |value| value.version) != version {
+                return Ok(false);
+            }
+            let value = Value { name: name.to_owned(), version: version + 1, text: text.to_owned() };
+            values.insert(name.to_owned(), value);
+            Ok(true)
+        }
+        .boxed()
+    }
+}
+
+/// A queue that gives out what was put in once, and remembers what was sent.
+#[derive(Default)]
+struct MemoryQueue {
+    waiting: Mutex<Vec<Message>>,
+    sent: Mutex<Vec<Outgoing>>,
+    deleted: Mutex<Vec<String>>,
+}
+
+impl Queue for MemoryQueue {
+    fn receive(&self, _: usize, wait: Duration, _: Duration) -> BoxFuture<'_, Result<Vec<Message>, Failure>> {
+        async move {
+            let found = std::mem::take(&mut *self.waiting.lock().unwrap());
+            if found.is_empty() {
+                tokio::time::sleep(wait).await;
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn delete(&self, receipts: Vec<String>) -> BoxFuture<'_, Result<Vec<Result<(), Failure>>, Failure>> {
+        let count = receipts.len();
+        self.deleted.lock().unwrap().extend(receipts);
+        async move { Ok(vec![Ok(()); count]) }.boxed()
+    }
+
+    fn extend(&self, receipts: Vec<String>, _: Duration) -> BoxFuture<'_, Result<Vec<Result<(), Failure>>, Failure>> {
+        async move { Ok(vec![Ok(()); receipts.len()]) }.boxed()
+    }
+
+    fn send(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Result<(), Failure>>, Failure>> {
+        let count = messages.len();
+        self.sent.lock().unwrap().extend(messages);
+        async move { Ok(vec![Ok(()); count]) }.boxed()
+    }
+
+    fn depth(&self) -> BoxFuture<'_, Result<Depth, Failure>> {
+        async { Ok(Depth::default()) }.boxed()
+    }
+}
+
+/// What was put on the bus.
+#[derive(Default)]
+struct MemoryBus(Mutex<Vec<Entry>>);
+
+impl Bus for MemoryBus {
+    fn put(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Put>, Failure>> {
+        let puts = entries.iter().map(|_| Put::Accepted("id".to_owned())).collect();
+        self.0.lock().unwrap().extend(entries);
+        async move { Ok(puts) }.boxed()
+    }
+}
+
+/// A ledger that nobody asks: the queues are empty.
+struct NoClaims;
+
+impl Claims for NoClaims {
+    fn insert(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Result<Inserted, Failure>>, Failure>> {
+        async move { Ok(claims.into_iter().map(|_| Ok(Inserted::New)).collect()) }.boxed()
+    }
+
+    fn take_over(&self, _: Claim, _: Token) -> BoxFuture<'_, Result<bool, Failure>> {
+        async { Ok(false) }.boxed()
+    }
+
+    fn mark(
+        &self,
+        marks: Vec<(crate::core::key::KeyHash, Token, Option<String>)>,
+        _: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<Result<bool, Failure>>, Failure>> {
+        async move { Ok(vec![Ok(true); marks.len()]) }.boxed()
+    }
+
+    fn release(
+        &self,
+        claims: Vec<(crate::core::key::KeyHash, Token)>,
+    ) -> BoxFuture<'_, Result<Vec<Result<bool, Failure>>, Failure>> {
+        async move { Ok(vec![Ok(true); claims.len()]) }.boxed()
+    }
+
+    fn get(&self, keys: Vec<crate::core::key::KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>> {
+        async move { Ok(vec![None; keys.len()]) }.boxed()
+    }
+}
+
+/// A region whose agents share everything but themselves.
+#[derive(Default)]
+struct World {
+    shared: Arc<MemoryShared>,
+    bus: Arc<MemoryBus>,
+    audit: Arc<MemoryQueue>,
+    feed: Arc<MemoryQueue>,
+    keys: Arc<MemoryQueue>,
+}
+
+impl World {
+    fn agent(&self, seed: u64) -> Arc<Managed> {
+        let region =
+            |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
+        let text = format!("{}{}", region("eu"), region("us"));
+        let config = Config::parse(&text, "x.toml", &|_| None).unwrap();
+        let link = LinkPorts {
+            feed: self.feed.clone(),
+            held: Arc::new(MemoryQueue::default()),
+            dead: Arc::new(MemoryQueue::default()),
+            claims: Arc::new(NoClaims),
+            bus: Arc::new(MemoryBus::default()),
+        };
+        Managed::start(Parts {
+            config,
+            region: "eu".to_owned(),
+            links: BTreeMap::from([("us".to_owned(), link)]),
+            bus: self.bus.clone(),
+            claims: Arc::new(NoClaims),
+            local_keys: self.keys.clone(),
+            audit: self.audit.clone(),
+            shared: self.shared.clone(),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(Random::seeded(seed)),
+            metrics: Arc::new(Metrics::new("eu", &["us".to_owned()]).unwrap()),
+        })
+        .unwrap()
+    }
+
+    fn heartbeats(&self) -> Vec<u64> {
+        let numbers = self.bus.0.lock().unwrap();
+        let number = |entry: &Entry| {
+            assert_eq!((entry.source.as_str(), entry.detail_type.as_str()), ("hubweave", "Heartbeat"));
+            serde_json::from_str::<serde_json::Value>(&entry.detail).unwrap()["number"].as_u64().unwrap()
+        };
+        numbers.iter().map(number).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_sends_one_heartbeat_an_interval_however_many_agents_it_has_and_whoever_dies() {
+    let world = World::default();
+    let agents: Vec<Arc<Managed>> = (0..3).map(|seed| world.agent(seed)).collect();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let before = world.heartbeats();
+    // Each is late by up to a look.
+    assert!((15..=21).contains(&before.len()), "{before:?}");
+    agents[0].stop().await;
+    agents[1].stop().await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let after = world.heartbeats();
+    assert!((15..=21).contains(&(after.len() - before.len())), "{after:?}");
+    assert_eq!(after, (1..=after.len() as u64).collect::<Vec<_>>(), "numbers have no gap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_reaches_every_agent_and_one_that_starts_later() {
+    let world = World::default();
+    let (one, other) = (world.agent(1), world.agent(2));
+    one.pause("us", true).await.unwrap();
+    let late = world.agent(3);
+    tokio::time::sleep(SHARED_INTERVAL * 2).await;
+    for agent in [&one, &other, &late] {
+        assert_eq!(agent.status().links[0].state, "paused");
+    }
+    other.pause("us", false).await.unwrap();
+    tokio::time::sleep(SHARED_INTERVAL * 2).await;
+    assert!([&one, &other, &late].iter().all(|agent| agent.status().links[0].state == "active"));
+    assert!(matches!(one.pause("nowhere", true).await, Err(Error::NoLink(..))));
+}
+
+fn message(id: &str, body: serde_json::Value) -> Message {
+    Message {
+        id: id.to_owned(),
+        body: body.to_string(),
+        receipt: format!("receipt-{id}"),
+        sent: Timestamp::from_millis(1_000),
+        received: 1,
+        attributes: BTreeMap::new(),
+        trace: None,
+    }
+}
+
+fn envelope(source: &str, detail_type: &str, detail: serde_json::Value) -> serde_json::Value {
+    serde_json::json!({
+        "version": "0", "id": "id", "detail-type": detail_type, "source": source, "account": "1",
+        "time": "2026-01-01T00:00:00Z", "region": "eu", "resources": [], "detail": detail,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arrival_with_a_stamp_that_does_not_fit_goes_where_its_rule_would_have_put_it() {
+    let world = World::default();
+    let stamp = serde_json::json!({
+        "origin": "us", "id": "x", "account": "1", "key": "k", "hash": "00".repeat(32), "sequence": null,
+        "time": "2026-01-01T00:00:00Z", "hops": 1,
+    });
+    let forged = envelope("app", "Order", serde_json::json!({ "n": 1, "hubweave": stamp }));
+    world.audit.waiting.lock().unwrap().push(message("forged", forged));
+    let agent = world.agent(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for queue in [&world.feed, &world.keys] {
+        let sent = queue.sent.lock().unwrap();
+        assert_eq!(sent.len(), 1);
+        // The age that counts is the first one's.
+        assert_eq!(sent[0].attributes[super::super::queue_link::letter::ACCEPTED], "1000");
+    }
+    assert_eq!(*world.audit.deleted.lock().unwrap(), ["receipt-forged"]);
+    assert!(agent.metrics.text().contains("hubweave_events_applied_total{origin=\"us\",region=\"eu\"} 0"));
+}

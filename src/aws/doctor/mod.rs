@@ -1,0 +1,264 @@
+//! Tries what an agent needs in an AWS region and at its peers, and names what is missing.
+//!
+//! It publishes nothing that a rule could match: a put is tried with a detail that is no JSON, which EventBridge refuses
+//! after it has looked at permissions. Claims are tried with random keys whose rows expire at once.
+
+mod probe;
+
+use std::sync::Arc;
+
+use aws_sdk_eventbridge::types::Rule as BusRule;
+
+use self::probe::{Subject, denied};
+use super::{
+    Clients, failure,
+    names::Names,
+    provision::{
+        Place, Plan,
+        apply::{Provisioner, Resource, State},
+        pattern::RULES_MAX,
+    },
+};
+use crate::{
+    config::{Aws, Config, Region},
+    core::{finding::Findings, link::Failure},
+    ports::clock::{Clock, Entropy},
+};
+
+/// Rules of others whose targets are looked at.
+const OTHER_RULES_MAX: usize = 50;
+
+/// What it needs of the machine.
+pub struct Doctor<'a> {
+    pub config: &'a Config,
+    pub region: &'a Region,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Doctor<'_> {
+    /// Looks at everything; `open` gives the clients of a region's services for this region's agent.
+    pub async fn examine(&self, open: impl AsyncFn(&Aws) -> Clients) -> Findings {
+        let mut findings = Findings::of(&self.region.name);
+        let (Some(names), Some(aws)) = (Names::of(self.region), &self.region.aws) else {
+            findings.missing("backend", "the region is not on AWS", "set `backend = \"aws\"`");
+            return findings;
+        };
+        let clients = open(aws).await;
+        let Some(account) = self.credentials(&clients, self.region, "credentials", &mut findings).await else {
+            return findings;
+        };
+        if let Some(place) = self.hub(&clients, self.region, &names, "", &account, &mut findings).await {
+            match Plan::of(self.config, self.region, place) {
+                Ok(plan) => self.resources(&clients, &plan, &mut findings).await,
+                Err(error) => findings.missing("rules", error.to_string(), "change the link's pattern"),
+            }
+        }
+        for (link, _) in names.links(self.config) {
+            let Some(peer) = self.config.region(&link.to) else { continue };
+            self.peer(&open, peer, &mut findings).await;
+        }
+        if names.links(self.config).is_empty() {
+            findings.note("links", "no enabled link begins here: nothing is sent on");
+        }
+        findings
+    }
+
+    /// Who the calls are made as; the account.
+    async fn credentials(
+        &self,
+        clients: &Clients,
+        region: &Region,
+        what: &str,
+        findings: &mut Findings,
+    ) -> Option<String> {
+        let role = region.aws.as_ref().and_then(|aws| aws.role_arn.as_deref());
+        match probe::identity(clients, &*self.clock).await {
+            Ok(identity) => {
+                findings.ok(what, format!("{} in account {}", identity.arn, identity.account));
+                probe::clock(what, identity.clock_offset_seconds, findings);
+                Some(identity.account)
+            }
+            Err(failure) => {
+                let remedy = match role {
+                    Some(role) => format!("allow `sts:AssumeRole` on {role}, on both sides, with its external id"),
+                    None => {
+                        "give the agent a role or credentials (environment, profile, container or instance)".to_owned()
+                    }
+                };
+                findings.missing(what, failure.to_string(), remedy);
+                None
+            }
+        }
+    }
+
+    /// Looks at a hub and tries to publish on it; where it lies.
+    async fn hub(
+        &self,
+        clients: &Clients,
+        region: &Region,
+        names: &Names,
+        prefix: &str,
+        account: &str,
+        findings: &mut Findings,
+    ) -> Option<Place> {
+        let what = format!("{prefix}hub {}", names.hub_name());
+        let aws_region = region.aws.as_ref().map_or("", |aws| aws.region.as_str());
+        let provision = format!("hubweave provision --region {} --apply", region.name);
+        let described = match clients.events.describe_event_bus().name(&names.hub).send().await {
+            Ok(described) => described,
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => {
+                findings.missing(what, format!("there is no such event bus in {aws_region}"), provision);
+                return None;
+            }
+            Err(error) => {
+                Subject { what, action: "events:DescribeEventBus", resource: names.hub.clone() }
+                    .failed(&failure(&error), findings);
+                return None;
+            }
+        };
+        let arn = described.arn().unwrap_or_default().to_owned();
+        let Some(place) = Place::of_arn(&arn) else {
+            findings.missing(
+                what,
+                format!("an ARN that says nothing: `{arn}`"),
+                "check `endpoint_url` and `endpoints`",
+            );
+            return None;
+        };
+        if place.region != aws_region {
+            let detail = format!("the endpoint answers for {}, the file says {aws_region}", place.region);
+            findings.missing(what, detail, "check `endpoint_url` and `endpoints` of the region");
+            return None;
+        }
+        if place.account != account {
+            let detail = format!("it lies in account {}, the credentials are of {account}", place.account);
+            findings.note(what.clone(), detail);
+        }
+        let subject = Subject { what, action: "events:PutEvents", resource: arn };
+        match probe::put(clients, &names.hub).await {
+            Ok(()) => findings.ok(subject.what, "is there, and takes events"),
+            Err(failure) => subject.failed(&failure, findings),
+        }
+        Some(place)
+    }
+
+    async fn resources(&self, clients: &Clients, plan: &Plan, findings: &mut Findings) {
+        let provisioner = Provisioner { clients, plan };
+        for resource in plan.resources() {
+            // The hub was looked at already.
+            if !matches!(resource, Resource::Bus(_)) {
+                self.resource(&provisioner, resource, findings).await;
+            }
+        }
+        for (_, link) in plan.names.links(self.config) {
+            self.queue_work(clients, plan, &link.feed, findings).await;
+        }
+        for name in [plan.names.local_keys(), plan.names.audit()] {
+            self.queue_work(clients, plan, &name, findings).await;
+        }
+        self.ledger(clients, &plan.place, &plan.names, "", findings).await;
+        self.others(clients, plan, findings).await;
+    }
+
+    async fn resource(&self, provisioner: &Provisioner<'_>, resource: Resource<'_>, findings: &mut Findings) {
+        let what = format!("{} {}", resource.kind(), resource.name());
+        let apply = format!("hubweave provision --region {} --apply", self.region.name);
+        match provisioner.state(resource).await {
+            Ok(State::Same) => findings.ok(what, "as planned"),
+            Ok(State::Foreign(differences)) if differences.is_empty() => {
+                findings.ok(what, "as planned; not made by `provision`, which leaves it alone");
+            }
+            Ok(State::Foreign(differences)) => {
+                let remedy = "it was not made by `provision`: mend it by hand, or remove it and provision again";
+                findings.missing(what, differences.join("; "), remedy);
+            }
+            Ok(State::Differs(differences)) => findings.missing(what, differences.join("; "), apply),
+            Ok(State::Absent) => findings.missing(what, "is not there", apply),
+            Err(error) => {
+                let (action, arn) = match resource {
+                    Resource::Queue(queue) => ("sqs:GetQueueAttributes", provisioner.plan.place.queue(&queue.name)),
+                    Resource::Table(table) => ("dynamodb:DescribeTable", provisioner.plan.place.table(&table.name)),
+                    Resource::Rule(rule) => ("events:DescribeRule", provisioner.plan.rule_arn(&rule.name)),
+                    Resource::Bus(_) => ("events:DescribeEventBus", provisioner.plan.bus_arn()),
+                    Resource::Bucket(name) => ("s3:ListBucket", provisioner.plan.place.bucket(name)),
+                };
+                Subject { what, action, resource: arn }.failed(&error.failure, findings);
+            }
+        }
+    }
+
+    /// Tries what an agent does with a queue, on no message.
+    async fn queue_work(&self, clients: &Clients, plan: &Plan, name: &str, findings: &mut Findings) {
+        for (action, result) in probe::queue(clients, name).await {
+            let subject = Subject { what: format!("queue {name}"), action, resource: plan.place.queue(name) };
+            match result {
+                Ok(()) => {}
+                // What is absent was told.
+                Err(Failure::Refused(why)) if !denied(&why) => {}
+                Err(failure) => subject.failed(&failure, findings),
+            }
+        }
+    }
+
+    async fn ledger(&self, clients: &Clients, place: &Place, names: &Names, prefix: &str, findings: &mut Findings) {
+        let what = format!("{prefix}ledger {}", names.ledger());
+        let (clock, entropy) = (self.clock.clone(), &*self.entropy);
+        match probe::ledger(clients, &names.ledger(), clock, entropy).await {
+            Ok(()) => findings.ok(what, "claims, marks and releases keys"),
+            Err((action, failure)) => {
+                let subject = Subject { what, action, resource: place.table(&names.ledger()) };
+                subject.failed(&failure, findings);
+            }
+        }
+    }
+
+    /// The bus's other rules: how many there may still be, and whether some bring events to other regions already.
+    async fn others(&self, clients: &Clients, plan: &Plan, findings: &mut Findings) {
+        let what = "other rules of the hub";
+        let rules = match probe::rules(clients, &plan.names.hub).await {
+            Ok(rules) => rules,
+            Err(failure) => {
+                // Reading the list of rules takes a permission on all of them, which no agent needs.
+                findings.note(what, format!("not looked at: {failure}"));
+                return;
+            }
+        };
+        let ours = |rule: &BusRule| plan.rules.iter().any(|ours| Some(ours.name.as_str()) == rule.name());
+        let others: Vec<&str> = rules.iter().filter(|rule| !ours(rule)).filter_map(|rule| rule.name()).collect();
+        if others.len() + plan.rules.len() > RULES_MAX {
+            let detail =
+                format!("{} of others and {} of ours; a bus has at most {RULES_MAX}", others.len(), plan.rules.len());
+            findings.missing(what, detail, "remove rules, or raise the account's quota");
+        }
+        let mut crossing = Vec::new();
+        for name in others.iter().take(OTHER_RULES_MAX) {
+            let Ok(targets) = probe::targets(clients, &plan.names.hub, name).await else { continue };
+            let elsewhere = |arn: &&String| {
+                arn.contains(":event-bus/") && Place::of_arn(arn).is_some_and(|place| place.region != plan.place.region)
+            };
+            crossing.extend(targets.iter().filter(elsewhere).map(|arn| format!("{name} to {arn}")));
+        }
+        match crossing.is_empty() {
+            true => findings.ok(what, format!("{}, none to a bus of another region", others.len())),
+            false => {
+                findings.note(what, format!("bring events elsewhere, which makes doubles: {}", crossing.join(", ")))
+            }
+        }
+    }
+
+    async fn peer(&self, open: &impl AsyncFn(&Aws) -> Clients, peer: &Region, findings: &mut Findings) {
+        let prefix = format!("peer {}: ", peer.name);
+        let (Some(aws), Some(names)) = (&peer.aws, Names::of(peer)) else {
+            let remedy = "set `enabled = false` for the link, or bring both regions to one backend";
+            findings.missing(format!("{prefix}backend"), "a link from AWS to an embedded region is not built", remedy);
+            return;
+        };
+        let clients = open(aws).await;
+        let what = format!("{prefix}credentials");
+        let Some(account) = self.credentials(&clients, peer, &what, findings).await else { return };
+        if let Some(place) = self.hub(&clients, peer, &names, &prefix, &account, findings).await {
+            self.ledger(&clients, &place, &names, &prefix, findings).await;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+"""MiniStack with some gaps closed: the AWS that the tests run against.
+
+    GATEWAY_PORT=4566 BIND_HOST=127.0.0.1 python tests/emulated_aws.py
+
+Ready when `GET /_ministack/health` answers. Regions and accounts share the process. It ends when standard input does, so
+that it does not outlive the test that started it; `--stay` keeps it.
+
+What is closed here: a rule's target may be a bus of another region; PutEvents checks entries (`InvalidArgument`,
+`MalformedDetail`) and the size of the request as AWS does; an event keeps the caller's `Time`; a message that was sent
+in a batch keeps its trace header. It patches private functions, hence the pinned version in `requirements.txt`;
+`src/aws/tests` assert what it closes.
+"""
+
+import contextvars
+import json
+import os
+import sys
+import threading
+
+from ministack.core.responses import get_account_id, get_region, json_response, request_scope
+from ministack.services import eventbridge, sqs
+
+# AWS's own since January 2026; MiniStack has the 256 KiB of before.
+REQUEST_BYTES_MAX = int(os.environ.get("EB_MAX_ENTRY_BYTES", 1 << 20))
+ENTRIES_MAX = 10
+
+_caller_time = contextvars.ContextVar("caller_time", default=None)
+_now, _put_events, _to_bus = eventbridge._now_ts, eventbridge._put_events, eventbridge._dispatch_to_event_bus
+
+
+def now():
+    given = _caller_time.get()
+    return _now() if given is None else given
+
+
+def size(entry):
+    text = sum(len(str(entry.get(field) or "").encode()) for field in ("Source", "DetailType", "Detail"))
+    resources = sum(len(resource.encode()) for resource in entry.get("Resources") or [])
+    return text + resources + (14 if entry.get("Time") is not None else 0)
+
+
+def complaint(entry):
+    for field in ("Source", "DetailType", "Detail"):
+        if not entry.get(field):
+            return "InvalidArgument", f"Parameter {field} is not valid. Reason: {field} is a required argument."
+    try:
+        is_object = isinstance(json.loads(entry["Detail"]), dict)
+    except ValueError:
+        is_object = False
+    return None if is_object else ("MalformedDetail", "Detail is malformed.")
+
+
+def put_events(data, allow_aws_source=False):
+    entries = data.get("Entries", [])
+    if not 1 <= len(entries) <= ENTRIES_MAX:
+        return _put_events(data, allow_aws_source)
+    if sum(map(size, entries)) > REQUEST_BYTES_MAX:
+        why = "Total size of the entries in the request is over the limit."
+        return eventbridge.error_response_json("ValidationException", why, 400)
+    answers, failed = [], 0
+    for entry in entries:
+        if wrong := complaint(entry):
+            answers.append({"ErrorCode": wrong[0], "ErrorMessage": wrong[1]})
+            failed += 1
+            continue
+        given = entry.get("Time")
+        token = _caller_time.set(given if isinstance(given, (int, float)) else None)
+        try:
+            answer = json.loads(_put_events({**data, "Entries": [entry]}, allow_aws_source)[2])
+        finally:
+            _caller_time.reset(token)
+        answers += answer["Entries"]
+        failed += answer["FailedEntryCount"]
+    return json_response({"FailedEntryCount": failed, "Entries": answers})
+
+
+def to_bus(target, event, rule, path, payload=None):
+    elsewhere = target.service == "events" and target.account_id == get_account_id() and target.region != get_region()
+    if not elsewhere:
+        return _to_bus(target, event, rule, path, payload)
+    step = (get_region(), eventbridge._rule_key(rule.get("Name"), rule.get("EventBusName", "default")))
+    if step in path:
+        return None
+    with request_scope(target.account_id, target.region):
+        name = target.resource.split("/", 1)[1]
+        if name in eventbridge._event_buses:
+            forwarded = {**event, "EventBusName": name, "_DispatchPath": [*path, step]}
+            if payload is not None:
+                forwarded["Detail"] = payload
+            eventbridge._dispatch_event(forwarded)
+            forwarded.pop("_DispatchPath")
+            eventbridge._archive_event(forwarded)
+    return None
+
+
+_batch_entries = contextvars.ContextVar("batch_entries", default=None)
+_send, _send_batch = sqs._act_send_message, sqs._act_send_message_batch
+
+
+def send_batch(data, url):
+    token = _batch_entries.set(iter(data.get("Entries", [])))
+    try:
+        return _send_batch(data, url)
+    finally:
+        _batch_entries.reset(token)
+
+
+def send(data, url):
+    entries = _batch_entries.get()
+    if entries is not None:
+        # MiniStack sends a batch's entries in order, each by this function, without their system attributes.
+        data = {**data, "MessageSystemAttributes": next(entries).get("MessageSystemAttributes")}
+    return _send(data, url)
+
+
+def end_with_standard_input():
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+eventbridge._now_ts, eventbridge._put_events, eventbridge._dispatch_to_event_bus = now, put_events, to_bus
+sqs._act_send_message = send
+sqs._HANDLERS["SendMessageBatch"] = send_batch
+
+if __name__ == "__main__":
+    if "--stay" not in sys.argv:
+        threading.Thread(target=end_with_standard_input, daemon=True).start()
+    sys.argv = sys.argv[:1]
+    from ministack.app import main
+
+    main()
