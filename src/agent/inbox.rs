@@ -220,13 +220,12 @@ impl Inbox for RegionInbox {
 
     fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
         async move {
-            let (high_waters, strays, holes) = read_state(&*self.hub, |state| {
+            let (high_waters, strays) = read_state(&*self.hub, |state| {
                 let high_waters = state.high_waters.get(asker).cloned().unwrap_or_default();
-                let holes = state.holes.get(asker).cloned().unwrap_or_default();
-                (high_waters, state.strays.get(asker).cloned().unwrap_or_default(), holes)
+                (high_waters, state.strays.get(asker).cloned().unwrap_or_default())
             });
             let (cluster, region) = (self.cluster.clone(), self.region.clone());
-            Ok(Hello { cluster, region, high_waters, now: self.clock.now(), strays, holes })
+            Ok(Hello { cluster, region, high_waters, now: self.clock.now(), strays })
         }
         .boxed()
     }

@@ -2,6 +2,8 @@
 //!
 //! One task per link. Nothing in it waits for another link: a dead peer costs its own task only.
 
+mod aside;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -24,22 +26,18 @@ use super::{
 };
 use crate::{
     core::{
-        batch::{Answer, Batch, Kind, Opening, Outcome, Reason, Reply},
+        batch::{Batch, Kind, Opening, Outcome, Reply},
         event::Record,
         journal::{Change, Head, Loss, Mark},
         link::{self, Effect, Failure, HubView},
         position::{Lives, Position},
         time::Timestamp,
     },
-    marks::{self, Mark as Branch},
-    ports::hub::{Note, ReadError, Reader},
+    ports::hub::{ReadError, Reader},
 };
 
 /// How often a link's progress is written down while it moves. What a crash forgets is sent again and suppressed.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Held events sent together.
-const HELD_BATCH: usize = 64;
 
 /// How often gauges are refreshed.
 const VIEW_INTERVAL: Duration = Duration::from_millis(500);
@@ -81,8 +79,8 @@ struct Loop {
     /// As it said last.
     peer_lives: Lives,
     youngest_stray: Option<(u64, Position)>,
-    /// The peer said which events were held back for it before this start.
-    holes_seen: bool,
+    /// What was held back for the peer, as it said last, and its lives then.
+    holes: (Lives, Vec<Position>),
     /// The youngest copy of another region's that this link took up.
     adopted: Option<u64>,
     viewed_at: Instant,
@@ -106,7 +104,7 @@ impl LinkTask {
             held_changes: 0,
             peer_lives: Lives::default(),
             youngest_stray: None,
-            holes_seen: false,
+            holes: Default::default(),
             adopted: None,
             viewed_at: now,
             read_again_at: now,
@@ -223,72 +221,6 @@ impl LinkTask {
         }
     }
 
-    async fn send_held(&mut self, state: &mut Loop) {
-        let due = self.core.due_held(self.ends.steady(), HELD_BATCH);
-        if due.is_empty() {
-            return;
-        }
-        let mut records = Vec::with_capacity(due.len());
-        let mut bytes = 0;
-        for sequence in due {
-            if bytes > self.core.options().batch_bytes {
-                // Too much for one batch: the next round takes it.
-                self.core.settle_held(sequence, Some(Outcome::Retry { after_millis: 0 }), self.ends.steady(), 0.0);
-                continue;
-            }
-            let mut reader = self.ends.hub.reader(sequence - 1);
-            match reader.next(1, 1).await {
-                Ok(found)
-                    if found.first().is_some_and(|record| self.core.is_expired(record, self.ends.clock.now())) =>
-                {
-                    let outcome = Some(Outcome::Rejected(Reason::Expired));
-                    let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
-                    let expired = found.into_iter();
-                    let dead = expired.map(|record| Effect::DeadLetter { record, reason: Reason::Expired, attempts });
-                    self.perform(dead.collect()).await;
-                }
-                Ok(found) if !found.is_empty() => {
-                    bytes += found.iter().map(|record| record.raw().len()).sum::<usize>();
-                    records.extend(found);
-                }
-                Ok(_) | Err(ReadError::Dropped { .. }) => {
-                    // Retention keeps what is held; only the size limit takes it.
-                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.steady(), 0.0);
-                    self.lost(sequence - 1, sequence, Mark::default()).await;
-                }
-                Err(ReadError::Failed(why)) => {
-                    tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
-                    self.core.settle_held(sequence, None, self.ends.steady(), self.ends.entropy.next_f64());
-                }
-            }
-        }
-        // Copies of other regions' events, which this region brings in their stead, say so.
-        let (own, copies): (Vec<Record>, Vec<Record>) =
-            records.into_iter().partition(|record| !self.is_foreign(record));
-        for (kind, records) in [(Kind::Redrive, own), (Kind::Repair, copies)] {
-            if !records.is_empty() {
-                self.send_single(state, kind, records);
-            }
-        }
-    }
-
-    fn is_foreign(&self, record: &Record) -> bool {
-        record.header.is_remote() && !record.came_back_to(&self.ends.home)
-    }
-
-    fn send_single(&self, state: &Loop, kind: Kind, records: Vec<Record>) {
-        let ends = self.ends.clone();
-        let sending = async move {
-            let bytes = records.iter().map(|record| record.raw().len()).sum();
-            let paced = ends.pacer().admit(records.len(), bytes).await;
-            let opening = ends.opening(kind);
-            let sent = opening.sent;
-            let result = ends.deliver(Batch { opening, records: records.clone() }).await;
-            Answered { what: Sent::Held(records), sent, result, paced }
-        };
-        state.wire.push(sending.boxed());
-    }
-
     async fn answered(&mut self, state: &mut Loop, answered: Answered) {
         let now = self.ends.clock.now();
         self.ends.metrics.rate_limited_seconds.inc_by(answered.paced.as_secs_f64());
@@ -297,10 +229,6 @@ impl LinkTask {
                 self.ends.metrics.batches_answered.inc();
                 state.offset.add(answered.sent, reply.received, reply.replied, now);
                 self.hold_lost_strays(state, reply);
-                if !state.holes_seen {
-                    state.holes_seen = true;
-                    self.fill_holes(&reply.holes);
-                }
             }
             Err(failure) => {
                 self.ends.metrics.batches_failed.inc();
@@ -311,7 +239,10 @@ impl LinkTask {
         let effects = match (answered.what, answered.result) {
             (Sent::Span(id), Ok(reply)) => {
                 let (lives, head, base) = self.hub_view();
-                self.core.on_reply(id, &reply, self.ends.steady(), &HubView { lives: &lives, head, base })
+                let hub = HubView { lives: &lives, head, base };
+                let effects = self.core.on_reply(id, &reply, self.ends.steady(), &hub);
+                self.fill_holes(state, &reply.lives, &reply.holes);
+                effects
             }
             (Sent::Span(id), Err(failure)) => {
                 self.core.on_failure(id, failure, self.ends.steady(), self.ends.entropy.next_f64());
@@ -325,41 +256,6 @@ impl LinkTask {
             tracing::info!(peer = self.ends.peer_name, state = is.as_str(), ?is, "link changed its state");
             self.refresh_view(state, true);
         }
-    }
-
-    async fn held_answered(&mut self, records: &[Record], reply: Option<&Reply>) -> Vec<Effect> {
-        let now = self.ends.steady();
-        let mut effects = Vec::new();
-        let mut strayed: Vec<Note> = Vec::new();
-        for (index, record) in records.iter().enumerate() {
-            let outcome = match reply {
-                Some(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
-                _ => None,
-            };
-            let sequence = record.header.offset;
-            let attempts = self.core.settle_held(sequence, outcome, now, self.ends.entropy.next_f64());
-            match outcome {
-                // A copy that conflicts is in the dead letters of its own region.
-                Some(Outcome::Rejected(reason)) if !self.is_foreign(record) => {
-                    effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
-                }
-                Some(Outcome::Delivered | Outcome::Duplicate) => {
-                    let at = reply.map(Reply::place).unwrap_or_default();
-                    let peer = self.ends.peer_name.clone();
-                    strayed.push(Change::Strayed { peer, sequence, at }.into());
-                }
-                _ => {}
-            }
-            if let Some(outcome) = outcome {
-                effects.push(Effect::Settled { record: record.clone(), outcome });
-            }
-        }
-        if !strayed.is_empty()
-            && let Err(error) = self.ends.hub.note(strayed).await
-        {
-            tracing::error!(peer = self.ends.peer_name, %error, "deliveries outside of the order not written down");
-        }
-        effects
     }
 
     async fn perform(&mut self, effects: Vec<Effect>) {
@@ -440,56 +336,6 @@ impl LinkTask {
         }
     }
 
-    /// Deliveries outside of the order go out again where the peer lost the part of its log that they stood in.
-    fn hold_lost_strays(&mut self, seen: &mut Loop, reply: &Reply) {
-        let peer = &self.ends.peer_name;
-        let lost = read_state(&*self.ends.hub, |state| {
-            let youngest = state.strayed.get(peer).and_then(|strayed| strayed.last()).copied();
-            if (&seen.peer_lives, seen.youngest_stray) == (&reply.lives, youngest) {
-                return Vec::new();
-            }
-            // Looked through again also for a new stray: its answer may be older than what the peer said since.
-            seen.peer_lives.clone_from(&reply.lives);
-            seen.youngest_stray = youngest;
-            state.lost_strays(peer, &reply.lives, reply.head)
-        });
-        let now = self.ends.steady();
-        for sequence in lost {
-            marks::hit(Branch::LinkStrayLost);
-            self.core.hold(sequence, now);
-        }
-    }
-
-    /// Before this start events were held back, says the peer: this region was restored to a time before it held them.
-    fn fill_holes(&mut self, holes: &[Position]) {
-        let (lives, head, _) = self.hub_view();
-        let now = self.ends.steady();
-        for hole in
-            holes.iter().filter(|hole| lives.at(hole.sequence) == Some(hole.incarnation) && hole.sequence <= head)
-        {
-            marks::hit(Branch::LinkHoleFilled);
-            self.core.hold(hole.sequence, now);
-        }
-    }
-
-    /// Copies of other regions' events that this region brings to its peers, and did not bring to this one yet.
-    fn hold_adopted(&mut self, seen: &mut Loop) {
-        let peer = &self.ends.peer_name;
-        let base = self.ends.hub.base();
-        let adopted: Vec<u64> = read_state(&*self.ends.hub, |state| {
-            let youngest = state.adopted.last().copied();
-            if youngest == seen.adopted {
-                return Vec::new();
-            }
-            seen.adopted = youngest;
-            let strayed = state.strayed.get(peer).map(Vec::as_slice).unwrap_or_default();
-            let is_new = |offset: &u64| *offset > base && !strayed.iter().any(|(known, _)| known == offset);
-            state.adopted.iter().copied().filter(is_new).collect()
-        });
-        let now = self.ends.steady();
-        adopted.into_iter().for_each(|offset| self.core.hold(offset, now));
-    }
-
     /// Names what the link can never deliver: the log dropped `(from, to]`. Where nobody knows any more what stood at
     /// `from`, the count is an upper bound.
     async fn lost(&mut self, from: u64, to: u64, mark: Mark) {
@@ -563,7 +409,6 @@ impl LinkTask {
             Command::Told(hello) => {
                 let (lives, head, base) = self.hub_view();
                 let hub = HubView { lives: &lives, head, base };
-                self.fill_holes(&hello.holes);
                 let effect = self.core.told(&hello.high_waters, &hello.strays, &hub);
                 self.perform(effect.into_iter().collect()).await;
             }

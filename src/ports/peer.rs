@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{
     batch::{Batch, Reply},
     link::Failure,
-    position::{Incarnation, Position, Stray},
+    position::{Incarnation, Stray},
     time::Timestamp,
 };
 
@@ -24,9 +24,6 @@ pub struct Hello {
     /// Single events of the asker that the region got outside of their order.
     #[serde(default)]
     pub strays: Vec<Stray>,
-    /// See [`Reply::holes`].
-    #[serde(default)]
-    pub holes: Vec<Position>,
 }
 
 /// A region asks what others hold of its own events: it was restored, or lost.

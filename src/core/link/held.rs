@@ -35,6 +35,10 @@ impl Link {
         self.held.entry(sequence).or_insert(Held { attempts: 0, due: now, in_flight: false });
     }
 
+    pub fn holds(&self, sequence: u64) -> bool {
+        self.held.contains_key(&sequence)
+    }
+
     /// What became of a held event; `None` if there was no answer.
     pub fn settle_held(&mut self, sequence: u64, outcome: Option<Outcome>, now: Timestamp, chance: f64) -> u32 {
         let Some(held) = self.held.get_mut(&sequence) else { return 0 };

@@ -1,0 +1,181 @@
+//! What a link delivers besides its stream, one event at a time: what the peer answered "retry later", what the peer lost
+//! and no rewind brings back, and copies of other regions' events that this region brings in their stead.
+
+use futures::FutureExt;
+
+use super::{Answered, LinkTask, Loop, Sent};
+use crate::{
+    agent::inbox::read_state,
+    core::{
+        batch::{Answer, Batch, Kind, Outcome, Reason, Reply},
+        event::Record,
+        journal::{Change, Mark},
+        link::Effect,
+        position::{Lives, Position},
+    },
+    marks::{self, Mark as Branch},
+    ports::hub::{Note, ReadError},
+};
+
+/// Held events sent together.
+const HELD_BATCH: usize = 64;
+
+impl LinkTask {
+    pub(super) async fn send_held(&mut self, state: &mut Loop) {
+        let due = self.core.due_held(self.ends.steady(), HELD_BATCH);
+        if due.is_empty() {
+            return;
+        }
+        let mut records = Vec::with_capacity(due.len());
+        let mut bytes = 0;
+        for sequence in due {
+            if bytes > self.core.options().batch_bytes {
+                // Too much for one batch: the next round takes it.
+                self.core.settle_held(sequence, Some(Outcome::Retry { after_millis: 0 }), self.ends.steady(), 0.0);
+                continue;
+            }
+            let mut reader = self.ends.hub.reader(sequence - 1);
+            match reader.next(1, 1).await {
+                Ok(found)
+                    if found.first().is_some_and(|record| self.core.is_expired(record, self.ends.clock.now())) =>
+                {
+                    let outcome = Some(Outcome::Rejected(Reason::Expired));
+                    let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
+                    let expired = found.into_iter();
+                    let dead = expired.map(|record| Effect::DeadLetter { record, reason: Reason::Expired, attempts });
+                    self.perform(dead.collect()).await;
+                }
+                Ok(found) if !found.is_empty() => {
+                    bytes += found.iter().map(|record| record.raw().len()).sum::<usize>();
+                    records.extend(found);
+                }
+                Ok(_) | Err(ReadError::Dropped { .. }) => {
+                    // Retention keeps what is held; only the size limit takes it.
+                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.steady(), 0.0);
+                    self.lost(sequence - 1, sequence, Mark::default()).await;
+                }
+                Err(ReadError::Failed(why)) => {
+                    tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
+                    self.core.settle_held(sequence, None, self.ends.steady(), self.ends.entropy.next_f64());
+                }
+            }
+        }
+        // Copies of other regions' events, which this region brings in their stead, say so.
+        let (own, copies): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| !self.is_foreign(record));
+        for (kind, records) in [(Kind::Redrive, own), (Kind::Repair, copies)] {
+            if !records.is_empty() {
+                self.send_single(state, kind, records);
+            }
+        }
+    }
+
+    fn is_foreign(&self, record: &Record) -> bool {
+        record.header.is_remote() && !record.came_back_to(&self.ends.home)
+    }
+
+    fn send_single(&self, state: &Loop, kind: Kind, records: Vec<Record>) {
+        let ends = self.ends.clone();
+        let sending = async move {
+            let bytes = records.iter().map(|record| record.raw().len()).sum();
+            let paced = ends.pacer().admit(records.len(), bytes).await;
+            let opening = ends.opening(kind);
+            let sent = opening.sent;
+            let result = ends.deliver(Batch { opening, records: records.clone() }).await;
+            Answered { what: Sent::Held(records), sent, result, paced }
+        };
+        state.wire.push(sending.boxed());
+    }
+
+    pub(super) async fn held_answered(&mut self, records: &[Record], reply: Option<&Reply>) -> Vec<Effect> {
+        let now = self.ends.steady();
+        let mut effects = Vec::new();
+        let mut strayed: Vec<Note> = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            let outcome = match reply {
+                Some(Reply { answer: Answer::Applied(outcomes), .. }) => outcomes.get(index).copied(),
+                _ => None,
+            };
+            let sequence = record.header.offset;
+            let attempts = self.core.settle_held(sequence, outcome, now, self.ends.entropy.next_f64());
+            match outcome {
+                // A copy that conflicts is in the dead letters of its own region.
+                Some(Outcome::Rejected(reason)) if !self.is_foreign(record) => {
+                    effects.push(Effect::DeadLetter { record: record.clone(), reason, attempts });
+                }
+                Some(Outcome::Delivered | Outcome::Duplicate) => {
+                    let at = reply.map(Reply::place).unwrap_or_default();
+                    let peer = self.ends.peer_name.clone();
+                    strayed.push(Change::Strayed { peer, sequence, at }.into());
+                }
+                _ => {}
+            }
+            if let Some(outcome) = outcome {
+                effects.push(Effect::Settled { record: record.clone(), outcome });
+            }
+        }
+        if !strayed.is_empty()
+            && let Err(error) = self.ends.hub.note(strayed).await
+        {
+            tracing::error!(peer = self.ends.peer_name, %error, "deliveries outside of the order not written down");
+        }
+        effects
+    }
+
+    /// Deliveries outside of the order go out again where the peer lost the part of its log that they stood in.
+    pub(super) fn hold_lost_strays(&mut self, seen: &mut Loop, reply: &Reply) {
+        let peer = &self.ends.peer_name;
+        let lost = read_state(&*self.ends.hub, |state| {
+            let youngest = state.strayed.get(peer).and_then(|strayed| strayed.last()).copied();
+            if (&seen.peer_lives, seen.youngest_stray) == (&reply.lives, youngest) {
+                return Vec::new();
+            }
+            // Looked through again also for a new stray: its answer may be older than what the peer said since.
+            seen.peer_lives.clone_from(&reply.lives);
+            seen.youngest_stray = youngest;
+            state.lost_strays(peer, &reply.lives, reply.head)
+        });
+        let now = self.ends.steady();
+        for sequence in lost {
+            marks::hit(Branch::LinkStrayLost);
+            self.core.hold(sequence, now);
+        }
+    }
+
+    /// Events that the peer was told are held back, and that nobody holds back any more: this region was restored to a time
+    /// before it did, or a copy of it did and is gone. What is still ahead of the link goes with the stream.
+    pub(super) fn fill_holes(&mut self, seen: &mut Loop, peer_lives: &Lives, holes: &[Position]) {
+        let news = match &seen.holes {
+            (lives, known) if lives == peer_lives => holes.iter().filter(|hole| !known.contains(hole)).collect(),
+            _ => holes.iter().collect::<Vec<_>>(),
+        };
+        let (lives, head, base) = self.hub_view();
+        let now = self.ends.steady();
+        for hole in news {
+            let behind = hole.sequence > base && hole.sequence <= self.core.low().min(head);
+            if behind && lives.at(hole.sequence) == Some(hole.incarnation) && !self.core.holds(hole.sequence) {
+                marks::hit(Branch::LinkHoleFilled);
+                self.core.hold(hole.sequence, now);
+            }
+        }
+        seen.holes = (peer_lives.clone(), holes.to_vec());
+    }
+
+    /// Copies of other regions' events that this region brings to its peers, and did not bring to this one yet.
+    pub(super) fn hold_adopted(&mut self, seen: &mut Loop) {
+        let peer = &self.ends.peer_name;
+        let base = self.ends.hub.base();
+        let adopted: Vec<u64> = read_state(&*self.ends.hub, |state| {
+            let youngest = state.adopted.last().copied();
+            if youngest == seen.adopted {
+                return Vec::new();
+            }
+            seen.adopted = youngest;
+            let strayed = state.strayed.get(peer).map(Vec::as_slice).unwrap_or_default();
+            let is_new = |offset: &u64| *offset > base && !strayed.iter().any(|(known, _)| known == offset);
+            state.adopted.iter().copied().filter(is_new).collect()
+        });
+        let now = self.ends.steady();
+        adopted.into_iter().for_each(|offset| self.core.hold(offset, now));
+    }
+}
