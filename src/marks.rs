@@ -63,6 +63,7 @@ marks! {
     LinkLostPlace "link-lost-place" "The log dropped what a link had not delivered.",
     RepairAsked "repair-asked" "A peer asked for a repair.",
     RepairDone "repair-done" "A repair was brought to its end.",
+    RepairWentElsewhere "repair-went-elsewhere" "A repair came to a copy of the region that asked for it.",
     RepairAskedAgain "repair-asked-again" "A repair was not brought to its end in time.",
     RepairGivenUp "repair-given-up" "A repair was not answered and left to be asked for again.",
     RedriveDelivered "redrive-delivered" "A redriven letter was taken, or known.",

@@ -3,7 +3,7 @@
 //! An errand runs beside its link, with the link's pace, one batch at a time. Keys make it harmless, whatever the link
 //! does meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -100,7 +100,7 @@ impl Errand {
             true if record.header.accepted <= expire_before || !filters.selects(record) => Choice::Skip,
             true => Choice::Send,
         };
-        self.pass(Kind::Redrive, select, dry_run).await
+        Ok(self.pass(Kind::Redrive, select, dry_run).await?.report)
     }
 
     /// Sends what this region holds of `origin` beyond `known` (everything where a life is not listed).
@@ -108,6 +108,10 @@ impl Errand {
     /// # Errors
     /// The log cannot be read, or the peer does not answer.
     pub async fn repair(&self, origin: &str, known: &[(Incarnation, u64)], dry_run: bool) -> Result<Report, Error> {
+        Ok(self.pass_of(origin, known, dry_run).await?.report)
+    }
+
+    async fn pass_of(&self, origin: &str, known: &[(Incarnation, u64)], dry_run: bool) -> Result<Passed, Error> {
         let select = |record: &Record| {
             let position = record.header.origin;
             let is_known = known.iter().any(|(life, end)| *life == position.incarnation && position.sequence <= *end);
@@ -125,17 +129,18 @@ impl Errand {
     /// # Errors
     /// The log cannot be read, or the peer does not answer.
     pub async fn repair_as_asked(&self, request: &RepairRequest) -> Result<Report, Error> {
-        let report = self.repair(&request.origin, &request.known, false).await?;
-        match self.deliver(Kind::Repaired { asked: request.asked }, &[]).await {
+        let Passed { report, places } = self.pass_of(&request.origin, &request.known, false).await?;
+        let places = places.into_iter().collect();
+        match self.deliver(Kind::Repaired { asked: request.asked, places }, &[]).await {
             Ok(_) => Ok(report),
             Err(failure) => Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report }),
         }
     }
 
-    async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Report, Error> {
+    async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Passed, Error> {
         let mut reader = self.ends.hub.reader(self.ends.hub.base());
         let head = self.ends.hub.head().borrow().offset;
-        let mut report = Report::default();
+        let mut passed = Passed::default();
         let mut waiting: Vec<Record> = Vec::new();
         let mut at = 0;
         while at < head {
@@ -152,9 +157,9 @@ impl Errand {
             for record in records.into_iter().filter(|record| record.header.offset <= head) {
                 match select(&record) {
                     Choice::Ignore => {}
-                    Choice::Skip => report.skipped += 1,
+                    Choice::Skip => passed.report.skipped += 1,
                     Choice::Send => {
-                        report.events += 1;
+                        passed.report.events += 1;
                         waiting.push(record);
                     }
                 }
@@ -167,13 +172,13 @@ impl Errand {
             let mut batches = self.split(std::mem::take(&mut waiting));
             waiting = batches.pop().unwrap_or_default();
             for batch in batches {
-                self.send(kind.clone(), batch, &mut report).await?;
+                self.send(kind.clone(), batch, &mut passed).await?;
             }
         }
         if !waiting.is_empty() {
-            self.send(kind, waiting, &mut report).await?;
+            self.send(kind, waiting, &mut passed).await?;
         }
-        Ok(report)
+        Ok(passed)
     }
 
     /// Cuts records into batches within the link's bounds.
@@ -196,16 +201,17 @@ impl Errand {
         batches
     }
 
-    async fn send(&self, kind: Kind, records: Vec<Record>, report: &mut Report) -> Result<(), Error> {
-        let outcomes = self.deliver(kind.clone(), &records).await;
-        match outcomes {
-            Ok((outcomes, _)) => {
-                outcomes.iter().for_each(|outcome| report.add(*outcome));
+    async fn send(&self, kind: Kind, records: Vec<Record>, passed: &mut Passed) -> Result<(), Error> {
+        match self.deliver(kind, &records).await {
+            Ok((outcomes, at)) => {
+                outcomes.iter().for_each(|outcome| passed.report.add(*outcome));
+                let place = passed.places.entry(at.incarnation).or_default();
+                *place = at.sequence.max(*place);
                 Ok(())
             }
             Err(failure) => {
-                report.failed += records.len() as u64;
-                Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report: *report })
+                passed.report.failed += records.len() as u64;
+                Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report: passed.report })
             }
         }
     }
@@ -261,6 +267,14 @@ impl Errand {
         let noted = self.ends.hub.note(notes).await;
         noted.map_err(|error| Failure::Refused(format!("{}: not written down: {error}", self.ends.home)))
     }
+}
+
+/// A pass over the log.
+#[derive(Default)]
+struct Passed {
+    report: Report,
+    /// Where the peer's log ended with each answer, the last in each of its lives.
+    places: BTreeMap<Incarnation, u64>,
 }
 
 enum Choice {

@@ -19,6 +19,7 @@ use crate::{
         event::Record,
         invariant::{Invariant, Violation},
         journal::State,
+        position::{Incarnation, Position},
     },
     marks::{self, Mark},
     metrics::Metrics,
@@ -151,6 +152,22 @@ impl RegionInbox {
         }
     }
 
+    /// A repair is at its end, if it all came to this log: while two agents answer at one address, a copy and its
+    /// original, each of them may have got a part, and this one asks again.
+    fn repaired(&self, asked: u64, places: &[(Incarnation, u64)], repaired: &Handed, reply: &Reply) {
+        let is_here = |(incarnation, sequence): &(Incarnation, u64)| {
+            reply.lives.contains(&Position { incarnation: *incarnation, sequence: *sequence }, reply.head)
+        };
+        if places.iter().all(is_here) {
+            repaired.set(asked);
+        } else {
+            marks::hit(Mark::RepairWentElsewhere);
+            tracing::warn!(
+                "what was asked for came to another agent of this region: a copy of it answers at its address"
+            );
+        }
+    }
+
     fn count(&self, records: &[Record], reply: &Reply, sender: &str, kind: &Kind) {
         let Answer::Applied(outcomes) = &reply.answer else { return };
         if *kind == Kind::Shadow {
@@ -210,8 +227,8 @@ impl Inbox for RegionInbox {
             reply.received = received;
             reply.replied = self.clock.now();
             self.count(&records, &reply, &sender, &kind);
-            if let (Kind::Repaired { asked }, Some(repaired)) = (&kind, self.repaired.get(&sender)) {
-                repaired.set(*asked);
+            if let (Kind::Repaired { asked, places }, Some(repaired)) = (&kind, self.repaired.get(&sender)) {
+                self.repaired(*asked, places, repaired, &reply);
             }
             Ok(reply)
         }

@@ -37,8 +37,9 @@ pub enum Kind {
     Repair,
     /// Nothing is to be taken: the peer answers what it would do.
     Shadow,
-    /// All that the receiver asked for in its request of that number was sent, in batches of kind `Repair`. No records.
-    Repaired { asked: u64 },
+    /// All that the receiver asked for in its request of that number was sent, in batches of kind `Repair`, and stands in
+    /// its log up to these places. No records.
+    Repaired { asked: u64, places: Vec<(Incarnation, u64)> },
 }
 
 /// What precedes the records.

@@ -307,9 +307,8 @@ impl State {
     /// The own events that went to `peer` outside of the order and stood in a part of its log that it lost, if `lives`
     /// and `head` say how its log is now.
     pub fn lost_strays(&self, peer: &str, lives: &Lives, head: u64) -> Vec<u64> {
-        let is_lost = |at: &Position| lives.end(at.incarnation, head).is_none_or(|end| end < at.sequence);
         let strayed = self.strayed.get(peer).map(Vec::as_slice).unwrap_or_default();
-        strayed.iter().filter(|(_, at)| is_lost(at)).map(|(sequence, _)| *sequence).collect()
+        strayed.iter().filter(|(_, at)| !lives.contains(at, head)).map(|(sequence, _)| *sequence).collect()
     }
 
     /// An event of `origin` came outside of its stream and stands `at` in this log. No high-water tells of it, so the

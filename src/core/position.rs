@@ -98,6 +98,12 @@ impl Lives {
         Some(self.0.get(index + 1).map_or(head, |(_, after)| *after))
     }
 
+    /// Whether the hub, whose head is `head`, has what was at `place`: it was not restored to a time before, and it is
+    /// not a copy of the one that was there.
+    pub fn contains(&self, place: &Position, head: u64) -> bool {
+        self.end(place.incarnation, head).is_some_and(|end| end >= place.sequence)
+    }
+
     /// How far a peer that reports `high_waters` has this hub's log, in this hub's offsets; 0 where it knows no life
     /// of this hub.
     ///

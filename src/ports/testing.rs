@@ -246,7 +246,6 @@ impl Inbox for FakeInbox {
                 high_waters,
                 now: Timestamp(3),
                 strays: Vec::new(),
-                holes: Vec::new(),
             })
         }
         .boxed()
