@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{ends::Ends, filter::Filters};
+use super::{ends::Ends, filter::Filters, inbox::read_state};
 use crate::{
     core::{
-        batch::{Batch, Kind, Outcome},
+        batch::{Batch, Kind, Outcome, Repaired},
         event::Record,
         journal::Change,
         link::Failure,
@@ -129,9 +129,10 @@ impl Errand {
     /// # Errors
     /// The log cannot be read, or the peer does not answer.
     pub async fn repair_as_asked(&self, request: &RepairRequest) -> Result<Report, Error> {
+        let (high_waters, strays) = read_state(&*self.ends.hub, |state| state.held_of(&request.asker));
         let Passed { report, places } = self.pass_of(&request.origin, &request.known, false).await?;
-        let places = places.into_iter().collect();
-        match self.deliver(Kind::Repaired { asked: request.asked, places }, &[]).await {
+        let repaired = Repaired { asked: request.asked, places: places.into_iter().collect(), high_waters, strays };
+        match self.deliver(Kind::Repaired(repaired), &[]).await {
             Ok(_) => Ok(report),
             Err(failure) => Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report }),
         }

@@ -11,7 +11,7 @@ use crate::{
         journal::Mark,
         link::{self, Status},
     },
-    ports::{hub::Hub, peer::Hello},
+    ports::hub::Hub,
 };
 
 /// What everybody else sees of a link. Refreshed by its task.
@@ -28,12 +28,7 @@ pub struct View {
 #[derive(Debug)]
 pub enum Command {
     Pause(bool),
-    /// What the peer has of us.
-    Told(Hello),
-    Options {
-        options: link::Options,
-        pacer: Pace,
-    },
+    Options { options: link::Options, pacer: Pace },
     Filter(crate::core::pattern::Pattern),
 }
 

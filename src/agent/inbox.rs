@@ -12,10 +12,10 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
 
-use super::watch::Watch;
+use super::{repairs::Ended, watch::Watch};
 use crate::{
     core::{
-        batch::{Answer, Batch, Kind, Outcome, Reply},
+        batch::{Answer, Batch, Kind, Outcome, Repaired, Reply},
         event::Record,
         invariant::{Invariant, Violation},
         journal::State,
@@ -50,13 +50,7 @@ impl Handed {
         self.moved.notify_waiters();
     }
 
-    /// Sets the number, whatever it was.
-    fn set(&self, to: u64) {
-        self.last.store(to, Ordering::Release);
-        self.moved.notify_waiters();
-    }
-
-    pub async fn wait_until(&self, check: impl Fn(u64) -> bool) {
+    async fn wait_until(&self, check: impl Fn(u64) -> bool) {
         loop {
             // Made before the look, so that no move in between is missed.
             let moved = self.moved.notified();
@@ -77,8 +71,8 @@ pub struct RegionInbox {
     pub watch: Arc<Watch>,
     /// By sender: the last offset that was handed to the hub.
     pub handed: BTreeMap<String, Handed>,
-    /// By peer: the last repair that it brought to its end, by the number under which it was asked for.
-    pub repaired: BTreeMap<String, Arc<Handed>>,
+    /// By peer: the last repair that it brought to its end.
+    pub repaired: BTreeMap<String, Arc<Ended>>,
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: wakes our link to it, which may be waiting out a failure.
     pub heard: BTreeMap<String, Arc<Notify>>,
@@ -154,12 +148,12 @@ impl RegionInbox {
 
     /// A repair is at its end, if it all came to this log: while two agents answer at one address, a copy and its
     /// original, each of them may have got a part, and this one asks again.
-    fn repaired(&self, asked: u64, places: &[(Incarnation, u64)], repaired: &Handed, reply: &Reply) {
+    fn repaired(&self, what: &Repaired, ended: &Ended, reply: &Reply) {
         let is_here = |(incarnation, sequence): &(Incarnation, u64)| {
             reply.lives.contains(&Position { incarnation: *incarnation, sequence: *sequence }, reply.head)
         };
-        if places.iter().all(is_here) {
-            repaired.set(asked);
+        if what.places.iter().all(is_here) {
+            ended.set(what.clone());
         } else {
             marks::hit(Mark::RepairWentElsewhere);
             tracing::warn!(
@@ -227,8 +221,8 @@ impl Inbox for RegionInbox {
             reply.received = received;
             reply.replied = self.clock.now();
             self.count(&records, &reply, &sender, &kind);
-            if let (Kind::Repaired { asked, places }, Some(repaired)) = (&kind, self.repaired.get(&sender)) {
-                self.repaired(*asked, places, repaired, &reply);
+            if let (Kind::Repaired(what), Some(ended)) = (&kind, self.repaired.get(&sender)) {
+                self.repaired(what, ended, &reply);
             }
             Ok(reply)
         }
@@ -237,10 +231,7 @@ impl Inbox for RegionInbox {
 
     fn hello<'a>(&'a self, asker: &'a str) -> BoxFuture<'a, Result<Hello, Refusal>> {
         async move {
-            let (high_waters, strays) = read_state(&*self.hub, |state| {
-                let high_waters = state.high_waters.get(asker).cloned().unwrap_or_default();
-                (high_waters, state.strays.get(asker).cloned().unwrap_or_default())
-            });
+            let (high_waters, strays) = read_state(&*self.hub, |state| state.held_of(asker));
             let (cluster, region) = (self.cluster.clone(), self.region.clone());
             Ok(Hello { cluster, region, high_waters, now: self.clock.now(), strays })
         }

@@ -227,6 +227,7 @@ impl LinkTask {
         match &answered.result {
             Ok(reply) => {
                 self.ends.metrics.batches_answered.inc();
+                self.ends.told(&reply.high_waters, &reply.strays);
                 state.offset.add(answered.sent, reply.received, reply.replied, now);
                 self.hold_lost_strays(state, reply);
             }
@@ -303,7 +304,6 @@ impl LinkTask {
                     self.find_low_mark().await;
                 }
                 Effect::Unrecoverable { from, to, mark } => self.lost(from, to, mark).await,
-                Effect::Behind { beyond } => self.ends.repairs.want(beyond),
                 Effect::Settled { .. } | Effect::Skipped { .. } | Effect::DeadLetter { .. } => {}
             }
         }
@@ -406,12 +406,6 @@ impl LinkTask {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Pause(paused) => self.core.set_paused(paused),
-            Command::Told(hello) => {
-                let (lives, head, base) = self.hub_view();
-                let hub = HubView { lives: &lives, head, base };
-                let effect = self.core.told(&hello.high_waters, &hello.strays, &hub);
-                self.perform(effect.into_iter().collect()).await;
-            }
             Command::Options { options, pacer } => {
                 self.core.set_options(options);
                 let pacer = Arc::new(Pacer::new(pacer.events_per_second, pacer.bytes_per_second));

@@ -45,7 +45,7 @@ use self::{
     handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
     link::LinkTask,
-    repairs::Repairs,
+    repairs::{Ended, Repairs},
     watch::Watch,
 };
 pub use self::{
@@ -137,7 +137,7 @@ impl Agent {
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
         let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
         let names: Vec<String> = names.collect();
-        let repaired: BTreeMap<String, Arc<Handed>> = names.iter().map(|name| (name.clone(), Arc::default())).collect();
+        let repaired: BTreeMap<String, Arc<Ended>> = names.iter().map(|name| (name.clone(), Arc::default())).collect();
         let inbox = Arc::new(RegionInbox {
             cluster: config.cluster.name.clone(),
             region: region.clone(),
@@ -364,7 +364,7 @@ impl Agent {
         let hellos = self.links.values().map(|link| async move {
             let told = async {
                 if let Ok(hello) = link.ends.peer.hello().await {
-                    link.ask(Command::Told(hello)).await;
+                    link.ends.told(&hello.high_waters, &hello.strays);
                 }
             };
             // A peer that does not answer in time says it with the answer to the next batch.
@@ -531,7 +531,6 @@ async fn build_link(
     }
     let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.steady());
     core.set_paused(journal.paused);
-    core.set_repaired(read_state(&*hub, |state| state.repaired.get(&options.to).cloned()).unwrap_or_default());
     let view = View {
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
         cursor: core.low(),

@@ -37,9 +37,21 @@ pub enum Kind {
     Repair,
     /// Nothing is to be taken: the peer answers what it would do.
     Shadow,
-    /// All that the receiver asked for in its request of that number was sent, in batches of kind `Repair`, and stands in
-    /// its log up to these places. No records.
-    Repaired { asked: u64, places: Vec<(Incarnation, u64)> },
+    /// All that the receiver asked for was sent, in batches of kind `Repair`. No records.
+    Repaired(Repaired),
+}
+
+/// What a repair was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The number of the request.
+    pub asked: u64,
+    /// Where the receiver's log ended with each answer, the last in each of its lives. One that is not there: the repair
+    /// came to another agent of the region, a copy at the same address.
+    pub places: Vec<(Incarnation, u64)>,
+    /// How far the sender had each life of the receiver, and what outside of the order, when it began.
+    pub high_waters: Vec<(Incarnation, u64)>,
+    pub strays: Vec<Stray>,
 }
 
 /// What precedes the records.

@@ -304,6 +304,12 @@ impl State {
         strayed.drain(..excess);
     }
 
+    /// How far this hub has each life of `origin`, and what of it came outside of the order.
+    pub fn held_of(&self, origin: &str) -> (Vec<(Incarnation, u64)>, Vec<Stray>) {
+        let high_waters = self.high_waters.get(origin).cloned().unwrap_or_default();
+        (high_waters, self.strays.get(origin).cloned().unwrap_or_default())
+    }
+
     /// The own events that went to `peer` outside of the order and stood in a part of its log that it lost, if `lives`
     /// and `head` say how its log is now.
     pub fn lost_strays(&self, peer: &str, lives: &Lives, head: u64) -> Vec<u64> {

@@ -31,7 +31,7 @@ use super::{
     event::Record,
     invariant::{Invariant, Violation},
     journal::{Mark, Progress, STRAYED_MAX},
-    position::{Incarnation, Lives, Stray},
+    position::Lives,
     time::Timestamp,
 };
 use crate::{
@@ -150,9 +150,6 @@ pub enum Effect {
     Rewound { from: u64, to: u64 },
     /// Events up to `to` that the peer misses are in the log no more. `mark` stands at `from`; zeros if not known.
     Unrecoverable { from: u64, to: u64, mark: Mark },
-    /// What the peer holds of this hub beyond this hub's log is this now. If it is anything, this hub was restored: ask for
-    /// it.
-    Behind { beyond: Vec<Stray> },
 }
 
 #[derive(Debug)]
@@ -245,8 +242,6 @@ pub struct Link {
     accounts: Accounts,
     /// Spans that there can be with the options so far.
     spans_max: usize,
-    /// What the peer holds beyond this hub's log, as it said last.
-    beyond: Vec<Stray>,
 }
 
 impl Link {
@@ -276,7 +271,6 @@ impl Link {
             paused: false,
             accounts: Accounts::default(),
             spans_max,
-            beyond: Vec::new(),
         }
     }
 
@@ -478,7 +472,6 @@ impl Link {
         self.failure = None;
         self.failures = 0;
         self.retry_at = Timestamp::ZERO;
-        effects.extend(self.told(&reply.high_waters, &reply.strays, hub));
         let Some(index) =
             self.spans.iter().position(|span| matches!(span.stage, Stage::Sent { id: sent, .. } if sent == id))
         else {
@@ -654,23 +647,6 @@ impl Link {
             return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
         }
         None
-    }
-
-    /// What the peer held beyond this hub's log when it last sent all of that back.
-    pub fn set_repaired(&mut self, beyond: Vec<Stray>) {
-        self.beyond = beyond;
-    }
-
-    /// The peer said what it holds of this hub. It may be asked more than once for what is beyond this hub's log: there
-    /// is more of it when something was on its way while this hub was restored, or when a copy of it goes on to write.
-    pub fn told(&mut self, marks: &[(Incarnation, u64)], strays: &[Stray], hub: &HubView<'_>) -> Option<Effect> {
-        let beyond = hub.lives.beyond(marks, strays, hub.head);
-        if beyond == self.beyond {
-            return None;
-        }
-        marks::hit(Branch::LinkBehind);
-        self.beyond.clone_from(&beyond);
-        Some(Effect::Behind { beyond })
     }
 
     /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while

@@ -1,7 +1,7 @@
 use super::*;
 use crate::core::{
     event::{Placement, encode_arrival},
-    position::Position,
+    position::Incarnation,
     testing,
 };
 
@@ -201,48 +201,6 @@ fn an_event_older_than_the_peers_memory_is_not_sent() {
     let expired = effects.iter().filter(|effect| matches!(effect, Effect::DeadLetter { reason: Reason::Expired, .. }));
     assert_eq!(expired.count(), 5);
     assert_eq!(link.next_send(NOW, NOW).unwrap().records.len(), 5);
-}
-
-/// What the link asks the peer for, if anything, when the peer says this.
-fn asks(link: &mut Link, mark: u64, strays: &[Stray]) -> Option<Vec<Stray>> {
-    let lives = lives();
-    let effect = link.told(&[(Incarnation(5), mark)], strays, &HubView { lives: &lives, head: 1_000, base: 0 });
-    effect.map(|effect| match effect {
-        Effect::Behind { beyond } => beyond,
-        other => panic!("{other:?}"),
-    })
-}
-
-#[test]
-fn a_peer_that_knows_more_of_us_than_we_do_is_asked_once() {
-    let mut link = link();
-    for expected in [1, 0] {
-        read_on(&mut link);
-        let send = link.next_send(NOW, NOW).unwrap();
-        let effects = on_reply(&mut link, send.id, &delivered(2_000));
-        assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Behind { .. })).count(), expected);
-    }
-}
-
-#[test]
-fn a_peer_that_gets_more_of_what_we_lost_is_asked_again_also_after_our_restart() {
-    let at = |sequence| Position { incarnation: Incarnation(8), sequence };
-    let stray = |sequence, place| Stray { incarnation: Incarnation(5), sequence, at: at(place) };
-    let mut link = link();
-    assert_eq!(asks(&mut link, 900, &[stray(1_000, 70)]), None);
-    let first = asks(&mut link, 900, &[stray(1_005, 71)]);
-    assert_eq!(first, Some(vec![stray(1_005, 71)]));
-    let mut again = Link::new(options(), None, 0, NOW);
-    again.set_repaired(vec![stray(1_005, 71)]);
-    for mut link in [link, again] {
-        assert_eq!(asks(&mut link, 900, &[stray(1_005, 71)]), None);
-        // One that was late, below the highest.
-        assert_eq!(asks(&mut link, 900, &[stray(1_005, 72)]), Some(vec![stray(1_005, 72)]));
-        assert_eq!(asks(&mut link, 1_001, &[stray(1_005, 72)]).unwrap().len(), 2);
-        // The peer was restored too, and gets it again.
-        assert_eq!(asks(&mut link, 900, &[]), Some(Vec::new()));
-        assert_eq!(asks(&mut link, 1_001, &[]).unwrap().len(), 1);
-    }
 }
 
 #[test]

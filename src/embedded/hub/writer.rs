@@ -196,12 +196,11 @@ impl Writer {
             }
             Request::Apply { batch, reply, permit } => {
                 let answer = self.apply(&batch).await?;
-                let high_waters = self.high_waters(&batch.opening.sender);
-                let (strays, holes, lives) = {
+                let ((high_waters, strays), holes, lives) = {
                     let state = self.state();
                     let sender = &batch.opening.sender;
-                    let strays = state.strays.get(sender).cloned().unwrap_or_default();
-                    (strays, state.holes.get(sender).cloned().unwrap_or_default(), state.lives.told())
+                    let holes = state.holes.get(sender).cloned().unwrap_or_default();
+                    (state.held_of(sender), holes, state.lives.told())
                 };
                 let answer = Reply {
                     region: self.parts.options.region.clone(),
