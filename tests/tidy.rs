@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("agent", &["core", "ports", "config", "metrics", "faults"]),
     ("api", &["core", "ports", "config", "agent"]),
     ("admin", &["core", "ports", "config", "agent", "api", "faults"]),
-    ("sim", &["core", "ports", "config", "metrics", "faults", "agent"]),
+    ("sim", &["core", "ports", "config", "metrics", "faults", "agent", "verify"]),
     ("cli", &["core", "ports", "config", "metrics", "agent", "api", "admin", "verify", "cost", "sim"]),
 ];
 

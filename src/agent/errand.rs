@@ -132,7 +132,7 @@ impl Errand {
         let (high_waters, strays) = read_state(&*self.ends.hub, |state| state.held_of(&request.asker));
         let Passed { report, places } = self.pass_of(&request.origin, &request.known, false).await?;
         let repaired = Repaired { asked: request.asked, places: places.into_iter().collect(), high_waters, strays };
-        match self.deliver(Kind::Repaired(repaired), &[]).await {
+        match self.deliver(Kind::Repaired(Box::new(repaired)), &[]).await {
             Ok(_) => Ok(report),
             Err(failure) => Err(Error::Peer { peer: self.ends.peer_name.clone(), failure, report }),
         }

@@ -38,7 +38,7 @@ pub enum Kind {
     /// Nothing is to be taken: the peer answers what it would do.
     Shadow,
     /// All that the receiver asked for was sent, in batches of kind `Repair`. No records.
-    Repaired(Repaired),
+    Repaired(Box<Repaired>),
 }
 
 /// What a repair was.

@@ -16,7 +16,9 @@
 //! [`Link`] does no I/O: its owner asks what it [wants](Link::wants), hands in chunks, answers and the time, and
 //! performs the [effects](Effect) in order.
 
+mod check;
 mod held;
+mod status;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,13 +26,16 @@ use std::{
     time::Duration,
 };
 
-use self::held::Held;
+pub use self::{
+    check::Accounts,
+    status::{Skip, Status},
+};
+use self::{check::spans_max, held::Held};
 use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
     event::Record,
-    invariant::{Invariant, Violation},
-    journal::{Mark, Progress, STRAYED_MAX},
+    journal::{Mark, Progress},
     position::Lives,
     time::Timestamp,
 };
@@ -57,44 +62,8 @@ pub struct Options {
     pub shadow: bool,
 }
 
-/// Deliveries outside of the order that a rewind may hold at once; as many as are remembered.
-const STRAYED_HELD_MAX: usize = STRAYED_MAX;
-
 /// How soon after a failure a peer that was heard is tried again.
 const HEARD_PAUSE: Duration = Duration::from_millis(500);
-
-/// Why an event of the log is not meant for the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Skip {
-    /// It came over a link; only its origin sends it on.
-    Foreign,
-    /// The link's pattern does not match.
-    Filtered,
-    /// It crossed too many links.
-    HopLimit,
-    /// It is being held and goes its own way.
-    Held,
-    /// Its source begins with `aws.`: no bus takes that from us.
-    AwsSource,
-    /// A replay of the hub's archive; it was delivered when it happened.
-    Replay,
-}
-
-impl Skip {
-    pub const ALL: [Skip; 6] =
-        [Skip::Foreign, Skip::Filtered, Skip::HopLimit, Skip::Held, Skip::AwsSource, Skip::Replay];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Skip::Foreign => "foreign",
-            Skip::Filtered => "filtered",
-            Skip::HopLimit => "hop_limit",
-            Skip::Held => "held",
-            Skip::AwsSource => "aws_source",
-            Skip::Replay => "replay",
-        }
-    }
-}
 
 /// A part of the log, as the feed read it.
 #[derive(Clone, Debug, Default)]
@@ -174,51 +143,6 @@ struct Span {
     mark: Mark,
     /// Where the last batch of the span ends; `None` where all of it was left out.
     batch_to: Option<u64>,
-}
-
-/// The state of a link for people and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    Active,
-    /// Sends fail; the text says how.
-    Retrying(String),
-    /// The peer refuses us; the text says why.
-    Refused(String),
-    Paused,
-}
-
-impl Status {
-    pub const NAMES: [&str; 5] = ["active", "retrying", "refused", "paused", "disabled"];
-
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Status::Active => "active",
-            Status::Retrying(_) => "retrying",
-            Status::Refused(_) => "refused",
-            Status::Paused => "paused",
-        }
-    }
-}
-
-/// What became of the events that a link took from its feed since it last began to read anew: at its start, at a rewind,
-/// and when what was at hand is judged again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accounts {
-    pub taken: u64,
-    pub delivered: u64,
-    pub duplicate: u64,
-    pub skipped: u64,
-    pub dead: u64,
-    pub held: u64,
-    pub expired: u64,
-    /// Asked about and not delivered: shadow mode.
-    pub shadowed: u64,
-}
-
-impl Accounts {
-    fn settled(&self) -> u64 {
-        self.delivered + self.duplicate + self.skipped + self.dead + self.held + self.expired + self.shadowed
-    }
 }
 
 #[derive(Debug)]
@@ -612,43 +536,6 @@ impl Link {
         effects
     }
 
-    pub fn accounts(&self) -> Accounts {
-        self.accounts
-    }
-
-    /// What does not hold of the link, which is a bug. Cheap: a pass over the spans.
-    pub fn check(&self) -> Option<Violation> {
-        let mut at = self.low;
-        let mut waiting = 0;
-        for span in &self.spans {
-            if span.from != at || span.to < span.from {
-                let what = format!("a span ({}, {}] begins where {at} was expected", span.from, span.to);
-                return Some(Violation::new(Invariant::Spans, what));
-            }
-            at = span.to;
-            if !matches!(span.stage, Stage::Done) {
-                waiting += span.records.len() as u64;
-            }
-        }
-        if at != self.read {
-            let what = format!("spans end at {at}, but {} was read", self.read);
-            return Some(Violation::new(Invariant::Spans, what));
-        }
-        let accounts = &self.accounts;
-        if accounts.taken != accounts.settled() + waiting {
-            return Some(Violation::new(Invariant::Accounts, format!("{accounts:?}, and {waiting} waiting")));
-        }
-        if self.spans.len() > self.spans_max {
-            return Some(Violation::new(Invariant::Bounds, format!("{} spans", self.spans.len())));
-        }
-        // A batch may be answered `Retry` as a whole when the list is all but full.
-        let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
-        if self.held.len() > held_max.max(STRAYED_HELD_MAX) {
-            return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
-        }
-        None
-    }
-
     /// Moves the low-water over what is done at the front, and makes one of what is done side by side behind it: while
     /// the first batch waits for its answer, any number of later ones may get theirs.
     fn settle(&mut self) {
@@ -670,11 +557,6 @@ impl Link {
             }
         }
     }
-}
-
-/// Those that wait, one that is done behind each, and one that was read too late to stop.
-fn spans_max(options: &Options) -> usize {
-    2 * (options.in_flight + 2)
 }
 
 /// What a link must know of its own hub to read a peer's high-waters.
