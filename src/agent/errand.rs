@@ -130,6 +130,8 @@ impl Errand {
     /// The log cannot be read, or the peer does not answer.
     pub async fn repair_as_asked(&self, request: &RepairRequest) -> Result<Report, Error> {
         let (high_waters, strays) = read_state(&*self.ends.hub, |state| state.held_of(&request.asker));
+        // The marks may be ahead of the log, by what is being written: a note comes after that.
+        self.ends.hub.note(Vec::new()).await?;
         let Passed { report, places } = self.pass_of(&request.origin, &request.known, false).await?;
         let repaired = Repaired { asked: request.asked, places: places.into_iter().collect(), high_waters, strays };
         match self.deliver(Kind::Repaired(Box::new(repaired)), &[]).await {
