@@ -22,9 +22,14 @@ $(VENV)/.installed: tests/requirements.txt
 demo:
 	cargo demo
 
-# Many rounds of kill -9 and partitions under load, each with verify at its end: make soak SOAK="--minutes 5 --kills 20".
+# Many seeds of the simulator, then many rounds of kill -9 and partitions under load, each with verify at its end:
+# make soak SOAK_SEEDS=0..100000 SOAK="--minutes 5 --kills 20".
+SOAK_SEEDS ?= 0..20000
+
 soak:
 	cargo build --release --no-default-features
+	target/release/hubweave simulate --seeds $(SOAK_SEEDS) --jobs "$$(nproc)"
+	target/release/hubweave simulate --world managed --seeds $(SOAK_SEEDS) --jobs "$$(nproc)"
 	$(PYTHON) tests/soak.py $(SOAK)
 
 clean:

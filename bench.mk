@@ -10,9 +10,15 @@ PYTHON ?= python3
 NATS_SERVER = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nats-server)
 ROOTLY = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-ledger bench-peers bench-nats
+.PHONY: bench bench-ledger bench-simulator bench-peers bench-nats
 
-bench: bench-ledger bench-peers
+bench: bench-ledger bench-simulator bench-peers
+
+# Events that all regions' hubs hold at the end, a second of wall time, on all cores.
+bench-simulator:
+	cargo build --release --no-default-features
+	target/release/hubweave simulate --seeds 0..500 --jobs "$$(nproc)"
+	target/release/hubweave simulate --world managed --seeds 0..200 --jobs "$$(nproc)"
 
 bench-ledger:
 	cargo bench --no-default-features --bench ledger -- --quick

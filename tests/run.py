@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Tests mostly wait for other processes, so more of them than cores.
 E2E_THREADS = 4
 
+def simulate(*arguments):
+    """In the build that the tests have made; two runs at once on two cores."""
+    return ["cargo", "run", "--quiet", "--", "simulate", "--jobs", str(os.cpu_count() or 2), *arguments]
+
+
 # Name, command, limit in seconds (the first that compiles everything gets most), whether it runs cargo's tests.
 STAGES = [
     ("format", ["cargo", "fmt", "--check"], 120, False),
@@ -27,12 +32,25 @@ STAGES = [
     ("unit tests", ["cargo", "test", "--lib", "--bins"], 1800, True),
     ("documentation's examples", ["cargo", "test", "--doc"], 600, True),
     ("tidiness", ["cargo", "test", "--test", "tidy"], 900, True),
+    ("simulation", simulate("--seeds", "0..2000", "--twice", "100", "--require-coverage"), 600, False),
+    (
+        "simulation on managed services",
+        simulate("--world", "managed", "--seeds", "0..400", "--twice", "100", "--require-coverage"),
+        600,
+        False,
+    ),
+    ("histories with a name", simulate("--scenario", "all", "--seeds", "0..4"), 300, False),
+    ("planted bugs", simulate("--plant", "all", "--seeds", "0..300"), 600, False),
     ("end to end", ["cargo", "test", "--test", "e2e", "--", f"--test-threads={E2E_THREADS}"], 900, True),
 ]
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 TEST = re.compile(r"^test (\S+)(?: - .*)? \.\.\. (ok|FAILED|ignored)")
 SECTION = re.compile(r"^---- (\S+)(?: - .*)? stdout ----$")
+
+COMPLAINT = re.compile(
+    r"(error|Diff in|not met: |(\S+, )?seed \d+ FAILED|planted .*: MISSED|\d+ seeds run twice, [1-9])"
+)
 
 # So many lines of why are repeated in the summary.
 WHY_LINES = 12
@@ -131,8 +149,8 @@ class Stage:
         return why[:WHY_LINES]
 
     def errors(self):
-        """The compiler's first complaints, or the last lines."""
-        at = [at for at, line in enumerate(self.lines) if line.startswith(("error", "Diff in"))]
+        """The first complaints of the compiler or of the simulator, or the last lines."""
+        at = [at for at, line in enumerate(self.lines) if COMPLAINT.match(line)]
         first = at[0] if at else max(0, len(self.lines) - WHY_LINES)
         return self.lines[first : first + WHY_LINES]
 

@@ -161,6 +161,7 @@ impl World {
             Bug::DuplicateAgainstLiveClaim
                 | Bug::LeaseWithoutFencing
                 | Bug::LeaseFromAnswer
+                | Bug::LeaseByWallClock
                 | Bug::DeletedBeforeMark
                 | Bug::RepeatNotCounted
         );

@@ -248,6 +248,9 @@ async fn log_too_small(cluster: &mut Cluster) {
     cluster.up(0).await;
     cut(cluster, "a", &["b"], false);
     wait(20_000).await;
+    // A region that begins anew gets what the log still has.
+    cluster.restore(1, super::disk::Image::default()).await;
+    wait(20_000).await;
     // What b lacks is in the inventory, to the event; c has everything.
     let Some(agent) = cluster.agent(0).cloned() else { return };
     let status = agent.status();

@@ -105,6 +105,7 @@ impl Store {
         let mut state = self.state();
         let State { chance, quality, .. } = &mut *state;
         if chance.hits(quality.put_later) {
+            self.trace.lock().fault(Fault::Hold);
             return Put::Later { code: "ThrottlingException".to_owned(), why: "simulated".to_owned() };
         }
         let id = uuid(4, chance.word(), chance.word());

@@ -17,7 +17,10 @@ use crate::{
         claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
     },
-    sim::chance::Chance,
+    sim::{
+        chance::Chance,
+        trace::{Fault, SharedTrace},
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ struct Table {
     /// Marks and releases of those, which must not be.
     late: Vec<String>,
     row_fails: f64,
+    trace: SharedTrace,
     /// How often a key's claim went from one holder to another.
     take_overs: BTreeMap<KeyHash, u64>,
 }
@@ -48,7 +52,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(seed: u64, region: &str) -> Arc<Store> {
+    pub fn new(seed: u64, region: &str, trace: SharedTrace) -> Arc<Store> {
         let chance = Chance::new(seed, &format!("ledger {region}"));
         let table = Table {
             chance,
@@ -56,6 +60,7 @@ impl Store {
             superseded: BTreeSet::new(),
             late: Vec::new(),
             row_fails: 0.0,
+            trace,
             take_overs: BTreeMap::new(),
         };
         Arc::new(Store { table: Mutex::new(table) })
@@ -105,6 +110,7 @@ impl Store {
 impl Table {
     fn put_off<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
         if self.chance.hits(self.row_fails) {
+            self.trace.lock().fault(Fault::Error);
             return Err(Failure::Throttled { after: Duration::from_millis(50) });
         }
         Ok(act(self))

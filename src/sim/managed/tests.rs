@@ -134,7 +134,7 @@ async fn the_simulated_queue_keeps_its_contract() {
 #[tokio::test(start_paused = true)]
 async fn the_simulated_ledger_keeps_its_contract() {
     let (wire, caller, clock, _) = services();
-    let store = ledger::Store::new(1, "a");
+    let store = ledger::Store::new(1, "a", SharedTrace::new(Instant::now(), false));
     let now = clock.now();
     let claims = Arc::new(ledger::SimClaims { store, region: "a", caller, wire, clock });
     conformance::claims(claims.clone(), 1, now).await;
@@ -146,7 +146,7 @@ async fn the_simulated_bus_keeps_its_contract() {
     let (wire, caller, _, trace) = services();
     let started = Instant::now();
     let audit = queue::Store::new(1, "audit".to_owned(), started);
-    let store = bus::Store::new(1, "a", started, trace, Vec::new(), audit, Arc::default());
-    let ledger = ledger::Store::new(1, "a");
+    let store = bus::Store::new(1, "a", started, trace.clone(), Vec::new(), audit, Arc::default());
+    let ledger = ledger::Store::new(1, "a", trace);
     conformance::bus(Arc::new(bus::SimBus { store, region: "a", caller, wire, ledger, attempt: Duration::ZERO })).await;
 }

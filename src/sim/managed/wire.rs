@@ -196,10 +196,17 @@ impl Wire {
             let slow = chance.hits(0.2);
             chance.millis(0, if slow { quality.delay_max_ms } else { quality.delay_max_ms.min(5) })
         };
+        let (out, back) = (delay(chance), delay(chance));
+        let dropped = chance.hits(quality.lose_request);
+        if quality.cut {
+            self.trace.lock().fault(Fault::Partition);
+        } else if dropped {
+            self.trace.lock().fault(Fault::Drop);
+        }
         Fate {
-            out: delay(chance),
-            back: delay(chance),
-            lose_request: chance.hits(quality.lose_request) || quality.cut,
+            out,
+            back,
+            lose_request: dropped || quality.cut,
             lose_reply: chance.hits(quality.lose_reply),
             throttle: chance.hits(quality.throttle).then(|| chance.millis(0, 2_000)),
             quick: chance.hits(0.5),
@@ -267,7 +274,6 @@ impl Wire {
         self.only_alive(caller).await;
         let fate = self.fate(caller, region);
         if fate.lose_request || self.is_muted(&caller.agent, op) {
-            self.trace.lock().fault(Fault::Drop);
             return self.lost("request", fate.quick).await;
         }
         if let Some(after) = fate.throttle {

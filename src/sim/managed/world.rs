@@ -176,7 +176,7 @@ impl World {
             let mut local: Vec<_> = links.values().map(|link| link.feed.clone()).collect();
             local.push(keys.clone());
             let bus = bus::Store::new(seed, name, started, trace.clone(), local, audit.clone(), oracle.clone());
-            Region { name, bus, ledger: ledger::Store::new(seed, name), keys, audit, links }
+            Region { name, bus, ledger: ledger::Store::new(seed, name, trace.clone()), keys, audit, links }
         };
         let regions = REGIONS.map(region).into();
         let nodes = (0..REGIONS.len()).flat_map(|home| (0..profile.agents).map(move |number| (home, number)));
