@@ -25,11 +25,12 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let started = Instant::now();
-    let wire = Wire::new(3, SharedTrace::new(started, false));
+    let trace = SharedTrace::new(started, false);
+    let wire = Wire::new(3, trace.clone());
     let caller = Caller { agent: "a0".to_owned(), life: 1, home: "a" };
     wire.begin(&caller);
     let queue = sim_queue::Store::new(3, "keys".to_owned(), started);
-    let ledger = ledger::Store::new(3, "a");
+    let ledger = ledger::Store::new(3, "a", trace);
     let clock = Arc::new(SimClock::new(started, 0));
     let claims = Arc::new(ledger::SimClaims {
         store: ledger.clone(),

@@ -28,8 +28,8 @@ fn fixture() -> Fixture {
     let caller = Caller { agent: "a0".to_owned(), life: 1, home: "a" };
     wire.begin(&caller);
     let audit = queue::Store::new(3, "audit".to_owned(), started);
-    let bus = sim_bus::Store::new(3, "a", started, trace, Vec::new(), audit, Arc::default());
-    let ledger = ledger::Store::new(3, "a");
+    let bus = sim_bus::Store::new(3, "a", started, trace.clone(), Vec::new(), audit, Arc::default());
+    let ledger = ledger::Store::new(3, "a", trace);
     let clock = Arc::new(SimClock::new(started, 0));
     let metrics = Metrics::new("a", &[]).unwrap();
     let options = Options {

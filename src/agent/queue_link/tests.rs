@@ -70,7 +70,7 @@ impl Fixture {
         let store = |name: &str| queue::Store::new(3, name.to_owned(), started);
         let (feed, held, dead) = (store("feed"), store("held"), store("dead"));
         let clock = Arc::new(SimClock::new(started, 0));
-        let ledger = ledger::Store::new(3, "b");
+        let ledger = ledger::Store::new(3, "b", trace.clone());
         let bus = bus::Store::new(3, "b", started, trace, Vec::new(), store("audit"), Arc::default());
         let claims = Arc::new(ledger::SimClaims {
             store: ledger.clone(),
