@@ -40,7 +40,7 @@ impl Ended {
         self.moved.notify_waiters();
     }
 
-    async fn wait_for(&self, asked: u64) -> Repaired {
+    pub async fn wait_for(&self, asked: u64) -> Repaired {
         loop {
             // Made before the look, so that no move in between is missed.
             let moved = self.moved.notified();

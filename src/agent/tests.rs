@@ -1,5 +1,7 @@
 //! Whole clusters in one process: real agents and hubs on real disks; peers call each other's inboxes directly.
 
+mod repairs;
+
 use std::sync::{
     RwLock,
     atomic::{AtomicU64, Ordering},
