@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Agent, inbox::read_state};
 use crate::{
-    core::{event::Record, key::KeyHash, position::Incarnation},
+    core::{event::Record, key::hex, position::Incarnation},
     ports::hub::ReadError,
 };
 
@@ -43,10 +43,6 @@ pub struct Range {
     /// Up to and with this; the head if `None`.
     pub to: Option<u64>,
     pub envelope: bool,
-}
-
-fn key_hex(key: KeyHash) -> String {
-    format!("{key:?}")
 }
 
 impl Agent {
@@ -122,21 +118,20 @@ impl Agent {
                     }
                 })
                 .collect(),
-            discarded: state.discarded.iter().map(|(peer, key)| (peer.clone(), key_hex(*key))).collect(),
+            discarded: state.discarded.iter().map(|(peer, key)| (peer.clone(), hex(&key.0))).collect(),
         })
     }
 
     fn push_key(&self, out: &mut String, record: &Record, envelope: bool) {
         let header = &record.header;
-        let payload = &header.payload_hash.to_string()[..32];
+        let (key, payload) = (hex(&header.key_hash.0), hex(&header.payload_hash.0[..16]));
         let origin = match record.origin_region() {
             Some(origin) => format!("\"{origin}\""),
             None => "null".to_owned(),
         };
         let _ = write!(
             out,
-            "{{\"k\":\"{:?}\",\"p\":\"{payload}\",\"o\":{origin},\"s\":{},\"n\":{},\"t\":{}",
-            header.key_hash,
+            "{{\"k\":\"{key}\",\"p\":\"{payload}\",\"o\":{origin},\"s\":{},\"n\":{},\"t\":{}",
             header.origin.sequence,
             header.offset,
             header.accepted.as_millis()

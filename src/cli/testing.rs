@@ -104,7 +104,7 @@ impl World {
             return "known".to_owned();
         }
         let payload = Sha256::digest(detail.to_string().as_bytes());
-        let payload: String = payload.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let payload = hex(&payload[..16]);
         let envelope = json!({"source": text("Source"), "detail-type": text("DetailType"), "detail": detail});
         let event = Event { key, hash, payload, origin: None, sequence, millis: now().as_millis(), envelope };
         self.hubs.get_mut(region).expect("a region").push(event.clone());

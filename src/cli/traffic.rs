@@ -20,7 +20,10 @@ use super::{
     http::{Http, Listener},
     publish::{self, Entry},
 };
-use crate::{api::put_events::ENTRIES_MAX, core::backoff::Backoff};
+use crate::{
+    api::put_events::ENTRIES_MAX,
+    core::{backoff::Backoff, key::hex},
+};
 
 /// Requests on their way to one region at once; when it does not answer, no more are begun.
 const IN_FLIGHT_MAX: usize = 256;
@@ -218,7 +221,7 @@ impl Lane {
 
     async fn acknowledge(&self, key: String, entry: &Entry) {
         let digest = Sha256::digest(entry.detail.as_bytes());
-        let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&digest);
         self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
         // Whoever stopped listening knows why.
         let _ = self.acknowledged.send(Acknowledged { region: self.api.region.clone(), key, sha256 }).await;

@@ -115,10 +115,9 @@ impl Audit<'_> {
     async fn snapshots(&self, without: Option<(&str, &str)>) -> BTreeMap<String, Snapshot> {
         let mut snapshots = BTreeMap::new();
         for agent in self.agents.iter().filter(|agent| without.is_none_or(|(region, _)| agent.region == region)) {
-            let mut lines = agent.keys(Range { envelope: true, ..Range::default() });
-            let mut text = Vec::new();
-            while let Some(piece) = lines.recv().await {
-                text.extend_from_slice(&piece);
+            let mut text = answer(agent, false).await;
+            if Snapshot::begin(first_line(&text)).is_ok_and(|snapshot| snapshot.wants_envelopes()) {
+                text = answer(agent, true).await;
             }
             let mut rows = text.split(|byte| *byte == b'\n').filter(|row| !row.is_empty());
             let Some(Ok(mut snapshot)) = rows.next().map(Snapshot::begin) else { continue };
@@ -134,4 +133,17 @@ impl Audit<'_> {
         }
         snapshots
     }
+}
+
+async fn answer(agent: &Arc<Agent>, envelope: bool) -> Vec<u8> {
+    let mut lines = agent.keys(Range { envelope, ..Range::default() });
+    let mut text = Vec::new();
+    while let Some(piece) = lines.recv().await {
+        text.extend_from_slice(&piece);
+    }
+    text
+}
+
+fn first_line(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == b'\n').next().unwrap_or_default()
 }

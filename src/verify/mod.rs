@@ -18,6 +18,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub use crate::core::key::hex;
 pub use compare::{Input, Topology, compare};
 pub use report::Report;
 pub use snapshot::{Entry, Snapshot};
@@ -27,11 +28,6 @@ pub const NAMED_MAX: usize = 100;
 
 /// The first 16 bytes of a hash.
 pub type Short = [u8; 16];
-
-/// A hash as text.
-pub fn hex(hash: &Short) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// At least 16 bytes of hash from text; more are left out.
 fn unhex(text: &str) -> Option<Short> {
