@@ -71,7 +71,7 @@ marks! {
     RedriveUnanswered "redrive-unanswered" "Redriven letters were not answered.",
     LetterDiscarded "letter-discarded" "An operator gave a letter up.",
     ReplaySent "replay-sent" "Events were replayed.",
-    LinkHoleFilled "link-hole-filled" "After a start, what a peer says was held back for it goes out.",
+    LinkHoleFilled "link-hole-filled" "What a peer was told is held back, and nobody holds any more, goes out.",
     CopyAdopted "copy-adopted" "A lost event came back whose key stands here by another region's copy.",
     OwnCameBack "own-came-back" "An event of this region came back after a restore.",
     ClaimOwn "claim-own" "An insertion met one's own claim: its answer was lost.",

@@ -28,7 +28,7 @@ use crate::{
     core::{
         batch::{Batch, Kind, Opening, Outcome, Reply},
         event::Record,
-        journal::{Change, Head, Loss, Mark},
+        journal::{Change, Head, Loss, Mark, STRAYED_MAX},
         link::{self, Effect, Failure, HubView},
         position::{Lives, Position},
         time::Timestamp,
@@ -207,7 +207,9 @@ impl LinkTask {
             let shadow = self.core.options().shadow;
             let kind = if shadow { Kind::Shadow } else { Kind::Stream { from: send.from, to: send.to } };
             let (ends, pacer) = (self.ends.clone(), self.ends.pacer());
-            let held = self.core.held_sequences();
+            // As many as the peer remembers.
+            let mut held = self.core.held_sequences();
+            held.truncate(STRAYED_MAX);
             let sending = async move {
                 let bytes = send.records.iter().map(|record| record.raw().len()).sum();
                 let paced = pacer.admit(send.records.len(), bytes).await;

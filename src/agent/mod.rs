@@ -480,7 +480,7 @@ impl Agent {
             Ok(report) => tracing::info!(origin, asker, ?report, "repair sent"),
             Err(error) => {
                 marks::hit(Mark::RepairGivenUp);
-                tracing::error!(origin, asker, %error, "repair not sent; it is asked for again");
+                tracing::warn!(origin, asker, %error, "repair not sent; it is asked for again");
             }
         }
     }

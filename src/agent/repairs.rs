@@ -94,7 +94,9 @@ impl Ends {
     pub fn told(&self, high_waters: &[(Incarnation, u64)], strays: &[Stray]) {
         let beyond = self.beyond(high_waters, strays);
         if !self.is_repaired(&beyond) {
-            marks::hit(Mark::LinkBehind);
+            if !beyond.is_empty() {
+                marks::hit(Mark::LinkBehind);
+            }
             self.repairs.want(beyond);
         }
     }

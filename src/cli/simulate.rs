@@ -223,7 +223,8 @@ fn unmet(args: &args::Simulate, outcomes: &[Outcome], faults: &BTreeMap<Fault, u
     // Some branches take longer than a seed's history lasts: those are on the way of a named one.
     let named = Named::all().filter_map(|named| named.run(0).ok()).map(|outcome| outcome.marks);
     let hits = outcomes.iter().map(|outcome| outcome.marks).chain(named).fold(Hits::default(), Hits::and);
-    let wanted = args.world.faults().iter().filter(|fault| !faults.contains_key(fault));
+    let asked = |fault: &Fault| args.faults.as_ref().is_none_or(|asked| asked.contains(fault));
+    let wanted = args.world.faults().iter().filter(|fault| asked(fault) && !faults.contains_key(fault));
     let faults = wanted.map(|fault| format!("fault {}", fault.as_str()));
     let branches = hits.missing().into_iter().filter(|mark| args.world.reaches(*mark));
     faults.chain(branches.map(|mark| format!("branch {}", mark.as_str()))).collect()

@@ -7,7 +7,7 @@
 //! Both are encoded with postcard; variants and fields are only ever appended, and the segment's header carries the
 //! format's version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -281,13 +281,10 @@ impl State {
 
     /// What an origin held back, after it said that it holds back `held`, and brought `came`.
     pub fn holes_after(had: &[Position], held: &[Position], came: &[Position]) -> Vec<Position> {
-        let mut holes = had.to_vec();
-        for position in held {
-            if !holes.contains(position) {
-                holes.push(*position);
-            }
-        }
-        holes.retain(|position| !came.contains(position));
+        let known: BTreeSet<&Position> = had.iter().collect();
+        let came: BTreeSet<&Position> = came.iter().collect();
+        let new = held.iter().filter(|position| !known.contains(position));
+        let mut holes: Vec<Position> = had.iter().chain(new).filter(|hole| !came.contains(hole)).copied().collect();
         let excess = holes.len().saturating_sub(STRAYED_MAX);
         holes.drain(..excess);
         holes

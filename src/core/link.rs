@@ -236,15 +236,6 @@ impl Link {
         self.low_mark = mark;
     }
 
-    /// The lowest offset that the link may still have to read, for the log's retention: everything up to here is done.
-    pub fn needs_after(&self) -> u64 {
-        self.held.keys().next().map_or(self.low, |held| self.low.min(held - 1))
-    }
-
-    pub fn held(&self) -> usize {
-        self.held.len()
-    }
-
     /// The sequences that are held, in order.
     pub fn held_sequences(&self) -> Vec<u64> {
         self.held.keys().copied().collect()
@@ -386,7 +377,8 @@ impl Link {
     /// The earliest time at which [`next_send`](Self::next_send) or [`due_held`](Self::due_held) may have more to do.
     pub fn deadline(&self) -> Option<Timestamp> {
         let retry = (self.failures > 0 && self.is_quiet()).then_some(self.retry_at);
-        let held = self.held.values().filter(|held| !held.in_flight).map(|held| held.due.max(self.retry_at)).min();
+        let held = self.held.values().filter(|held| !held.in_flight && !self.options.shadow);
+        let held = held.map(|held| held.due.max(self.retry_at)).min();
         [retry, held].into_iter().flatten().min().filter(|_| !self.paused)
     }
 

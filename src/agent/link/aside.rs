@@ -1,6 +1,8 @@
 //! What a link delivers besides its stream, one event at a time: what the peer answered "retry later", what the peer lost
 //! and no rewind brings back, and copies of other regions' events that this region brings in their stead.
 
+use std::collections::BTreeSet;
+
 use futures::FutureExt;
 
 use super::{Answered, LinkTask, Loop, Sent};
@@ -10,6 +12,7 @@ use crate::{
         batch::{Answer, Batch, Kind, Outcome, Reason, Reply},
         event::Record,
         journal::{Change, Mark},
+        key::KeyHash,
         link::Effect,
         position::{Lives, Position},
     },
@@ -41,7 +44,7 @@ impl LinkTask {
                 {
                     let outcome = Some(Outcome::Rejected(Reason::Expired));
                     let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
-                    let expired = found.into_iter();
+                    let expired = found.into_iter().filter(|record| !self.is_dead(record));
                     let dead = expired.map(|record| Effect::DeadLetter { record, reason: Reason::Expired, attempts });
                     self.perform(dead.collect()).await;
                 }
@@ -68,6 +71,16 @@ impl LinkTask {
                 self.send_single(state, kind, records);
             }
         }
+    }
+
+    /// It is among the dead letters, or was discarded from them: the peer's list of what was held back does not know that.
+    fn is_dead(&self, record: &Record) -> bool {
+        let peer = &self.ends.peer_name;
+        read_state(&*self.ends.hub, |state| {
+            let is_it = |(of, key): (&String, &KeyHash)| of == peer && *key == record.header.key_hash;
+            state.letters.values().any(|(letter, _)| is_it((&letter.peer, &letter.key_hash)))
+                || state.discarded.iter().any(|(of, key)| is_it((of, key)))
+        })
     }
 
     fn is_foreign(&self, record: &Record) -> bool {
@@ -145,10 +158,12 @@ impl LinkTask {
     /// Events that the peer was told are held back, and that nobody holds back any more: this region was restored to a time
     /// before it did, or a copy of it did and is gone. What is still ahead of the link goes with the stream.
     pub(super) fn fill_holes(&mut self, seen: &mut Loop, peer_lives: &Lives, holes: &[Position]) {
-        let news = match &seen.holes {
-            (lives, known) if lives == peer_lives => holes.iter().filter(|hole| !known.contains(hole)).collect(),
-            _ => holes.iter().collect::<Vec<_>>(),
+        let known: BTreeSet<&Position> = match &seen.holes {
+            (lives, known) if lives == peer_lives && known == holes => return,
+            (lives, known) if lives == peer_lives => known.iter().collect(),
+            _ => BTreeSet::new(),
         };
+        let news = holes.iter().filter(|hole| !known.contains(hole));
         let (lives, head, base) = self.hub_view();
         let now = self.ends.steady();
         for hole in news {

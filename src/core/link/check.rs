@@ -6,8 +6,9 @@ use crate::core::{
     journal::STRAYED_MAX,
 };
 
-/// Deliveries outside of the order that a rewind may hold at once; as many as are remembered.
-const STRAYED_HELD_MAX: usize = STRAYED_MAX;
+/// Deliveries outside of the order that a rewind may hold at once: what the peer lost, what it was told is held, and
+/// copies of other regions' events. As many of each as are remembered.
+const STRAYED_HELD_MAX: usize = 3 * STRAYED_MAX;
 
 /// What became of the events that a link took from its feed since it last began to read anew: at its start, at a rewind,
 /// and when what was at hand is judged again.

@@ -18,7 +18,7 @@ pub(super) struct Held {
 impl Link {
     /// Held events to try now, at most `limit`; they count as on the wire until [`settle_held`](Self::settle_held).
     pub fn due_held(&mut self, now: Timestamp, limit: usize) -> Vec<u64> {
-        if self.paused || now < self.retry_at {
+        if self.paused || self.options.shadow || now < self.retry_at {
             return Vec::new();
         }
         let due = self.held.iter_mut().filter(|(_, held)| !held.in_flight && held.due <= now).take(limit);
