@@ -87,7 +87,8 @@ impl Audit<'_> {
 
     async fn settled(&self) -> Report {
         let started = tokio::time::Instant::now();
-        let starts = self.snapshots(None).await.into_iter().map(|(region, snapshot)| (region, snapshot.head)).collect();
+        let head = |agent: &Arc<Agent>| (agent.region.clone(), agent.hub.head().borrow().offset);
+        let starts = self.agents.iter().map(head).collect();
         loop {
             let snapshots = self.snapshots(None).await;
             let report = self.compared_from(&snapshots, &starts);
