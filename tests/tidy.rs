@@ -40,6 +40,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("agent/assemble/aws.rs", "aws"),
     ("agent/assemble/aws.rs", "embedded::system"),
     ("cli/doctor.rs", "aws"),
+    ("cli/topology.rs", "aws"),
     ("cli/mod.rs", "embedded::system"),
     ("cli/provision.rs", "aws"),
     ("sim/node.rs", "embedded"),

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig, sts::AssumeRoleProvider};
 use aws_sdk_dynamodb as dynamodb;
 use aws_sdk_eventbridge as eventbridge;
 use aws_sdk_s3 as s3;
@@ -100,17 +100,21 @@ impl Clients {
     }
 }
 
-/// Region, credentials and time-outs that all of a region's clients share. Its endpoint is that of STS.
-pub(super) async fn shared_config(aws: &Aws, caller: &str, options: &Options) -> SdkConfig {
-    let region = Region::new(aws.region.clone());
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .region(region.clone())
+/// What every client begins with.
+pub(super) fn loader(options: &Options) -> ConfigLoader {
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https())
         .timeout_config(time_outs(options.attempt_timeout))
         .retry_config(match options.retries {
             0 => RetryConfig::disabled(),
             retries => RetryConfig::standard().with_max_attempts(retries + 1),
-        });
+        })
+}
+
+/// Region, credentials and time-outs that all of a region's clients share. Its endpoint is that of STS.
+pub(super) async fn shared_config(aws: &Aws, caller: &str, options: &Options) -> SdkConfig {
+    let region = Region::new(aws.region.clone());
+    let mut loader = loader(options).region(region.clone());
     if let Some(profile) = &aws.profile {
         loader = loader.profile_name(profile);
     }

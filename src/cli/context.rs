@@ -3,7 +3,7 @@
 use super::{
     error::Error,
     http::{Http, Listener},
-    out,
+    out, topology,
 };
 use crate::config::{Config, Region};
 
@@ -29,8 +29,8 @@ pub fn config_file(given: Option<String>) -> String {
 
 impl Context {
     /// Reads the file.
-    pub fn load(file: String, json: bool) -> Result<Context, Error> {
-        let config = Config::load(&file).map_err(|problems| {
+    pub async fn load(file: String, json: bool) -> Result<Context, Error> {
+        let config = topology::load(&file).await.map_err(|problems| {
             // A checker of files in an editor or a pipeline gets what it asked for, whatever the answer is.
             Error::Config(file.clone(), problems)
         })?;

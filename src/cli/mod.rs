@@ -15,6 +15,7 @@ mod doctor;
 mod error;
 mod explain;
 mod fault;
+
 pub mod http;
 mod links;
 mod load;
@@ -33,6 +34,7 @@ mod tail;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod traffic;
 mod up;
 mod verify;
@@ -86,7 +88,7 @@ async fn dispatch(cli: Cli) -> Result<(), Error> {
     if let Command::Up(args) = cli.command {
         return up::up(file, args).await;
     }
-    perform(&Context::load(file, cli.json)?, cli.command).await
+    perform(&Context::load(file, cli.json).await?, cli.command).await
 }
 
 async fn perform(context: &Context, command: Command) -> Result<(), Error> {

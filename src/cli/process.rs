@@ -7,6 +7,7 @@ use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::topology;
 use crate::{
     admin::{self, Admin, Reload},
     agent::{
@@ -165,7 +166,7 @@ fn reload_from(path: String) -> Reload {
         async move {
             match path.as_str() {
                 "-" => Err("the configuration came from standard input: restart to change it".to_owned()),
-                path => Config::load(path).map_err(|error| error.to_string()),
+                path => topology::load(path).await.map_err(|error| error.to_string()),
             }
         }
         .boxed()

@@ -39,7 +39,8 @@ impl Error {
     }
 
     /// The file as a whole is out of reach.
-    pub(super) fn unreadable(file: &str, why: impl fmt::Display) -> Error {
+    /// A file that cannot be read at all.
+    pub fn unreadable(file: &str, why: impl fmt::Display) -> Error {
         let problem = Problem {
             file: file.to_owned(),
             line: None,

@@ -22,8 +22,9 @@ use super::{
     http::{Call, Http, Listener},
     out,
     status::{self, Answer},
+    topology,
 };
-use crate::config::{Backend, Config, Region, format_duration};
+use crate::config::{Backend, Region, format_duration};
 use supervisor::{Event, Spec, supervise};
 
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ pub async fn up(file: String, args: args::Up) -> Result<(), Error> {
         }
         _ => (file, None),
     };
-    let config = Config::load(&file).map_err(|problems| Error::Config(file.clone(), problems))?;
+    let config = topology::load(&file).await.map_err(|problems| Error::Config(file.clone(), problems))?;
     let mut context = Context::of(config, file, false);
     let (embedded, others): (Vec<_>, Vec<_>) =
         context.config.regions.iter().cloned().partition(|region| region.backend == Backend::Embedded);
