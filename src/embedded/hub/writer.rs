@@ -285,6 +285,8 @@ impl Writer {
         for record in &batch.records {
             outcomes.push(self.arrive(record, opening).await?);
         }
+        // Before the high-water that passes them: a torn write may end between the two.
+        self.note_holes(batch);
         if let batch::Kind::Stream { from, to } = &opening.kind {
             for (incarnation, after) in &opening.lives.0 {
                 let end = opening.lives.end(*incarnation, opening.head).unwrap_or(0).min(*to);
@@ -294,7 +296,6 @@ impl Writer {
                 }
             }
         }
-        self.note_holes(batch);
         Ok(Answer::Applied(outcomes))
     }
 
