@@ -16,6 +16,8 @@ mod harness;
 mod aws_cli;
 #[cfg(feature = "aws")]
 mod aws_regions;
+#[cfg(feature = "aws")]
+mod aws_topology;
 mod chaos;
 mod cloudevents;
 mod commands;
