@@ -76,8 +76,17 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Cost {
     /// Events of services a second, over all AWS regions
-    #[arg(long, value_name = "N", value_parser = rate)]
-    pub rate: f64,
+    #[arg(long, value_name = "N", value_parser = rate, required_unless_present = "measured", conflicts_with = "measured")]
+    pub rate: Option<f64>,
+    /// What the running agents count for a while instead, taken for a month
+    #[arg(long)]
+    pub measured: bool,
+    /// For so long
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration, requires = "measured")]
+    pub over: Duration,
+    /// An agent's admin listener, as REGION=HOST:PORT, once for each [default: the file's, one in each region]
+    #[arg(long, value_name = "REGION=ADDRESS", value_parser = agent, requires = "measured")]
+    pub agent: Vec<(String, Address)>,
     /// Of one event
     #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub size: u32,
@@ -87,6 +96,11 @@ pub struct Cost {
     /// Another table of prices, of the form of config/prices.toml
     #[arg(long, value_name = "FILE")]
     pub prices: Option<PathBuf>,
+}
+
+fn agent(text: &str) -> Result<(String, Address), String> {
+    let (region, address) = text.split_once('=').ok_or("expected REGION=HOST:PORT")?;
+    Ok((region.to_owned(), address.parse()?))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -1,15 +1,17 @@
 //! What replication between AWS regions costs a month, item by item.
 //!
 //! The bill follows from counts: how often an event is put, claimed, marked, received and deleted. Counts follow from the
-//! topology and a rate; prices come from a table with a date. Nobody is asked. Batches are taken to be full, which they are
+//! topology and a rate; prices come from a table with a date. Nobody is asked ([`measured()`] goes by what agents counted). Batches are taken to be full, which they are
 //! under load; at low rates idle polls outweigh what half-empty batches cost.
 
+mod measured;
 mod prices;
 
 use std::fmt;
 
 use serde::Serialize;
 
+pub use measured::{Counted, measured};
 pub use prices::{PriceError, Prices};
 
 use crate::config::{Backend, Config, Mode};
@@ -43,6 +45,15 @@ const DEPTH_QUEUES: f64 = 3.0;
 /// The table of a region's agents is read at least so often.
 const SHARED_SECONDS: f64 = 5.0;
 
+/// What is on no bill; the last only on one that was not measured.
+const NOT_COUNTED: [&str; 5] = [
+    "what services themselves pay for publishing",
+    "NAT gateways and interface endpoints, which charge by the hour and by the GiB",
+    "the agents' own machines, logs and metrics",
+    "KMS keys and their calls, where kms_key is set",
+    "filters: every link is taken to carry everything",
+];
+
 /// What to assume.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Load {
@@ -69,6 +80,8 @@ pub struct Item {
 pub struct Bill {
     pub prices_of: String,
     pub load: Load,
+    /// The agents' counters were watched for so long; `None` where the bill follows from a rate.
+    pub measured_seconds: Option<f64>,
     pub items: Vec<Item>,
     pub month_dollars: f64,
     /// Of what the rate alone makes: without idle polls, heartbeats and storage.
@@ -152,50 +165,52 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
     let steady = ["idle polls", "queue depths", "heartbeats", "agents' shared table", "ledger storage"];
     let by_rate: f64 = items.iter().filter(|item| !steady.contains(&item.what)).map(|item| item.dollars).sum();
     let millions = load.events_per_second * MONTH_SECONDS / MILLION;
-    let bare = (load.event_bytes / CHUNK_BYTES).ceil().max(1.0) * prices.of("").custom_event_million;
     Ok(Bill {
         prices_of: prices.date.clone(),
         load,
+        measured_seconds: None,
         month_dollars,
         million_events_dollars: if millions > 0.0 { by_rate / millions } else { 0.0 },
-        million_events_bare_dollars: bare,
-        savings: savings(config, &items),
+        million_events_bare_dollars: bare(load.event_bytes, prices),
+        savings: savings(&items),
         items,
-        not_counted: vec![
-            "what services themselves pay for publishing",
-            "NAT gateways and interface endpoints, which charge by the hour and by the GiB",
-            "the agents' own machines, logs and metrics",
-            "KMS keys and their calls, where kms_key is set",
-            "filters: every link is taken to carry everything",
-        ],
+        not_counted: NOT_COUNTED.to_vec(),
     })
 }
 
-fn savings(config: &Config, items: &[Item]) -> Vec<String> {
+/// What EventBridge takes for publishing a million events once.
+fn bare(event_bytes: f64, prices: &Prices) -> f64 {
+    (event_bytes / CHUNK_BYTES).ceil().max(1.0) * prices.of("").custom_event_million
+}
+
+fn savings(items: &[Item]) -> Vec<String> {
     let of = |what: &str| items.iter().filter(|item| item.what == what).map(|item| item.dollars).sum::<f64>();
-    let retention = crate::config::format_duration(config.idempotency.retention);
-    vec![
-        format!(
-            "a longer heartbeat.interval ({:.2} a month): lag is told coarser, a dead region later",
-            of("heartbeats")
-        ),
-        format!("fewer agents ({:.2} in idle polls): less to spare when one dies", of("idle polls")),
-        format!(
-            "a shorter idempotency.retention ({:.2} for {retention}): not below the longest redelivery, 15d on AWS",
-            of("ledger storage")
-        ),
-        "patterns on links: what they leave out is neither queued, claimed, put nor carried".to_owned(),
-    ]
+    let all = [
+        ("heartbeats", "a longer heartbeat.interval ({}): lag is told coarser, a dead region later"),
+        ("idle polls", "fewer agents ({} in idle polls): less to spare when one dies"),
+        ("ledger storage", "a shorter idempotency.retention ({} for what it is now): not below the longest redelivery"),
+    ];
+    let known = all.iter().filter(|(what, _)| of(what) > 0.0);
+    let known = known.map(|(what, saving)| saving.replace("{}", &format!("{:.2} a month", of(what))));
+    let patterns = "patterns on links: what they leave out is neither queued, claimed, put nor carried";
+    known.chain([patterns.to_owned()]).collect()
 }
 
 impl fmt::Display for Bill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let load = &self.load;
-        writeln!(
-            f,
-            "{} events/s of {} bytes over all regions, {} agents in each; prices of {}, in dollars a month\n",
-            load.events_per_second, load.event_bytes, load.agents, self.prices_of
-        )?;
+        let Load { events_per_second, event_bytes, agents } = self.load;
+        match self.measured_seconds {
+            Some(seconds) => write!(
+                f,
+                "{events_per_second:.1} events/s of {event_bytes} bytes (as --size says) over all regions, counted for \
+                 {seconds:.0} s"
+            ),
+            None => write!(
+                f,
+                "{events_per_second} events/s of {event_bytes} bytes over all regions, {agents} agents in each"
+            ),
+        }?;
+        writeln!(f, "; prices of {}, in dollars a month\n", self.prices_of)?;
         let width = self.items.iter().map(|item| item.region.len()).max().unwrap_or_default();
         for item in &self.items {
             let count = if item.count < 100.0 { format!("{:.1}", item.count) } else { format!("{:.0}", item.count) };
@@ -205,8 +220,10 @@ impl fmt::Display for Bill {
         writeln!(f, "{:width$}  {:24} {:>16} {:9} {:>12.2}", "", "total", "", "", self.month_dollars)?;
         writeln!(
             f,
-            "\na million events at full batches: {:.2}; EventBridge alone takes {:.2} to publish them once",
-            self.million_events_dollars, self.million_events_bare_dollars
+            "\na million events {}: {:.2}; EventBridge alone takes {:.2} to publish them once",
+            if self.measured_seconds.is_some() { "as measured" } else { "at full batches" },
+            self.million_events_dollars,
+            self.million_events_bare_dollars
         )?;
         writeln!(f, "\ncheaper by")?;
         self.savings.iter().try_for_each(|saving| writeln!(f, "  {saving}"))?;
