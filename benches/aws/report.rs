@@ -85,8 +85,9 @@ impl fmt::Display for Report {
             "AWS calls for each event", "link", "local keys", "sum", "arrivals"
         )?;
         let mut line = |name: &str, wanted: &dyn Fn(&(String, String)) -> bool| {
-            let of =
-                |run: &Run| run.calls.iter().filter(|(call, _)| wanted(call)).map(|(_, n)| n).fold(0.0, |sum, n| sum + n) / events;
+            let of = |run: &Run| {
+                run.calls.iter().filter(|(call, _)| wanted(call)).map(|(_, n)| n).fold(0.0, |sum, n| sum + n) / events
+            };
             let [link, keys, arrivals] = PARTS.map(|(_, part)| self.of(part, of));
             writeln!(f, "{name:42}{link:>12.3}{keys:>12.3}{:>12.3}{arrivals:>12.3}", link + keys)
         };
