@@ -203,8 +203,10 @@ impl Forwarding {
     }
 
     /// Events that are on the peer's bus.
-    pub fn count(&self) -> usize {
-        assert!(self.tasks.len() > 0, "it works until it is stopped");
+    pub fn count(&mut self) -> usize {
+        if let Some(ended) = self.tasks.try_join_next() {
+            panic!("a part of the loop ended: {ended:?}");
+        }
         self.done.load(Ordering::Relaxed)
     }
 

@@ -54,7 +54,7 @@ impl Report {
         values.get(values.len() / 2).copied().unwrap_or_default()
     }
 
-    fn of(&self, part: fn(&Agents) -> &Run, value: impl Fn(&Run) -> f64) -> f64 {
+    fn of(&self, part: Part, value: impl Fn(&Run) -> f64) -> f64 {
         Report::median(self.agents.iter().map(|agents| value(part(agents))).collect())
     }
 
@@ -63,8 +63,10 @@ impl Report {
     }
 }
 
-const PARTS: [(&str, fn(&Agents) -> &Run); 3] =
-    [("link", |agents| &agents.link), ("local keys", |agents| &agents.keys), ("arrivals", |agents| &agents.arrivals)];
+type Part = fn(&Agents) -> &Run;
+
+/// Link, local keys, arrivals.
+const PARTS: [Part; 3] = [|agents| &agents.link, |agents| &agents.keys, |agents| &agents.arrivals];
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +79,7 @@ impl fmt::Display for Report {
         )?;
 
         let known: BTreeSet<(String, String)> =
-            self.agents.iter().flat_map(|a| PARTS.iter().flat_map(|(_, part)| part(a).calls.keys().cloned())).collect();
+            self.agents.iter().flat_map(|a| PARTS.iter().flat_map(|part| part(a).calls.keys().cloned())).collect();
         let shown = known.iter().filter(|(s, o)| OF_EVENTS.contains(&(s.as_str(), o.as_str())));
         writeln!(
             f,
@@ -88,7 +90,7 @@ impl fmt::Display for Report {
             let of = |run: &Run| {
                 run.calls.iter().filter(|(call, _)| wanted(call)).map(|(_, n)| n).fold(0.0, |sum, n| sum + n) / events
             };
-            let [link, keys, arrivals] = PARTS.map(|(_, part)| self.of(part, of));
+            let [link, keys, arrivals] = PARTS.map(|part| self.of(part, of));
             writeln!(f, "{name:42}{link:>12.3}{keys:>12.3}{:>12.3}{arrivals:>12.3}", link + keys)
         };
         for call in shown {
@@ -101,7 +103,7 @@ impl fmt::Display for Report {
 
         writeln!(f, "\n{:42}{:>12}{:>12}{:>12}{:>12}", "", "link", "local keys", "arrivals", "bare loop")?;
         let mut line = |name: &str, value: &dyn Fn(&Run) -> f64| {
-            let [link, keys, arrivals] = PARTS.map(|(_, part)| self.of(part, value));
+            let [link, keys, arrivals] = PARTS.map(|part| self.of(part, value));
             writeln!(f, "{name:42}{link:>12.2}{keys:>12.2}{arrivals:>12.2}{:>12.2}", self.of_loop(value))
         };
         line("events a second", &|run| run.per_second)?;
@@ -112,6 +114,9 @@ impl fmt::Display for Report {
         let ratios: Vec<f64> = ratios.collect();
         let (least, most) = ratios.iter().fold((f64::MAX, f64::MIN), |(l, m), r| (l.min(*r), m.max(*r)));
         writeln!(f, "\nlink / bare loop, events a second: {:.2} ({least:.2} to {most:.2})", Report::median(ratios))?;
+        let work = |run: &Run| run.emulator_cpu;
+        let most = self.of_loop(work) / self.of(|agents| &agents.link, work);
+        writeln!(f, "what both cost the emulator allows {most:.2}, where it is what both wait for")?;
         let (ours, bare) = self.cost;
         write!(
             f,
