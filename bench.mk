@@ -1,18 +1,22 @@
-# `make bench`: the ledger by itself, then the whole beside its peers in one run. About ten minutes.
+# `make bench`: the ledger by itself, then the whole beside its peers in one run, then AWS, emulated. About fifteen minutes,
+# and as long again to build the AWS SDKs the first time.
 #
 #   make bench BENCH_ARGS="--quick"            a smoke run
 #   make bench BENCH_ARGS="--json bench.json"  also as JSON
 #   make bench BENCH_ARGS="--help"             what else there is
+#   make bench-aws AWS_BUILD=dev               AWS alone, in the build that the tests have made
 
 BENCH_ARGS ?=
+AWS_ARGS ?=
+AWS_BUILD ?= bench
 PYTHON ?= python3
 # Debian puts it where a user's PATH does not look.
 NATS_SERVER = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nats-server)
 ROOTLY = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-ledger bench-simulator bench-peers bench-nats
+.PHONY: bench bench-ledger bench-simulator bench-peers bench-nats bench-aws
 
-bench: bench-ledger bench-simulator bench-peers
+bench: bench-ledger bench-simulator bench-peers bench-aws
 
 # Events that all regions' hubs hold at the end, a second of wall time, on all cores.
 bench-simulator:
@@ -26,6 +30,10 @@ bench-ledger:
 bench-peers: bench-nats
 	cargo build --release --no-default-features
 	$(PYTHON) benches/peers $(BENCH_ARGS)
+
+# Two regions on MiniStack, and beside them a loop of the same calls without a ledger. About two minutes once it is built.
+bench-aws: tools
+	cargo bench --profile $(AWS_BUILD) --bench aws -- $(AWS_ARGS)
 
 # Only the program is wanted: the package's service must not start.
 bench-nats:

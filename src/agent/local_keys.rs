@@ -94,7 +94,16 @@ impl LocalKeys {
     async fn round(&self) -> Result<usize, Failure> {
         let Options { poll, visibility, call_timeout, .. } = self.options;
         let receive = self.ports.queue.receive(queue::CALL_MESSAGES_MAX, poll, visibility);
-        let messages = within(poll + call_timeout, receive).await?;
+        let mut messages = within(poll + call_timeout, receive).await?;
+        let mut result = Ok(());
+        if messages.len() >= queue::CALL_MESSAGES_MAX {
+            // There is more, and a call to the ledger takes more than a receive brings.
+            let more = self.ports.queue.receive(queue::CALL_MESSAGES_MAX, Duration::ZERO, visibility);
+            match within(call_timeout, more).await {
+                Ok(more) => messages.extend(more),
+                Err(failure) => result = Err(failure),
+            }
+        }
         let received = messages.len();
         let mut next: Vec<Option<Next>> = vec![None; received];
         let mut events = Vec::with_capacity(received);
@@ -104,7 +113,6 @@ impl LocalKeys {
                 None => next[index] = Some(Next::Delete),
             }
         }
-        let mut result = Ok(received);
         // One row for a key in a call; its other events come after it.
         while !events.is_empty() {
             let mut keys = BTreeSet::new();
@@ -132,7 +140,7 @@ impl LocalKeys {
         if let Some(after) = soonest.min() {
             within(call_timeout, self.ports.queue.extend(again, after.max(Duration::from_secs(1)))).await?;
         }
-        result
+        result.map(|()| received)
     }
 
     /// The event of a message, if its key belongs into the ledger.

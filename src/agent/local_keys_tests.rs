@@ -177,3 +177,13 @@ async fn an_event_that_the_agent_published_and_did_not_mark_is_marked() {
     assert_eq!((fixture.state(), fixture.counted()), (done("e1"), vec![("known", 1)]), "it is on the bus");
     stop.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_queue_is_entered_to_its_end() {
+    let fixture = fixture();
+    (0..95).for_each(|n| fixture.queue.arrive(envelope("e").replace("k1", &format!("k{n}")), Duration::ZERO));
+    let stop = fixture.start();
+    wait(15).await;
+    assert_eq!((fixture.counted(), fixture.queue.bodies().len()), (vec![("new", 95)], 0));
+    stop.cancel();
+}

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct MiniStack {
     pub port: u16,
     /// Ends when its standard input does, and that ends with this process.
-    _process: Child,
+    process: Child,
 }
 
 impl MiniStack {
@@ -35,6 +35,11 @@ impl MiniStack {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    #[allow(dead_code, reason = "tests do not ask what it costs, the benchmark does")]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     /// A name that no other test has.
@@ -68,7 +73,7 @@ impl MiniStack {
         }
         // Open, it is written to until the process ends.
         let _ = fs::remove_file(&log);
-        MiniStack { port, _process: process }
+        MiniStack { port, process }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     calls::{Call, Target},
     item::{Fate, Feed, Item, Load, Stage},
     letter,
-    work::Work,
+    work::{CALLS_MAX, FILL, Work},
 };
 use crate::{
     core::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// Room for a receive of each queue; with less one of them would wait for the other's poll.
 const IN_FLIGHT_MIN: usize = 2 * queue::CALL_MESSAGES_MAX;
+
+/// What may wait for its claim beside what is being received: the next call of each claim under way.
+const UNCLAIMED_MAX: usize = CALLS_MAX * claims::CALL_CLAIMS_MAX;
 
 /// How often the queues are asked how much they hold.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(30);
@@ -43,16 +46,19 @@ impl Work {
     pub fn wake_at(&self, now: Timestamp) -> Timestamp {
         let after = (Timestamp(now.0.saturating_add(1)), 0);
         let dues = self.ready.iter().filter_map(|due| due.range(after..).next()).map(|(due, _)| *due);
+        let waiting = self.ready.iter().zip(self.calls).filter(|(_, calls)| *calls > 0);
+        let filled = waiting.filter_map(|(due, _)| due.first()).map(|(due, _)| due.plus(FILL));
         let circuits = [&self.ledger, &self.bus, &self.queues].map(|circuit| circuit.deadline());
-        let others = circuits.into_iter().chain([self.extend_at, self.depth_at]).filter(|at| *at > now);
+        let others = circuits.into_iter().chain(filled).chain([self.extend_at, self.depth_at]).filter(|at| *at > now);
         dues.chain(others).min().unwrap_or_else(|| now.plus(DEPTH_INTERVAL))
     }
 
     fn mark(&mut self, now: Timestamp) -> Option<Call> {
-        if !self.ledger.allows(now) {
+        let index = Stage::Mark.index();
+        if !self.ledger.allows(now) || self.is_thin(index, now, claims::CALL_CLAIMS_MAX) {
             return None;
         }
-        let items = self.take(Stage::Mark.index(), now, claims::CALL_CLAIMS_MAX, |_| true);
+        let items = self.take(index, now, claims::CALL_CLAIMS_MAX, |_| true);
         let at = self.ports.clock.now();
         let marks = self.each(&items, |item| {
             Some((item.event.as_ref()?.key_hash, item.token(), item.placed.clone().filter(|id| !id.is_empty())))
@@ -89,7 +95,15 @@ impl Work {
         Some(Call::Return { feed, items, receipts })
     }
 
+    /// Whether the next call of a stage that has no bound of its own would be fuller a little later.
+    fn is_thin(&self, index: usize, now: Timestamp, max: usize) -> bool {
+        self.fills(index, now, max, usize::MAX, |_| false)
+    }
+
     fn of_one_feed(&mut self, stage: Stage, now: Timestamp) -> Option<(Feed, Vec<u64>)> {
+        if self.is_thin(stage.index(), now, queue::CALL_MESSAGES_MAX) {
+            return None;
+        }
         let mut feed = None;
         let same = |item: &Item| *feed.get_or_insert(item.feed) == item.feed;
         let items = self.take(stage.index(), now, queue::CALL_MESSAGES_MAX, same);
@@ -136,16 +150,20 @@ impl Work {
                 self.schedule(seq, Stage::TakeOver(held), now);
             }
         }
-        let one = self.bus.is_open();
+        let max = if self.bus.is_open() { 1 } else { bus::CALL_ENTRIES_MAX };
         let mut room = self.options.unmarked_max.saturating_sub(self.loads[Load::Unmarked as usize]);
+        if self.fills(index, now, max, room, |item| item.load != Load::Unmarked) {
+            return None;
+        }
         let (mut bytes, limit) = (0, self.options.put_bytes);
         let home = self.options.home.clone();
         let mut entries = Vec::new();
-        let items = self.take(index, now, if one { 1 } else { bus::CALL_ENTRIES_MAX }, |item| {
-            let Some(event) = &item.event else { return false };
+        let items = self.take(index, now, max, |item| {
+            let one_more = usize::from(item.load != Load::Unmarked);
+            let Some(event) = item.event.as_ref().filter(|_| one_more <= room) else { return false };
             let entry = event.entry(&home, item.accepted, item.message.trace.clone());
-            let (size, one_more) = (entry.bytes(), usize::from(item.load != Load::Unmarked));
-            let fits = one_more <= room && (entries.is_empty() || bytes + size <= limit);
+            let size = entry.bytes();
+            let fits = entries.is_empty() || bytes + size <= limit;
             if fits {
                 room -= one_more;
                 bytes += size;
@@ -184,8 +202,12 @@ impl Work {
         let mut room = self.options.claimed_max.saturating_sub(self.loads[Load::Claimed as usize]);
         let mut bytes = 0;
         let max = if one { 1 } else { claims::CALL_CLAIMS_MAX };
+        let index = Stage::Claim.index();
+        if self.fills(index, now, max, room, |item| item.load == Load::None) {
+            return None;
+        }
         let draining = self.draining;
-        let items = self.take(Stage::Claim.index(), now, max, |item| {
+        let items = self.take(index, now, max, |item| {
             if draining && item.placed.is_none() {
                 return false;
             }
@@ -257,6 +279,10 @@ impl Work {
         let under_way: usize = self.receives.iter().sum();
         let taken = self.items.len() + under_way * queue::CALL_MESSAGES_MAX;
         let room = self.options.in_flight.max(IN_FLIGHT_MIN).saturating_sub(taken);
+        // More would only be hidden from other agents, and hidden again, until its turn comes.
+        let ahead_max = self.options.receives * queue::CALL_MESSAGES_MAX + UNCLAIMED_MAX;
+        let unclaimed = self.due(Stage::Claim.index(), now).take(ahead_max).count();
+        let room = room.min(ahead_max.saturating_sub(unclaimed + under_way * queue::CALL_MESSAGES_MAX));
         // While a circuit is open one message tries whether it closes, if there is none that could.
         let trying = self.ledger.is_open() || self.bus.is_open();
         let receiving = |feed: Feed| self.receives[feed as usize];

@@ -3,7 +3,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Ports, letter};
+use super::{
+    Options, Ports,
+    calls::{Answer, Call},
+    item::Feed,
+    letter,
+    work::Work,
+};
 use crate::{
     agent::Pacer,
     core::{
@@ -16,7 +22,7 @@ use crate::{
     },
     metrics::Metrics,
     ports::{
-        claims::{Claim, Claims, Row, State, Token},
+        claims::{Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
         queue::{Message, Outgoing, Queue},
     },
@@ -414,4 +420,101 @@ async fn a_link_that_waits_for_its_own_limit_stops_at_once() {
     link.stop().await;
     assert!(stopping.elapsed() < link.options.attempt_timeout);
     assert_eq!(link.effects().len() + link.feed.bodies().len(), 40);
+}
+
+/// A link's decisions alone, without anything that answers by itself.
+struct Deciding {
+    work: Work,
+    accepted: Timestamp,
+    next: usize,
+    receives: usize,
+}
+
+impl Deciding {
+    fn new(mut link: Fixture) -> Deciding {
+        let work = Work::new(link.options.clone(), link.ports.take().unwrap());
+        Deciding { work, accepted: link.clock.now(), next: 0, receives: 0 }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(1_000 + millis)
+    }
+
+    /// Makes the calls that are wanted now; answers the messages of each claim.
+    fn claims(&mut self, millis: u64) -> Vec<Vec<u64>> {
+        let mut claims = Vec::new();
+        while let Some(call) = self.work.next_call(Deciding::at(millis)) {
+            match call {
+                Call::Receive { feed: Feed::Main, .. } => self.receives += 1,
+                Call::Claim { items, .. } => claims.push(items),
+                _ => {}
+            }
+        }
+        claims
+    }
+
+    fn received(&mut self, count: usize, millis: u64) {
+        let sent = self.accepted;
+        let message = |n: usize| Message {
+            id: n.to_string(),
+            body: envelope("app", &keyed(n)),
+            receipt: String::new(),
+            sent,
+            received: 1,
+            attributes: Default::default(),
+            trace: None,
+        };
+        let result = Ok((self.next..self.next + count).map(message).collect());
+        self.next += count;
+        self.receives -= 1;
+        self.work.answered(Answer::Received { feed: Feed::Main, result }, Deciding::at(millis));
+    }
+
+    fn claimed(&mut self, items: Vec<u64>, millis: u64) {
+        let result = Ok(items.iter().map(|_| Ok(Inserted::New)).collect());
+        let sent = Deciding::at(millis);
+        self.work.answered(Answer::Claimed { items, sent, paced: Duration::ZERO, result }, sent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_full_waits_a_little_while_another_of_its_kind_is_under_way() {
+    let mut link = Deciding::new(Fixture::new());
+    assert!(link.claims(0).is_empty());
+    link.received(1, 0);
+    let first = link.claims(0);
+    assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [1], "there is nothing to wait for");
+
+    link.received(5, 10);
+    assert!(link.claims(10).is_empty());
+    assert!(link.work.wake_at(Deciding::at(10)) <= Deciding::at(110));
+    assert!(link.claims(109).is_empty());
+    assert_eq!(link.claims(110).iter().map(Vec::len).collect::<Vec<_>>(), [5]);
+
+    link.received(10, 120);
+    assert!(link.claims(120).is_empty());
+    link.received(10, 120);
+    assert!(link.claims(120).is_empty());
+    link.received(10, 120);
+    let full = link.claims(120);
+    assert_eq!(full.iter().map(Vec::len).collect::<Vec<_>>(), [25], "a full one does not wait");
+    assert!(link.claims(219).is_empty());
+    assert_eq!(link.claims(220).iter().map(Vec::len).collect::<Vec<_>>(), [5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_received_than_is_soon_claimed() {
+    let mut fixture = Fixture::new();
+    (fixture.options.in_flight, fixture.options.in_flight_bytes) = (10_000, usize::MAX);
+    let most = fixture.options.claimed_max + fixture.options.receives * 10 + 100;
+    let mut link = Deciding::new(fixture);
+    let mut claims = link.claims(0);
+    while link.receives > 0 {
+        link.received(10, 0);
+        claims.extend(link.claims(0));
+    }
+    assert!((most - 50..=most).contains(&link.next), "{} of {most}", link.next);
+    claims.drain(..).for_each(|items| link.claimed(items, 1));
+    assert!(!link.claims(1).is_empty(), "what is put makes room for claims");
+    assert!(link.receives > 0, "and claims make room for what is received");
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -26,7 +27,11 @@ use crate::{
 };
 
 /// Calls of one kind under way at once. What waits meanwhile makes the next call fuller.
-const CALLS_MAX: usize = 4;
+pub(super) const CALLS_MAX: usize = 4;
+
+/// How long a message waits, while a call of its kind is under way, for others to go with it. A quiet link has no such call,
+/// and nothing waits.
+pub(super) const FILL: Duration = Duration::from_millis(100);
 
 pub struct Work {
     pub(super) options: Options,
@@ -107,7 +112,7 @@ impl Work {
         self.items.values().filter(|item| item.seen.is_some() || item.attempts > 0).count()
     }
 
-    pub(super) fn pause(&self, attempts: u32) -> std::time::Duration {
+    pub(super) fn pause(&self, attempts: u32) -> Duration {
         self.options.backoff.pause(attempts.max(1), self.ports.entropy.next_f64())
     }
 
@@ -267,6 +272,32 @@ impl Work {
         }
     }
 
+    /// What is due in a stage, in order.
+    pub(super) fn due(&self, index: usize, now: Timestamp) -> impl Iterator<Item = (u64, &Item)> {
+        let due = self.ready[index].range(..=(now, u64::MAX));
+        due.filter_map(|(_, seq)| Some((*seq, self.items.get(seq)?)))
+    }
+
+    /// Whether the next call of a stage would be fuller a little later, where there is `room` for so many that need it.
+    ///
+    /// With no such call under way nothing waits; with one, its answer ends the wait, or makes room.
+    pub(super) fn fills(
+        &self,
+        index: usize,
+        now: Timestamp,
+        max: usize,
+        room: usize,
+        needs_room: fn(&Item) -> bool,
+    ) -> bool {
+        if self.calls[index] == 0 {
+            return false;
+        }
+        let due = self.due(index, now).take(max).count();
+        let needing = self.due(index, now).take(max).filter(|(_, item)| needs_room(item)).count();
+        let oldest = self.ready[index].first().map_or(now, |(at, _)| *at);
+        needing > room || due < max && now.since(oldest) < FILL
+    }
+
     /// Takes what is due in a stage and fits, in order.
     pub(super) fn take(
         &mut self,
@@ -278,17 +309,9 @@ impl Work {
         if self.calls[index] >= CALLS_MAX {
             return Vec::new();
         }
-        let mut taken = Vec::new();
-        for (_, seq) in self.ready[index].range(..=(now, u64::MAX)) {
-            let Some(item) = self.items.get(seq) else { continue };
-            if taken.len() == max {
-                break;
-            }
-            // One that does not fit must not stand before others: what makes room for it may be behind it.
-            if fits(item) {
-                taken.push(*seq);
-            }
-        }
+        // One that does not fit must not stand before others: what makes room for it may be behind it.
+        let taken: Vec<u64> =
+            self.due(index, now).filter(|(_, item)| fits(item)).map(|(seq, _)| seq).take(max).collect();
         if !taken.is_empty() {
             self.calls[index] += 1;
         }
