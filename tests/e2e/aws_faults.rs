@@ -117,6 +117,7 @@ fn a_partition_on_order_cuts_a_peer_off_until_it_is_cleared() {
     assert!(seen.is_empty());
     let list = cluster.run(&["fault", "list", "--region", EU, "--json"]).expect_code(0).document();
     assert_eq!(list["faults"][0]["kind"], "partition");
+    assert_eq!(metrics(admin).value("hubweave_faults_active", &[("kind", "partition")]), 1.0);
     let cleared = cluster.run(&["fault", "clear", "--region", EU, "--json"]).expect_code(0).document();
     assert_eq!(cleared["cleared"], 1);
     assert_eq!(arrived(&cluster, &expected), 0, "what is cut off is not called");

@@ -38,7 +38,7 @@ use crate::{
         backoff::Backoff, envelope::Rules, event::RESERVED_SOURCE, ingress::Ingress, json, link::Failure,
         pattern::Pattern, time::Timestamp,
     },
-    faults::Faults,
+    faults::{Faults, Kind},
     metrics::{LinkMetrics, Metrics},
     ports::{
         bus::{Bus, Entry, Put},
@@ -433,6 +433,11 @@ impl Managed {
     /// Brings the gauges up to date before they are read.
     pub fn refresh_gauges(&self) {
         self.observe_backlogs();
+        let list = self.faults.list();
+        for kind in Kind::ALL {
+            let count = list.iter().filter(|fault| fault.kind == kind).count();
+            self.metrics.faults_active.with_label_values(&[kind.as_str()]).set(count as i64);
+        }
     }
 }
 
