@@ -92,7 +92,7 @@ fn serve(mut caller: TcpStream, server: u16, state: &State) -> std::io::Result<(
     if state.on.load(Ordering::SeqCst) {
         let number = state.calls.fetch_add(1, Ordering::SeqCst);
         let kind = (number / EVERY) as usize % TROUBLES.len();
-        trouble = (number % EVERY == 0).then_some(kind);
+        trouble = number.is_multiple_of(EVERY).then_some(kind);
     }
     if trouble.map(|kind| TROUBLES[kind]) == Some(Trouble::Reset) {
         state.met[4].fetch_add(1, Ordering::SeqCst);
