@@ -133,7 +133,7 @@ fn hidden(answer: &Value) -> String {
             format!("\nonly {} were looked at in the time of one call", out::count(looked))
         }
         (Some((looked, counted)), _) if looked < counted => format!(
-            "\nthe queue counts {}, {} were visible: somebody else looks at the others, try again in a minute",
+            "\nthe queue counts {}, {} were seen: its count is late, or somebody else looks at the others; try again in a minute",
             out::count(counted),
             out::count(looked)
         ),

@@ -83,7 +83,10 @@ fn describe(scope: &FaultScope, fault: &Value) -> String {
     let kind = fault["kind"].as_str().unwrap_or("fault");
     let direction = fault["direction"].as_str().unwrap_or("both");
     let direction = if direction == "both" { "both directions".to_owned() } else { format!("direction {direction}") };
-    format!("{kind} between {} and {peer}, {direction},", scope.region)
+    match peer == scope.region {
+        true => format!("{kind} between {peer} and its own services,"),
+        false => format!("{kind} between {} and {peer}, {direction},", scope.region),
+    }
 }
 
 fn list(region: &str, answer: &Value) -> String {

@@ -36,10 +36,21 @@ pub struct ManagedExplanation {
 
 impl Managed {
     /// # Errors
-    /// The region's own ledger or a dead-letter queue does not answer. A peer that does not is an entry that says so.
+    /// The region's own ledger does not answer. A peer's ledger or a dead-letter queue that does not is an entry that
+    /// says so.
     pub async fn explain(&self, asked: &Asked) -> Result<ManagedExplanation, Error> {
         let selection = letters::Selection { key: Some(asked.key.clone()), ..letters::Selection::default() };
-        let (dead, _) = self.find(&selection, |_| ()).await?;
+        // The ledgers are worth knowing also while a queue does not answer.
+        let walked = self.find(&selection, |_| ()).await;
+        let mut entries: Vec<Entry> = Vec::new();
+        let dead = match walked {
+            Ok((dead, _)) => dead,
+            Err(error) => {
+                let reason = Some(error.to_string());
+                entries.push(Entry { what: "unknown", reason, ..Entry::at(self.clock.now()) });
+                Vec::new()
+            }
+        };
         let kinds = match (&asked.source, &asked.detail_type) {
             (Some(source), Some(detail_type)) => BTreeSet::from([(source.clone(), detail_type.clone())]),
             (source, detail_type) => {
@@ -52,7 +63,6 @@ impl Managed {
         let keys: Vec<KeyHash> =
             kinds.iter().map(|(source, detail_type)| KeyHash::of(source, detail_type, &asked.key)).collect();
         let own = rows(&*self.claims, &keys).await.map_err(Error::Ledger)?;
-        let mut entries: Vec<Entry> = Vec::new();
         for (kind, row) in kinds.iter().zip(&own) {
             entries.extend(row.as_ref().map(|row| self.of_own(kind, row)));
         }

@@ -206,8 +206,8 @@ impl<'a> Walk<'a> {
         self.kept.insert(message.id.clone(), message.receipt.clone());
     }
 
-    /// Makes visible what stays. What cannot be becomes so by itself.
-    async fn end(self) -> Walked {
+    /// Makes visible what stays, which becomes so by itself where that fails, and counts what there is.
+    async fn end(self, link: &Link) -> Walked {
         let Walk { queue, kept, mut walked, .. } = self;
         let receipts: Vec<String> = kept.into_values().collect();
         for receipts in receipts.chunks(queue::CALL_MESSAGES_MAX) {
@@ -217,7 +217,10 @@ impl<'a> Walk<'a> {
             }
         }
         walked.in_queue = match within(CALL_TIMEOUT, queue.depth()).await {
-            Ok(depth) => depth.total(),
+            Ok(depth) => {
+                link.metrics.dead_letters.set(depth.total() as f64);
+                depth.total()
+            }
             Err(_) => walked.looked as u64,
         };
         walked
@@ -351,7 +354,7 @@ impl Managed {
                 Ok(())
             };
             let looked = looking().await;
-            all.add(walk.end().await);
+            all.add(walk.end(link).await);
             looked.map_err(|failure| Error::Letters(peer.clone(), failure))?;
         }
         Ok((found, all))
@@ -374,7 +377,7 @@ impl Managed {
         for (peer, link) in links.into_iter().filter(|(_, link)| !link.shadow) {
             let mut walk = Walk::new(&*link.ports.dead);
             let result = self.redrive_of(peer, link, &mut walk, &wanted, &mut done).await;
-            done.walked.add(walk.end().await);
+            done.walked.add(walk.end(link).await);
             result.map_err(|failure| Error::Letters(peer.clone(), failure))?;
         }
         Ok(done)
@@ -490,7 +493,7 @@ impl Managed {
                 Ok(())
             };
             let result = discarding().await;
-            done.walked.add(walk.end().await);
+            done.walked.add(walk.end(link).await);
             result.map_err(|failure| Error::Letters(peer.clone(), failure))?;
         }
         Ok(done)

@@ -353,6 +353,7 @@ async fn what_a_poll_brings_in_after_a_pause_is_given_back() {
     link.start();
     wait(1).await;
     link.paused.send_replace(true);
+    wait(1).await;
     link.publish("app", &keyed(1));
     wait(5).await;
     assert_eq!((link.effects().len(), link.feed.bodies()[0].received), (0, 1));
