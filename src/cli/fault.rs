@@ -8,7 +8,7 @@ use super::{
     http::{self, Call},
     out::{self, Align},
 };
-use crate::config::format_duration;
+use crate::config::{Backend, format_duration};
 
 pub async fn fault(context: &Context, command: Fault) -> Result<(), Error> {
     match command {
@@ -70,7 +70,9 @@ pub async fn clear(context: &Context, scope: &FaultScope, kind: Option<FaultKind
 fn check(context: &Context, scope: &FaultScope) -> Result<(), Error> {
     context.region(&scope.region)?;
     match &scope.peer {
-        Some(peer) if *peer == scope.region => Err(Error::usage("--region and --peer are the same region")),
+        Some(peer) if *peer == scope.region && context.region(peer)?.backend == Backend::Embedded => {
+            Err(Error::usage("--region and --peer are the same region"))
+        }
         Some(peer) => context.region(peer).map(|_| ()),
         None => Ok(()),
     }
@@ -81,7 +83,10 @@ fn describe(scope: &FaultScope, fault: &Value) -> String {
     let kind = fault["kind"].as_str().unwrap_or("fault");
     let direction = fault["direction"].as_str().unwrap_or("both");
     let direction = if direction == "both" { "both directions".to_owned() } else { format!("direction {direction}") };
-    format!("{kind} between {} and {peer}, {direction},", scope.region)
+    match peer == scope.region {
+        true => format!("{kind} between {peer} and its own services,"),
+        false => format!("{kind} between {} and {peer}, {direction},", scope.region),
+    }
 }
 
 fn list(region: &str, answer: &Value) -> String {

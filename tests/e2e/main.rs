@@ -15,6 +15,10 @@ mod harness;
 
 mod aws_cli;
 #[cfg(feature = "aws")]
+mod aws_faults;
+#[cfg(feature = "aws")]
+mod aws_operations;
+#[cfg(feature = "aws")]
 mod aws_regions;
 #[cfg(feature = "aws")]
 mod aws_topology;

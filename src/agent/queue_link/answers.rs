@@ -84,7 +84,8 @@ impl Work {
                 for message in messages {
                     self.admit(feed, message, now);
                 }
-                if self.draining {
+                // A poll that was under way may still bring something.
+                if self.draining || self.paused {
                     self.give_back(now);
                 }
             }

@@ -80,7 +80,8 @@ pub(super) fn steady(started: Instant) -> Timestamp {
     Timestamp::from_millis(1).plus(started.elapsed())
 }
 
-/// Runs a link until `stop`. While `paused` says so nothing is received; what is under way goes on.
+/// Runs a link until `stop`. While `paused` says so nothing is received, what was not begun is given back, and what is on
+/// its way goes on.
 ///
 /// When it stops, it brings to an end what is on the bus, gives back the rest at once, and leaves what takes longer than
 /// one attempt to the leases and to the queue. It ends at any await without harm: that is a crash.
@@ -118,7 +119,12 @@ pub async fn run(mut options: Options, ports: Arc<Ports>, mut paused: watch::Rec
             biased;
             () = stop.cancelled(), if drained_at.is_none() => {}
             Some(answer) = calls.next() => work.answered(answer, steady(started)),
-            Ok(()) = paused.changed() => work.paused = *paused.borrow_and_update(),
+            Ok(()) = paused.changed() => {
+                work.paused = *paused.borrow_and_update();
+                if work.paused {
+                    work.give_back(steady(started));
+                }
+            }
             () = tokio::time::sleep(wait) => {}
         }
     }

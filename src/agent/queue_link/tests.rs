@@ -354,6 +354,23 @@ async fn a_draining_link_gives_back_at_once_what_is_not_on_the_bus() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_poll_brings_in_after_a_pause_is_given_back() {
+    let mut link = Fixture::new();
+    link.start();
+    wait(1).await;
+    link.paused.send_replace(true);
+    wait(1).await;
+    link.publish("app", &keyed(1));
+    wait(5).await;
+    assert_eq!((link.effects().len(), link.feed.bodies()[0].received), (0, 1));
+    assert_eq!(link.sender.depth().await.unwrap().visible, 1, "others may have it at once");
+    link.paused.send_replace(false);
+    wait(5).await;
+    assert_eq!(link.effects(), [keyed(1)]);
+    link.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_paused_link_receives_nothing_and_goes_on_when_it_is_resumed() {
     let mut link = Fixture::new();
     link.paused.send_replace(true);
