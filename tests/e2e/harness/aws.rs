@@ -46,15 +46,19 @@ impl AwsCluster {
 
     /// The same, with more options of the second region's `[region.aws]`.
     pub fn describe_with(more: &str, of_second: &str) -> AwsCluster {
+        AwsCluster::describe_at(&MiniStack::get().url(), more, of_second)
+    }
+
+    /// The same, with another way to AWS than the tests' own.
+    pub fn describe_at(url: &str, more: &str, of_second: &str) -> AwsCluster {
         let directory = tempfile::Builder::new().prefix("hubweave-aws-").tempdir().expect("a temporary directory");
         let name = MiniStack::unique("e2e");
         let mut text = format!("[cluster]\nname = \"{name}\"\n[heartbeat]\ninterval = \"1s\"\n");
         for region in [EU, US] {
             text += &format!(
                 "[[region]]\nname = \"{region}\"\nbackend = \"aws\"\nadmin = \"127.0.0.1:{}\"\n[region.aws]\n\
-                 hub = \"{name}\"\nprefix = \"{name}\"\nbucket = \"{name}-{region}\"\nendpoint_url = \"{}\"\n",
+                 hub = \"{name}\"\nprefix = \"{name}\"\nbucket = \"{name}-{region}\"\nendpoint_url = \"{url}\"\n",
                 free_port(),
-                MiniStack::get().url()
             );
         }
         text += of_second;
