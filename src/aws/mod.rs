@@ -9,6 +9,7 @@
 pub mod bus;
 pub mod claims;
 pub mod clients;
+mod counted;
 pub mod doctor;
 mod failure;
 pub mod names;

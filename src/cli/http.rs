@@ -100,7 +100,8 @@ impl Http {
         self.bytes(listener, call).await.is_ok()
     }
 
-    async fn bytes(&self, listener: &Listener, call: Call) -> Result<Bytes, Error> {
+    /// The answer as it is.
+    pub async fn bytes(&self, listener: &Listener, call: Call) -> Result<Bytes, Error> {
         let timeout = call.timeout;
         let whole = async {
             let response = self.send(listener, call).await?;

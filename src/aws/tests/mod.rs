@@ -15,7 +15,10 @@ use super::{
     Clients,
     clients::{Options, shared_config},
 };
-use crate::config::{Aws, Config};
+use crate::{
+    config::{Aws, Config},
+    metrics::AwsRequests,
+};
 
 pub use ministack::MiniStack;
 
@@ -32,8 +35,12 @@ pub fn aws(region: &str, hub: &str) -> Aws {
     config.regions[0].aws.clone().unwrap()
 }
 
-pub fn counter() -> IntCounterVec {
-    IntCounterVec::new(Opts::new("requests", "requests"), &["service", "operation", "outcome"]).unwrap()
+pub fn counter() -> AwsRequests {
+    let counters = |name, labels: &[&str]| IntCounterVec::new(Opts::new(name, name), labels).unwrap();
+    AwsRequests {
+        calls: counters("calls", &["service", "operation", "outcome"]),
+        entries: counters("entries", &["service", "operation"]),
+    }
 }
 
 /// Clients of the emulator, with credentials that it does not look at.
