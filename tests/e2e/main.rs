@@ -18,6 +18,8 @@ mod aws_cli;
 mod aws_faults;
 #[cfg(feature = "aws")]
 mod aws_regions;
+#[cfg(feature = "aws")]
+mod aws_topology;
 mod chaos;
 mod cloudevents;
 mod commands;

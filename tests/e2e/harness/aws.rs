@@ -112,6 +112,15 @@ impl AwsCluster {
         finish(&mut self.command(arguments), PATIENCE * 4)
     }
 
+    /// With a topology that lies on AWS, found by the environment alone.
+    pub fn run_with(&self, location: &str, arguments: &[&str]) -> Done {
+        let mut command = Command::new(HUBWEAVE);
+        command.args(arguments).args(["--config", location]).current_dir(self.directory.path()).envs(SURROUNDINGS);
+        command.env("AWS_ENDPOINT_URL", MiniStack::get().url());
+        super::clean(&mut command);
+        finish(&mut command, PATIENCE * 4)
+    }
+
     /// The AWS CLI against the emulator.
     pub fn aws(&self, region: &str, arguments: &[&str]) -> Value {
         let aws = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/aws");
