@@ -17,13 +17,13 @@ use crate::{
     agent::Selection,
     api::{answer, listener::Connection},
     core::time::Timestamp,
-    faults::{self, Kind, Order},
+    faults::{self, Faults, Kind, Order},
 };
 
 type Shared = State<Arc<Admin>>;
 
 /// A JSON body; an empty one is an empty object.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Response>> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(text)
         .map_err(|error| Box::new(answer::error(StatusCode::BAD_REQUEST, &format!("the request's body: {error}"))))
@@ -136,10 +136,16 @@ pub async fn inject(State(admin): Shared, body: Bytes) -> Response {
         Ok(order) => order,
         Err(response) => return *response,
     };
-    if let Some(peer) = order.peer.as_ref().filter(|peer| !admin.agent.peers().any(|known| known == *peer)) {
+    let known = |peer: &String| admin.agent.peers().any(|known| known == peer);
+    injected(&admin.agent.faults, order, known)
+}
+
+/// Puts a fault in force, with all peers or with one that is known.
+pub(super) fn injected(faults: &Faults, order: Order, known: impl Fn(&String) -> bool) -> Response {
+    if let Some(peer) = order.peer.as_ref().filter(|peer| !known(peer)) {
         return answer::error(StatusCode::BAD_REQUEST, &format!("peer: {peer}: no link to such a region"));
     }
-    match admin.agent.faults.inject(order) {
+    match faults.inject(order) {
         Ok(fault) => answer::json(StatusCode::OK, &fault),
         Err(error @ faults::Error::Disabled) => answer::error(StatusCode::FORBIDDEN, &error.to_string()),
         Err(error @ faults::Error::Invalid(_)) => answer::error(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -154,7 +160,11 @@ pub struct Clear {
 }
 
 pub async fn clear(State(admin): Shared, Query(clear): Query<Clear>) -> Response {
-    let cleared = admin.agent.faults.clear(clear.kind, clear.peer.as_deref());
+    cleared(&admin.agent.faults, &clear)
+}
+
+pub(super) fn cleared(faults: &Faults, clear: &Clear) -> Response {
+    let cleared = faults.clear(clear.kind, clear.peer.as_deref());
     answer::json(StatusCode::OK, &json!({ "cleared": cleared }))
 }
 

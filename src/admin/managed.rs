@@ -1,18 +1,21 @@
-//! The `admin` and `health` listeners of an agent on managed services. What there is answers as [`super`] does; what the
-//! agent has no part for is absent.
+//! The `admin` and `health` listeners of an agent on managed services. What there is answers as [`super`] does; what a
+//! region without a log cannot do is 404 with what to do instead.
 //!
 //! | request | answers |
 //! |---|---|
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
-//! | `GET /metrics`, `/v1/status` | reading |
+//! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
+//! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
+//! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
 //! | `POST /v1/drain` | the process |
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Router,
-    extract::{Path, Request, State},
+    Extension, Router,
+    body::Bytes,
+    extract::{Path, Query, Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::Response,
@@ -20,11 +23,15 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{read, unauthorized, with_fallbacks};
+use super::{
+    control::{self, parse},
+    read, unauthorized, with_fallbacks,
+};
 use crate::{
-    agent::managed::{self, Managed},
-    api::{answer, shows},
+    agent::managed::{self, Managed, explain::Asked, letters::Selection},
+    api::{answer, listener::Connection, shows},
     config::Auth,
+    faults::{Direction, Order},
 };
 
 /// What the handlers share.
@@ -35,13 +42,32 @@ pub struct ManagedAdmin {
 
 type Shared = State<Arc<ManagedAdmin>>;
 
+const NO_KEYS: &str = "a region on AWS has no log to compare: `hubweave explain --key K` looks a key up in the ledgers, \
+                       `hubweave dlq list` shows what did not get through";
+const NO_REPLAY: &str = "a region on AWS has no log to send again from: publish the events again in their region, under \
+                         their keys; what the peer has is suppressed there";
+const NO_REPAIR: &str = "a region on AWS is not refilled by its peers: its queues and its ledger do not lie on an agent's \
+                         disk; a table that was lost is restored from DynamoDB's backups";
+const NO_RELOAD: &str =
+    "an agent on AWS reads the file when it starts: restart the region's agents, one after the other";
+
 /// All routes of the `admin` listener.
 pub fn router(admin: Arc<ManagedAdmin>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
+        .route("/v1/explain", get(explain))
+        .route("/v1/keys", get(async || absent(NO_KEYS)))
+        .route("/v1/dlq", get(letters))
+        .route("/v1/dlq/{id}", get(letter))
+        .route("/v1/dlq/redrive", post(redrive))
+        .route("/v1/dlq/discard", post(discard))
+        .route("/v1/faults", get(faults).post(inject).delete(clear))
         .route("/v1/links/{peer}/pause", post(pause))
         .route("/v1/links/{peer}/resume", post(resume))
+        .route("/v1/links/{peer}/replay", post(async || absent(NO_REPLAY)))
+        .route("/v1/links/{peer}/repair", post(async || absent(NO_REPAIR)))
+        .route("/v1/reload", post(async || absent(NO_RELOAD)))
         .route("/v1/drain", post(drain))
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes())).with_state(admin)
@@ -61,6 +87,27 @@ async fn authorize(State(admin): Shared, request: Request, next: Next) -> Respon
         true => next.run(request).await,
         false => unauthorized(),
     }
+}
+
+fn absent(why: &str) -> Response {
+    answer::error(StatusCode::NOT_FOUND, why)
+}
+
+/// An agent's answer, or its error.
+fn answered<T: serde::Serialize>(result: Result<T, managed::Error>) -> Response {
+    match result {
+        Ok(body) => answer::json(StatusCode::OK, &body),
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &managed::Error) -> Response {
+    let status = match error {
+        managed::Error::NoLink(..) => StatusCode::NOT_FOUND,
+        managed::Error::Invalid(_) => StatusCode::BAD_REQUEST,
+        managed::Error::Shared(_) | managed::Error::Ledger(_) | managed::Error::Letters(..) => StatusCode::BAD_GATEWAY,
+    };
+    answer::error(status, &error.to_string())
 }
 
 async fn ready(State(admin): Shared) -> Response {
@@ -101,6 +148,76 @@ async fn status(State(admin): Shared) -> Response {
     answer::json(StatusCode::OK, &admin.agent.status())
 }
 
+/// Walks through the dead letters too, so it may take longer than a request does; one walk at a time.
+async fn explain(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(asked): Query<Asked>,
+) -> Response {
+    connection.lift_timeout();
+    answered(admin.agent.explain(&asked).await)
+}
+
+async fn letters(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(selection): Query<Selection>,
+) -> Response {
+    connection.lift_timeout();
+    answered(admin.agent.letters(&selection).await)
+}
+
+async fn letter(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path(id): Path<String>,
+) -> Response {
+    connection.lift_timeout();
+    match admin.agent.letter(&id).await {
+        Ok(Some(letter)) => answer::with_type(StatusCode::OK, "application/json", letter.json().into()),
+        Ok(None) => answer::error(StatusCode::NOT_FOUND, &format!("no dead letter {id}")),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn redrive(State(admin): Shared, Extension(connection): Extension<Arc<Connection>>, body: Bytes) -> Response {
+    connection.lift_timeout();
+    match parse::<Selection>(&body) {
+        Ok(selection) => answered(admin.agent.redrive(&selection).await),
+        Err(response) => *response,
+    }
+}
+
+async fn discard(State(admin): Shared, Extension(connection): Extension<Arc<Connection>>, body: Bytes) -> Response {
+    connection.lift_timeout();
+    match parse::<Selection>(&body) {
+        Ok(selection) => answered(admin.agent.discard(&selection).await),
+        Err(response) => *response,
+    }
+}
+
+async fn faults(State(admin): Shared) -> Response {
+    answer::json(StatusCode::OK, &json!({ "faults": admin.agent.faults.list() }))
+}
+
+async fn inject(State(admin): Shared, body: Bytes) -> Response {
+    let order: Order = match parse(&body) {
+        Ok(order) => order,
+        Err(response) => return *response,
+    };
+    if order.direction == Direction::In {
+        let why = "direction: in: what a peer on AWS brings here it writes by itself; inject the fault there, with \
+                   direction out";
+        return answer::error(StatusCode::BAD_REQUEST, why);
+    }
+    let known = |peer: &String| *peer == admin.agent.region || admin.agent.peers().any(|known| known == peer);
+    control::injected(&admin.agent.faults, order, known)
+}
+
+async fn clear(State(admin): Shared, Query(clear): Query<control::Clear>) -> Response {
+    control::cleared(&admin.agent.faults, &clear)
+}
+
 async fn pause(State(admin): Shared, Path(peer): Path<String>) -> Response {
     set_paused(&admin, &peer, true).await
 }
@@ -110,11 +227,8 @@ async fn resume(State(admin): Shared, Path(peer): Path<String>) -> Response {
 }
 
 async fn set_paused(admin: &ManagedAdmin, peer: &str, paused: bool) -> Response {
-    match admin.agent.pause(peer, paused).await {
-        Ok(()) => answer::json(StatusCode::OK, &json!({ "peer": peer, "paused": paused })),
-        Err(error @ managed::Error::NoLink(..)) => answer::error(StatusCode::NOT_FOUND, &error.to_string()),
-        Err(error @ managed::Error::Shared(_)) => answer::error(StatusCode::BAD_GATEWAY, &error.to_string()),
-    }
+    let done = admin.agent.pause(peer, paused).await;
+    answered(done.map(|()| json!({ "peer": peer, "paused": paused })))
 }
 
 async fn drain(State(admin): Shared) -> Response {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     heartbeat,
+    kinds::Kinds,
     queue_link::letter::ACCEPTED,
     rounds::{self, within},
 };
@@ -49,6 +50,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
+    /// What kinds of events there are, for whoever looks for a key.
+    pub kinds: Arc<Kinds>,
 }
 
 /// The label of an origin that is no region of the file.
@@ -110,6 +113,7 @@ fn arrived(options: &Options, ports: &Ports, event: &Event, origin: &str) {
     }
     let label = if known { origin } else { UNKNOWN };
     if !event.is_reserved() {
+        ports.kinds.note(&event.source, &event.detail_type);
         ports.metrics.applied.with_label_values(&[label]).inc();
     } else if known && event.detail_type == heartbeat::DETAIL_TYPE {
         ports.metrics.heartbeat_received.with_label_values(&[label]).set(ports.clock.now().as_secs_f64());

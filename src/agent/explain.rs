@@ -20,7 +20,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Entry {
     /// `accepted`, `applied`, `forwarded`, `waiting`, `held`, `filtered`, `duplicate`, `conflict`,
-    /// `dead_lettered`, `discarded`.
+    /// `dead_lettered`, `discarded`; on managed services also `claimed`, `unknown`.
     pub what: &'static str,
     pub at: String,
     pub offset: Option<u64>,
@@ -32,7 +32,7 @@ pub struct Entry {
     pub link: Option<String>,
     pub reason: Option<String>,
     #[serde(skip)]
-    time: Timestamp,
+    pub(super) time: Timestamp,
 }
 
 impl Agent {
@@ -169,7 +169,7 @@ impl Agent {
 }
 
 impl Entry {
-    fn at(time: Timestamp) -> Entry {
+    pub(super) fn at(time: Timestamp) -> Entry {
         Entry { at: time.to_rfc3339(), time, ..Entry::default() }
     }
 }

@@ -15,7 +15,10 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::rounds::{self, within};
+use super::{
+    kinds::Kinds,
+    rounds::{self, within},
+};
 use crate::{
     core::{
         backoff::Backoff,
@@ -60,6 +63,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
+    /// What kinds of events there are, for whoever looks for a key.
+    pub kinds: Arc<Kinds>,
 }
 
 pub struct LocalKeys {
@@ -143,7 +148,11 @@ impl LocalKeys {
                     self.ports.metrics.stamps_stripped.inc();
                 }
                 let delivered = matches!(event.provenance, Provenance::Stamped { .. });
-                (!delivered && !event.is_reserved()).then_some(event)
+                let ours = !delivered && !event.is_reserved();
+                if ours {
+                    self.ports.kinds.note(&event.source, &event.detail_type);
+                }
+                ours.then_some(event)
             }
             Err(error) => {
                 // The links write it to their dead letters; here there is no key to keep.

@@ -60,6 +60,7 @@ fn fixture() -> Fixture {
         clock: clock.clone(),
         entropy: Arc::new(SharedChance::new(Chance::new(3, "agent"))),
         metrics: metrics.clone(),
+        kinds: Arc::default(),
     };
     Fixture { keys: Arc::new(LocalKeys::new(options, ports)), queue, ledger, claims, clock, metrics, wire }
 }

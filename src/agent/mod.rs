@@ -13,6 +13,7 @@ mod handle;
 pub mod heartbeat;
 mod inbox;
 mod keys;
+pub mod kinds;
 mod letters;
 mod link;
 pub mod local_keys;

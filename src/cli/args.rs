@@ -276,6 +276,12 @@ pub struct Explain {
     /// The idempotency key
     #[arg(long)]
     pub key: String,
+    /// For regions on AWS: the event's source, where their agents have not seen it since they started
+    #[arg(long)]
+    pub source: Option<String>,
+    /// The same for its detail-type
+    #[arg(long)]
+    pub detail_type: Option<String>,
 }
 
 /// One directed link.
@@ -352,7 +358,7 @@ pub enum Dlq {
         letters: Letters,
         /// One letter
         #[arg(long)]
-        id: Option<u64>,
+        id: Option<String>,
     },
     /// Sends the events of dead letters again
     Redrive {
@@ -360,7 +366,7 @@ pub enum Dlq {
         letters: Letters,
         /// One letter
         #[arg(long)]
-        id: Option<u64>,
+        id: Option<String>,
         /// Also events so old that the peer may have forgotten their key: they may take effect twice
         #[arg(long)]
         expired: bool,
@@ -374,7 +380,7 @@ pub enum Dlq {
         letters: Letters,
         /// One letter
         #[arg(long)]
-        id: Option<u64>,
+        id: Option<String>,
         /// Counts, discards nothing
         #[arg(long)]
         dry_run: bool,

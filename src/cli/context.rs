@@ -5,7 +5,7 @@ use super::{
     http::{Http, Listener},
     out, topology,
 };
-use crate::config::{Config, Region};
+use crate::config::{Backend, Config, Region};
 
 /// Tried when neither `--config` nor `$HUBWEAVE_CONFIG` says anything.
 const DEFAULT_FILE: &str = "config/local.toml";
@@ -77,6 +77,11 @@ impl Context {
         let token = self.config.auth.api_token.clone();
         match region.api.clone() {
             Some(address) => Ok(Listener { region: region.name.clone(), address, token }),
+            None if region.backend == Backend::Aws => Err(Error::usage(format!(
+                "{} is on AWS and has no `api` listener in {}: put events on its bus (`aws events put-events`), or give \
+                 the region an `api` and restart its agents",
+                region.name, self.file
+            ))),
             None => Err(Error::usage(format!("{} has no `api` listener in {}", region.name, self.file))),
         }
     }

@@ -8,14 +8,17 @@ use super::{
     http::{self, Call, Listener},
     out::{self, Align},
 };
+use crate::config::Backend;
 
 pub async fn explain(context: &Context, args: args::Explain) -> Result<(), Error> {
     let listeners = context.admins();
-    let answers = join_all(listeners.iter().map(|listener| entries(context, listener, &args.key))).await;
+    let answers = join_all(listeners.iter().map(|listener| asked(context, listener, &args))).await;
     let (mut regions, mut rows, mut unreachable) = (Vec::new(), Vec::new(), false);
+    let mut by_kind = false;
     for (listener, answer) in listeners.iter().zip(answers) {
         match answer {
-            Ok(entries) => {
+            Ok((entries, few)) => {
+                by_kind |= few;
                 rows.extend(entries.iter().map(|entry| row(&listener.region, entry)));
                 regions.push(json!({ "region": listener.region, "entries": entries }));
             }
@@ -30,16 +33,37 @@ pub async fn explain(context: &Context, args: args::Explain) -> Result<(), Error
     let known = !rows.is_empty();
     context.print(&json!({ "key": args.key, "regions": regions }), || match known {
         true => timeline(&rows),
+        false if by_kind => format!(
+            "no region that answered knows the key `{}` under the kinds of events that its agent has seen; with --source \
+             and --detail-type it looks under that one",
+            args.key
+        ),
         false => format!("no region that answered knows the key `{}`", args.key),
     })?;
     if known && !unreachable { Ok(()) } else { Err(Error::Said) }
 }
 
-/// What one region knows.
+/// What one region knows of a key.
 pub async fn entries(context: &Context, listener: &Listener, key: &str) -> Result<Vec<Value>, http::Error> {
-    let path = format!("/v1/explain{}", http::query(&[("key", Some(key.to_owned()))]));
-    let answer: Value = context.http.json(listener, Call::get(path)).await?;
-    Ok(answer["entries"].as_array().cloned().unwrap_or_default())
+    let args = args::Explain { key: key.to_owned(), source: None, detail_type: None };
+    Ok(asked(context, listener, &args).await?.0)
+}
+
+/// The same, and whether it looked under some kinds of events only.
+async fn asked(
+    context: &Context,
+    listener: &Listener,
+    args: &args::Explain,
+) -> Result<(Vec<Value>, bool), http::Error> {
+    let aws = context.config.region(&listener.region).is_some_and(|region| region.backend == Backend::Aws);
+    let whole = args.source.is_some() && args.detail_type.is_some();
+    let query = http::query(&[
+        ("key", Some(args.key.clone())),
+        ("source", args.source.clone().filter(|_| aws)),
+        ("detail_type", args.detail_type.clone().filter(|_| aws)),
+    ]);
+    let answer: Value = context.http.json(listener, Call::get(format!("/v1/explain{query}"))).await?;
+    Ok((answer["entries"].as_array().cloned().unwrap_or_default(), aws && !whole))
 }
 
 /// Starts with the time, so that rows sort by it.

@@ -8,7 +8,7 @@ use super::{
     http::{self, Call},
     out::{self, Align},
 };
-use crate::config::format_duration;
+use crate::config::{Backend, format_duration};
 
 pub async fn fault(context: &Context, command: Fault) -> Result<(), Error> {
     match command {
@@ -70,7 +70,9 @@ pub async fn clear(context: &Context, scope: &FaultScope, kind: Option<FaultKind
 fn check(context: &Context, scope: &FaultScope) -> Result<(), Error> {
     context.region(&scope.region)?;
     match &scope.peer {
-        Some(peer) if *peer == scope.region => Err(Error::usage("--region and --peer are the same region")),
+        Some(peer) if *peer == scope.region && context.region(peer)?.backend == Backend::Embedded => {
+            Err(Error::usage("--region and --peer are the same region"))
+        }
         Some(peer) => context.region(peer).map(|_| ()),
         None => Ok(()),
     }

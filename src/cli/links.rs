@@ -68,7 +68,7 @@ async fn send_again(
 /// `3 delivered, 2 duplicate`.
 pub fn outcomes(answer: &Value) -> String {
     let number = |key: &str| answer[key].as_u64().filter(|number| *number > 0);
-    let said = ["delivered", "duplicate", "rejected", "skipped", "failed"]
+    let said = ["requeued", "delivered", "duplicate", "rejected", "skipped", "failed"]
         .into_iter()
         .filter_map(|key| number(key).map(|number| format!("{} {key}", out::count(number))));
     let said: Vec<String> = said.collect();

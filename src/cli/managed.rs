@@ -28,7 +28,7 @@ pub async fn run(
     config: Config,
     region: String,
     addresses: Addresses,
-    mut terminate: Signal,
+    (mut terminate, mut reload): (Signal, Signal),
     gone: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let auth = config.auth.clone();
@@ -64,10 +64,13 @@ pub async fn run(
     }
     tracing::info!(region, admin = addresses.admin.to_string(), "serving");
     tokio::pin!(gone);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-        () = &mut gone => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = tokio::signal::ctrl_c() => break,
+            () = &mut gone => break,
+            _ = reload.recv() => tracing::warn!("SIGHUP: an agent on AWS reads the file when it starts; restart it"),
+        }
     }
     agent.drain();
     let stopping = async {

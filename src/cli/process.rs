@@ -71,7 +71,7 @@ pub async fn run(
     #[cfg(feature = "aws")]
     if home.is_some_and(|home| home.backend == crate::config::Backend::Aws) {
         let addresses = super::managed::Addresses { api: api_address, admin: admin_address, health: health_address };
-        return super::managed::run(config, region, addresses, terminate, gone).await;
+        return super::managed::run(config, region, addresses, (terminate, reload_signal), gone).await;
     }
     for (listener, address) in [(Listener::Api, api_address.as_ref()), (Listener::Admin, Some(&admin_address))] {
         if let Some(address) = address {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     agent::heartbeat::DETAIL_TYPE,
+    config::Backend,
     core::{backoff::Backoff, event::RESERVED_SOURCE},
 };
 
@@ -31,6 +32,10 @@ struct Event {
 }
 
 pub async fn tail(context: &Context, args: args::Tail) -> Result<(), Error> {
+    if context.region(&args.region)?.backend == Backend::Aws {
+        let why = "is on AWS: a bus keeps nothing to read; a rule with a queue of its own shows what comes by";
+        return Err(Error::usage(format!("{} {why}", args.region)));
+    }
     let api = context.api(&args.region)?;
     tokio::select! {
         result = follow(context, &api, &args) => result,

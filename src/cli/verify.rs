@@ -10,7 +10,7 @@ use super::{
     http::{self, Call, Listener},
 };
 use crate::{
-    config::Mode,
+    config::{Backend, Mode},
     verify::{
         Input, Report, Snapshot, Topology, compare,
         journal::{self, Acknowledged},
@@ -23,6 +23,12 @@ use crate::{
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> {
+    if context.config.regions.iter().all(|region| region.backend == Backend::Aws) {
+        return Err(Error::no(
+            "regions on AWS have no log to compare: `hubweave explain --key K` looks a key up in the ledgers, \
+             `hubweave dlq list` shows what did not get through",
+        ));
+    }
     let journal = args.journal.as_ref().map(|file| read_journal(context, file)).transpose()?;
     let report = compare_regions(context, journal.as_deref(), args.wait).await;
     context.print(&report, || report.to_string())?;

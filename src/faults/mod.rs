@@ -1,11 +1,12 @@
 //! Faults on order: decorators around the ports, seeded, the same in simulation, in drills and in production.
 //!
 //! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`] spoils what goes out,
-//! [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is. A partition cuts everything between two
-//! regions, whatever the call.
+//! [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the services of a region on
+//! managed ones. A partition cuts everything between two regions, whatever the call.
 
 pub mod clock;
 pub mod inbox;
+pub mod managed;
 pub mod peer;
 
 use std::{

@@ -17,7 +17,11 @@ mod aws_cli;
 #[cfg(feature = "aws")]
 mod aws_faults;
 #[cfg(feature = "aws")]
+mod aws_operations;
+#[cfg(feature = "aws")]
 mod aws_regions;
+#[cfg(feature = "aws")]
+mod aws_safety;
 #[cfg(feature = "aws")]
 mod aws_topology;
 mod chaos;

@@ -24,6 +24,7 @@ use crate::{
     config::{Aws, Config},
     core::{backoff::Backoff, ingress::Ingress, link::Failure},
     embedded::system::{Random, SystemClock},
+    faults::{self, Faults, clock::SkewedClock, managed::Way},
     metrics::Metrics,
     ports::{
         bus::Bus,
@@ -67,7 +68,15 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
     let metrics = Arc::new(Metrics::new(region, &others)?);
     let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let system: Arc<dyn Clock> = Arc::new(SystemClock);
+    let faults = Arc::new(Faults::new(config.faults.enabled, system.clone(), entropy.clone()));
+    let clock: Arc<dyn Clock> = match config.faults.enabled {
+        true => Arc::new(SkewedClock::new(system, faults.clone())),
+        false => system,
+    };
+    let crash: faults::CrashHook = Arc::new(|| std::process::abort());
+    // Where nobody can order a fault, nothing stands between the loops and AWS.
+    let way = |to: &str| config.faults.enabled.then(|| Way::new(to, to == region, faults.clone(), crash.clone()));
     let open = async |aws: &Aws, attempt_timeout: Duration| {
         let options = Options { attempt_timeout, retries: 0, requests: Some(metrics.aws_requests.clone()) };
         Clients::open(aws, region, &options).await
@@ -78,11 +87,19 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
     check_peers(&config, &names, async |aws| open(aws, CALL_TIMEOUT).await).await?;
 
     let queue = async |name: String| match SqsQueue::open(&clients, &name).await {
-        Ok(queue) => Ok(Arc::new(queue) as Arc<dyn Queue>),
+        Ok(queue) => {
+            let queue: Arc<dyn Queue> = Arc::new(queue);
+            Ok(way(region).map_or(queue.clone(), |way| way.queue(queue)))
+        }
         Err(failure) => Err(home_of(failure)),
     };
-    let claims = |clients: &Clients, table: &str| -> Arc<dyn Claims> {
-        Arc::new(ClaimsTable::new(clients, table, clock.clone()))
+    let claims = |clients: &Clients, names: &Names| -> Arc<dyn Claims> {
+        let claims: Arc<dyn Claims> = Arc::new(ClaimsTable::new(clients, &names.ledger(), clock.clone()));
+        way(&names.region).map_or(claims.clone(), |way| way.claims(claims))
+    };
+    let bus = |clients: &Clients, names: &Names| -> Arc<dyn Bus> {
+        let bus: Arc<dyn Bus> = Arc::new(EventBus::new(clients, &names.hub));
+        way(&names.region).map_or(bus.clone(), |way| way.bus(bus))
     };
     let mut links = BTreeMap::new();
     for (link, link_names) in names.links(&config) {
@@ -97,13 +114,13 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
             feed: queue(link_names.feed).await?,
             held: queue(link_names.held).await?,
             dead: queue(link_names.dead).await?,
-            claims: claims(&peer, &peer_names.ledger()),
-            bus: Arc::new(EventBus::new(&peer, &peer_names.hub)),
+            claims: claims(&peer, &peer_names),
+            bus: bus(&peer, &peer_names),
         };
         links.insert(link.to, ports);
     }
-    let bus: Arc<dyn Bus> = Arc::new(EventBus::new(&clients, &names.hub));
-    let ledger = claims(&clients, &names.ledger());
+    let bus = bus(&clients, &names);
+    let ledger = claims(&clients, &names);
     let options = ordered::Options {
         home: region.to_owned(),
         lease: LEASE,
@@ -138,7 +155,8 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         audit: queue(names.audit()).await?,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),
-        config,
+        faults: faults.clone(),
+        config: config.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
         metrics: metrics.clone(),

@@ -4,6 +4,8 @@
 //! heartbeat, which link is paused) lies in a table of the region. Nothing here is on a disk.
 
 mod beat;
+pub mod explain;
+pub mod letters;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ use self::{
 };
 use super::{
     audit,
+    kinds::Kinds,
     local_keys::{self, LocalKeys},
     pacer::Pacer,
     queue_link,
@@ -35,6 +38,7 @@ use crate::{
         backoff::Backoff, envelope::Rules, event::RESERVED_SOURCE, ingress::Ingress, json, link::Failure,
         pattern::Pattern, time::Timestamp,
     },
+    faults::Faults,
     metrics::{LinkMetrics, Metrics},
     ports::{
         bus::{Bus, Entry, Put},
@@ -90,6 +94,7 @@ const PAUSE_TRIES: u32 = 5;
 const HEARTBEAT: &str = "heartbeat";
 
 /// What carries one link.
+#[derive(Clone)]
 pub struct LinkPorts {
     pub feed: Arc<dyn Queue>,
     pub held: Arc<dyn Queue>,
@@ -113,6 +118,8 @@ pub struct Parts {
     pub shared: Arc<dyn Shared>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    /// What is in force in this agent; the ports above are decorated with it.
+    pub faults: Arc<Faults>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -121,15 +128,24 @@ struct Link {
     paused: watch::Sender<bool>,
     metrics: LinkMetrics,
     watermark: Mutex<Watermark>,
+    ports: LinkPorts,
+    shadow: bool,
+    expire_after: Duration,
 }
 
 pub struct Managed {
     pub region: String,
     pub metrics: Arc<Metrics>,
+    pub faults: Arc<Faults>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     shared: Arc<dyn Shared>,
     bus: Arc<dyn Bus>,
+    claims: Arc<dyn Claims>,
+    ingress: Ingress,
+    kinds: Arc<Kinds>,
+    /// Whose turn it is to walk through dead letters.
+    walks: tokio::sync::Mutex<()>,
     links: BTreeMap<String, Link>,
     disabled: Vec<String>,
     /// Names this agent in logs and in the shared table; another one after each start.
@@ -148,6 +164,12 @@ pub enum Error {
     NoLink(String, String),
     #[error("the region's table: {0}")]
     Shared(Failure),
+    #[error("the region's ledger: {0}")]
+    Ledger(Failure),
+    #[error("the dead letters for {0}: {1}")]
+    Letters(String, Failure),
+    #[error("{0}")]
+    Invalid(String),
 }
 
 impl Managed {
@@ -156,7 +178,8 @@ impl Managed {
     /// # Errors
     /// A link's pattern that cannot be compiled; `config` has checked it.
     pub fn start(parts: Parts) -> Result<Arc<Managed>, crate::core::pattern::Error> {
-        let Parts { config, region, links, bus, claims, local_keys, audit, shared, clock, entropy, metrics } = parts;
+        let Parts { config, region, links, bus, claims, local_keys, audit, shared, clock, entropy, faults, metrics } =
+            parts;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ingress = Ingress {
             key_pointers: config.idempotency.key.clone(),
@@ -177,6 +200,15 @@ impl Managed {
             feeds.push(ports.feed.clone());
             let (paused, seen) = watch::channel(false);
             let options = link_options(&config, &link, &ingress)?;
+            let (shadow, expire_after) = (options.shadow, options.rules.expire_after);
+            let handle = Link {
+                paused,
+                metrics: metrics.link(&link.to),
+                watermark: Mutex::default(),
+                ports: ports.clone(),
+                shadow,
+                expire_after,
+            };
             let ports = queue_link::Ports {
                 feed: ports.feed,
                 held: ports.held,
@@ -190,9 +222,9 @@ impl Managed {
                 skipped: metrics.skipped.clone(),
             };
             tasks.spawn(queue_link::run(options, Arc::new(ports), seen, stop.clone()));
-            let handle = Link { paused, metrics: metrics.link(&link.to), watermark: Mutex::default() };
             handles.insert(link.to, handle);
         }
+        let kinds = Arc::<Kinds>::default();
         let managed = Arc::new(Managed {
             heartbeat: config.heartbeat_interval(&region),
             incarnation: format!("{:016x}", entropy.next_u64()),
@@ -207,6 +239,11 @@ impl Managed {
             entropy: entropy.clone(),
             shared,
             bus,
+            claims: claims.clone(),
+            ingress: ingress.clone(),
+            kinds: kinds.clone(),
+            walks: tokio::sync::Mutex::default(),
+            faults,
             disabled,
         });
         let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
@@ -226,6 +263,7 @@ impl Managed {
             clock: clock.clone(),
             entropy: entropy.clone(),
             metrics: metrics.clone(),
+            kinds: kinds.clone(),
         };
         let keys = LocalKeys::new(options, ports);
         let (stopped, tasks) = (stop.clone(), &managed.tasks);
@@ -242,7 +280,7 @@ impl Managed {
         };
         let mut targets: Vec<Arc<dyn Queue>> = feeds;
         targets.push(local_keys);
-        let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics };
+        let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics, kinds };
         tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());
         Ok(managed)
@@ -253,6 +291,11 @@ impl Managed {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// The regions that there is an enabled link to.
+    pub fn peers(&self) -> impl Iterator<Item = &String> {
+        self.links.keys()
     }
 
     /// Cancelled when the agent stops.

@@ -135,6 +135,7 @@ struct World {
 
 impl World {
     fn agent(&self, seed: u64) -> Arc<Managed> {
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(Random::seeded(seed)));
         let region =
             |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
         let text = format!("{}{}", region("eu"), region("us"));
@@ -155,8 +156,9 @@ impl World {
             local_keys: self.keys.clone(),
             audit: self.audit.clone(),
             shared: self.shared.clone(),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(Random::seeded(seed)),
+            faults: Arc::new(Faults::new(false, clock.clone(), entropy.clone())),
+            clock,
+            entropy,
             metrics: Arc::new(Metrics::new("eu", &["us".to_owned()]).unwrap()),
         })
         .unwrap()

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     agent::{
         Pacer, audit,
+        kinds::Kinds,
         local_keys::{self, LocalKeys},
         ordered::{self, Publisher},
         queue_link::{self, letter},
@@ -265,6 +266,7 @@ impl World {
             let link = queue_link::run(self.link_options(region.name, peer), Arc::new(ports), receiver, stop.clone());
             tasks.push(tokio::spawn(link));
         }
+        let kinds = Arc::<Kinds>::default();
         let keys = LocalKeys::new(
             local_keys::Options {
                 home: region.name.to_owned(),
@@ -282,6 +284,7 @@ impl World {
                 clock: clock.clone(),
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
+                kinds: kinds.clone(),
             },
         );
         let stopped = stop.clone();
@@ -305,6 +308,7 @@ impl World {
                 clock: clock.clone(),
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
+                kinds,
             },
             stop.clone(),
         );

@@ -32,6 +32,8 @@ pub struct AwsCluster {
     pub name: String,
     /// Of the second region, where its options name a role.
     second_account: String,
+    /// The `admin` listeners of the file, by region.
+    admins: BTreeMap<&'static str, u16>,
     agents: Vec<Child>,
 }
 
@@ -49,16 +51,17 @@ impl AwsCluster {
         AwsCluster::describe_at(&MiniStack::get().url(), more, of_second)
     }
 
-    /// The same, with another way to AWS than the tests' own.
+    /// The same, where hubweave finds AWS at this address.
     pub fn describe_at(url: &str, more: &str, of_second: &str) -> AwsCluster {
         let directory = tempfile::Builder::new().prefix("hubweave-aws-").tempdir().expect("a temporary directory");
         let name = MiniStack::unique("e2e");
         let mut text = format!("[cluster]\nname = \"{name}\"\n[heartbeat]\ninterval = \"1s\"\n");
+        let admins = BTreeMap::from([EU, US].map(|region| (region, free_port())));
         for region in [EU, US] {
             text += &format!(
                 "[[region]]\nname = \"{region}\"\nbackend = \"aws\"\nadmin = \"127.0.0.1:{}\"\n[region.aws]\n\
                  hub = \"{name}\"\nprefix = \"{name}\"\nbucket = \"{name}-{region}\"\nendpoint_url = \"{url}\"\n",
-                free_port(),
+                admins[region],
             );
         }
         text += of_second;
@@ -67,7 +70,7 @@ impl AwsCluster {
         fs::write(&file, text + more).expect("the file can be written");
         let role = of_second.split("arn:aws:iam::").nth(1).and_then(|rest| rest.split(':').next());
         let second_account = role.unwrap_or(ACCOUNT).to_owned();
-        AwsCluster { directory, file, name, second_account, agents: Vec::new() }
+        AwsCluster { directory, file, name, second_account, admins, agents: Vec::new() }
     }
 
     /// Both regions provisioned, with a queue `<name>-sink` for everything of source `app` on each bus.
@@ -136,8 +139,17 @@ impl AwsCluster {
         self.start_agent_with(region, &[])
     }
 
+    /// The one that commands find, as the file says where it is.
+    pub fn start_first_agent(&mut self, region: &str, more: &[&str]) -> (usize, u16) {
+        self.launch(region, self.admins[region], more)
+    }
+
     pub fn start_agent_with(&mut self, region: &str, more: &[&str]) -> (usize, u16) {
-        let (number, admin) = (self.agents.len(), free_port());
+        self.launch(region, free_port(), more)
+    }
+
+    fn launch(&mut self, region: &str, admin: u16, more: &[&str]) -> (usize, u16) {
+        let number = self.agents.len();
         let log = fs::File::create(self.log(number)).expect("a log");
         let address = format!("127.0.0.1:{admin}");
         let child = self
@@ -157,6 +169,10 @@ impl AwsCluster {
     pub fn kill_agent(&mut self, number: usize) {
         self.agents[number].kill().expect("it can be killed");
         self.agents[number].wait().expect("it ends");
+    }
+
+    pub fn signal_agent(&self, number: usize, name: &str) {
+        super::signal(self.agents[number].id(), name);
     }
 
     /// SIGTERM; its exit code.

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod http;
 pub mod metrics;
 mod ports;
+pub mod troubled;
 
 use std::{
     fs,
