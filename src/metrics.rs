@@ -32,15 +32,6 @@ pub const LOCAL_ENTRIES: [&str; 6] = ["new", "known", "repeat", "late", "conflic
 /// States of a region, as the label `state` says them.
 pub const REGION_STATES: [&str; 4] = ["active", "draining", "evacuated", "recovering"];
 
-/// Calls to AWS.
-#[derive(Clone, Debug)]
-pub struct AwsRequests {
-    /// By service, operation and outcome.
-    pub calls: IntCounterVec,
-    /// Of calls that hold several things: how many, by service and operation.
-    pub entries: IntCounterVec,
-}
-
 pub struct Metrics {
     registry: Registry,
     pub region_state: IntGaugeVec,
@@ -57,7 +48,7 @@ pub struct Metrics {
     pub faults_active: IntGaugeVec,
     pub invariant_violations: IntCounterVec,
     /// Handed to the clients of AWS regions.
-    pub aws_requests: AwsRequests,
+    pub aws_requests: IntCounterVec,
     forwarded: IntCounterVec,
     lag: HistogramVec,
     backlog_events: GaugeVec,
@@ -176,18 +167,11 @@ impl Metrics {
                 "Times that the agent found one of its own promises broken. Anything above 0 is a bug: report it.",
                 &["invariant"],
             )?,
-            aws_requests: AwsRequests {
-                calls: declare.counters(
-                    "hubweave_aws_requests_total",
-                    "Calls to AWS by API name and outcome: ok, throttled, refused, failed (5xx) or unanswered.",
-                    &["service", "operation", "outcome"],
-                )?,
-                entries: declare.counters(
-                    "hubweave_aws_entries_total",
-                    "What calls to AWS that succeeded held: events put, statements, keys, messages.",
-                    &["service", "operation"],
-                )?,
-            },
+            aws_requests: declare.counters(
+                "hubweave_aws_requests_total",
+                "Calls to AWS by API name and outcome: ok, throttled, refused, failed (5xx) or unanswered.",
+                &["service", "operation", "outcome"],
+            )?,
             forwarded: declare.counters(
                 "hubweave_events_forwarded_total",
                 "Events of services that a link brought to an end, by what the peer answered. Heartbeats do not count.",

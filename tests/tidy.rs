@@ -22,7 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("verify", &["core"]),
     ("cost", &["config"]),
     ("embedded", &["core", "ports", "config"]),
-    ("aws", &["core", "ports", "config", "metrics"]),
+    ("aws", &["core", "ports", "config"]),
     ("faults", &["core", "ports"]),
     ("agent", &["core", "ports", "config", "metrics", "faults"]),
     ("api", &["core", "ports", "config", "agent"]),

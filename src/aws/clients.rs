@@ -16,14 +16,22 @@ use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
-use aws_smithy_types::{retry::RetryConfig, timeout::TimeoutConfig};
-
-use super::counted::Counted;
-use crate::{
-    config::{Aws, Service},
-    metrics::AwsRequests,
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        interceptors::{
+            Intercept, SharedInterceptor,
+            context::{Error, FinalizerInterceptorContextRef},
+        },
+        orchestrator::{HttpResponse, Metadata, OrchestratorError},
+        runtime_components::RuntimeComponents,
+    },
 };
+use aws_smithy_types::{config_bag::ConfigBag, retry::RetryConfig, timeout::TimeoutConfig};
+use prometheus::IntCounterVec;
+
+use super::failure::is_throttling;
+use crate::config::{Aws, Service};
 
 /// The longest that SQS holds a poll.
 pub const POLL_MAX: Duration = Duration::from_secs(20);
@@ -38,8 +46,8 @@ pub struct Options {
     pub attempt_timeout: Duration,
     /// Repeats that the SDK makes by itself. 0 for an agent's loops, which know when a repeat is harmless.
     pub retries: u32,
-    /// Where calls are counted.
-    pub requests: Option<AwsRequests>,
+    /// `hubweave_aws_requests_total`: service, operation, outcome.
+    pub requests: Option<IntCounterVec>,
 }
 
 /// One region's services.
@@ -133,4 +141,61 @@ fn time_outs(attempt: Duration) -> TimeoutConfig {
         .read_timeout(attempt)
         .operation_attempt_timeout(attempt)
         .build()
+}
+
+/// What became of a call, as the label `outcome` says it.
+pub const OUTCOMES: [&str; 5] = ["ok", "throttled", "refused", "failed", "unanswered"];
+
+/// Counts every call, once it ended.
+#[derive(Debug)]
+struct Counted {
+    service: &'static str,
+    requests: IntCounterVec,
+}
+
+impl Intercept for Counted {
+    fn name(&self) -> &'static str {
+        "hubweave_aws_requests_total"
+    }
+
+    // Not the hook after an attempt: one that ran out of time does not get there.
+    fn read_after_execution(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        cfg: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let operation = cfg.load::<Metadata>().map_or("", |metadata| metadata.name());
+        let outcome = match context.output_or_error() {
+            Some(Ok(_)) => OUTCOMES[0],
+            Some(Err(error)) => outcome(error, context.response()),
+            None => OUTCOMES[4],
+        };
+        self.requests.with_label_values(&[self.service, operation, outcome]).inc();
+        Ok(())
+    }
+}
+
+fn outcome(error: &OrchestratorError<Error>, response: Option<&HttpResponse>) -> &'static str {
+    let Some(response) = response.filter(|_| !error.is_timeout_error()) else { return OUTCOMES[4] };
+    match response.status().as_u16() {
+        429 => OUTCOMES[1],
+        500.. => OUTCOMES[3],
+        _ if error_code(response).is_some_and(|code| is_throttling(&code)) => OUTCOMES[1],
+        _ => OUTCOMES[2],
+    }
+}
+
+/// `com.amazonaws.dynamodb.v20120810#ThrottlingException` says `ThrottlingException`.
+fn error_code(response: &HttpResponse) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(rename = "__type")]
+        kind: String,
+    }
+    let in_header = response.headers().get("x-amzn-errortype").map(str::to_owned);
+    let in_body = || serde_json::from_slice::<Body>(response.body().bytes()?).ok().map(|body| body.kind);
+    let code = in_header.or_else(in_body)?;
+    let code = code.rsplit('#').next().unwrap_or_default();
+    Some(code.split(':').next().unwrap_or_default().to_owned())
 }

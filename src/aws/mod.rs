@@ -9,7 +9,6 @@
 pub mod bus;
 pub mod claims;
 pub mod clients;
-mod counted;
 pub mod doctor;
 mod failure;
 pub mod names;

@@ -76,14 +76,8 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Cost {
     /// Events of services a second, over all AWS regions
-    #[arg(long, value_name = "N", value_parser = rate, required_unless_present = "measured")]
-    pub rate: Option<f64>,
-    /// From what the agents counted since they started, instead of a rate
-    #[arg(long, conflicts_with_all = ["rate", "agents"])]
-    pub measured: bool,
-    /// Ask this agent's admin listener, and others that are named so, instead of those of the file
-    #[arg(long, value_name = "ADDRESS", requires = "measured")]
-    pub agent: Vec<Address>,
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: f64,
     /// Of one event
     #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub size: u32,

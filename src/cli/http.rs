@@ -100,8 +100,7 @@ impl Http {
         self.bytes(listener, call).await.is_ok()
     }
 
-    /// The answer as it is.
-    pub async fn bytes(&self, listener: &Listener, call: Call) -> Result<Bytes, Error> {
+    async fn bytes(&self, listener: &Listener, call: Call) -> Result<Bytes, Error> {
         let timeout = call.timeout;
         let whole = async {
             let response = self.send(listener, call).await?;

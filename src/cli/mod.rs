@@ -109,7 +109,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::verify(context, args).await,
         Command::Dlq(command) => dlq::dlq(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
-        Command::Cost(args) => cost::cost(context, &args).await,
+        Command::Cost(args) => cost::cost(context, &args),
         Command::Doctor(args) => doctor::doctor(context, args).await,
         #[cfg(feature = "aws")]
         Command::Provision(args) => provision::provision(context, args).await,

@@ -4,14 +4,12 @@
 //! topology and a rate; prices come from a table with a date. Nobody is asked. Batches are taken to be full, which they are
 //! under load; at low rates idle polls outweigh what half-empty batches cost.
 
-mod measured;
 mod prices;
 
 use std::fmt;
 
 use serde::Serialize;
 
-pub use measured::{Measured, Reading, measured};
 pub use prices::{PriceError, Prices};
 
 use crate::config::{Backend, Config, Mode};
@@ -190,16 +188,6 @@ fn savings(config: &Config, items: &[Item]) -> Vec<String> {
     ]
 }
 
-fn write_items(f: &mut fmt::Formatter<'_>, items: &[Item], sum: f64) -> fmt::Result {
-    let width = items.iter().map(|item| item.region.len()).max().unwrap_or_default();
-    for item in items {
-        let count = if item.count < 100.0 { format!("{:.1}", item.count) } else { format!("{:.0}", item.count) };
-        let (region, what, unit) = (&item.region, item.what, item.unit);
-        writeln!(f, "{region:width$}  {what:25} {count:>16} {unit:9} {:>12.2}", item.dollars)?;
-    }
-    writeln!(f, "{:width$}  {:25} {:>16} {:9} {:>12.2}", "", "total", "", "", sum)
-}
-
 impl fmt::Display for Bill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let load = &self.load;
@@ -208,7 +196,13 @@ impl fmt::Display for Bill {
             "{} events/s of {} bytes over all regions, {} agents in each; prices of {}, in dollars a month\n",
             load.events_per_second, load.event_bytes, load.agents, self.prices_of
         )?;
-        write_items(f, &self.items, self.month_dollars)?;
+        let width = self.items.iter().map(|item| item.region.len()).max().unwrap_or_default();
+        for item in &self.items {
+            let count = if item.count < 100.0 { format!("{:.1}", item.count) } else { format!("{:.0}", item.count) };
+            let (region, what, unit) = (&item.region, item.what, item.unit);
+            writeln!(f, "{region:width$}  {what:24} {count:>16} {unit:9} {:>12.2}", item.dollars)?;
+        }
+        writeln!(f, "{:width$}  {:24} {:>16} {:9} {:>12.2}", "", "total", "", "", self.month_dollars)?;
         writeln!(
             f,
             "\na million events at full batches: {:.2}; EventBridge alone takes {:.2} to publish them once",

@@ -37,8 +37,6 @@ pub struct ManagedStatus {
     pub events: u64,
     pub version: &'static str,
     pub draining: bool,
-    /// Since this agent started to count.
-    pub uptime_seconds: f64,
     pub time: String,
 }
 
@@ -88,7 +86,6 @@ impl Managed {
             events: self.metrics.events_seen(),
             version: env!("CARGO_PKG_VERSION"),
             draining,
-            uptime_seconds: self.started.elapsed().as_secs_f64(),
             time: now.to_rfc3339(),
         }
     }

@@ -15,10 +15,7 @@ use super::{
     Clients,
     clients::{Options, shared_config},
 };
-use crate::{
-    config::{Aws, Config},
-    metrics::AwsRequests,
-};
+use crate::config::{Aws, Config};
 
 pub use ministack::MiniStack;
 
@@ -35,12 +32,8 @@ pub fn aws(region: &str, hub: &str) -> Aws {
     config.regions[0].aws.clone().unwrap()
 }
 
-pub fn counter() -> AwsRequests {
-    let counters = |name, labels: &[&str]| IntCounterVec::new(Opts::new(name, name), labels).unwrap();
-    AwsRequests {
-        calls: counters("calls", &["service", "operation", "outcome"]),
-        entries: counters("entries", &["service", "operation"]),
-    }
+pub fn counter() -> IntCounterVec {
+    IntCounterVec::new(Opts::new("requests", "requests"), &["service", "operation", "outcome"]).unwrap()
 }
 
 /// Clients of the emulator, with credentials that it does not look at.
