@@ -1,30 +1,87 @@
 //! An event bus of EventBridge.
+//!
+//! EventBridge may answer a put to a bus that is not there as if all were well, and the events are gone. So the bus is
+//! looked for before it is published on, and again from time to time.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use aws_sdk_eventbridge::{
     primitives::DateTime,
     types::{PutEventsRequestEntry, PutEventsResultEntry},
 };
 use futures::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
 
-use super::{Clients, failure, failure::of_code};
+use super::{
+    Clients, failure,
+    failure::{is_denial, of_code},
+};
 use crate::{
     core::link::Failure,
     ports::bus::{Bus, Entry, Put},
 };
+
+/// How long a bus that was seen is taken to be there. Longer saves calls, which cost nothing and have a quota of their own;
+/// a bus that is removed under a running agent loses what is put meanwhile.
+const SEEN_FOR: Duration = Duration::from_secs(10);
+
+/// Of one look; a put that comes after it still has its time.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug)]
 pub struct EventBus {
     clients: Clients,
     /// Name or ARN.
     hub: String,
+    seen: Arc<Mutex<Option<Instant>>>,
 }
 
 impl EventBus {
     pub fn new(clients: &Clients, hub: &str) -> EventBus {
-        EventBus { clients: clients.clone(), hub: hub.to_owned() }
+        EventBus { clients: clients.clone(), hub: hub.to_owned(), seen: Arc::default() }
+    }
+
+    /// The bus's ARN, or `None` if there is none of its name.
+    ///
+    /// # Errors
+    /// It may not be looked for, or nobody answers.
+    pub async fn find(&self) -> Result<Option<String>, Failure> {
+        let look = self.clients.events.describe_event_bus().name(&self.hub).send();
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+            Ok(Ok(found)) => Ok(Some(found.arn().unwrap_or_default().to_owned())),
+            Ok(Err(error)) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => {
+                Ok(None)
+            }
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(Failure::Unanswered("no answer in time".to_owned())),
+        }
+    }
+
+    /// Lets nobody publish on a bus that is not there, or that does not answer. Nothing was put then.
+    async fn look(&self) -> Result<(), Failure> {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_some_and(|at| at.elapsed() < SEEN_FOR) {
+            return Ok(());
+        }
+        match self.find().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(Failure::Refused(format!("there is no event bus `{}`", self.hub))),
+            // Who may publish and not look is trusted.
+            Err(Failure::Refused(why)) if is_denial(&why) => {
+                tracing::debug!(hub = self.hub, why, "the bus may not be looked for");
+            }
+            Err(Failure::Unanswered(why)) => return Err(Failure::Refused(format!("the bus was not found: {why}"))),
+            Err(failure) => return Err(failure),
+        }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
     }
 
     async fn put_now(&self, entries: Vec<Entry>) -> Result<Vec<Put>, Failure> {
+        self.look().await?;
         let count = entries.len();
         let entries = entries.into_iter().map(|entry| self.request(entry)).collect();
         let answer = self.clients.events.put_events().set_entries(Some(entries)).send().await;

@@ -36,6 +36,13 @@ pub fn is_throttling(code: &str) -> bool {
     THROTTLING.binary_search(&code).is_ok()
 }
 
+/// A refusal, as [`Failure::Refused`] tells it, is about a permission.
+pub fn is_denial(why: &str) -> bool {
+    ["AccessDenied", "AuthorizationError", "UnauthorizedOperation", "Forbidden", "AllAccessDisabled"]
+        .iter()
+        .any(|code| why.starts_with(code))
+}
+
 /// The service may have done it, or half of it.
 fn is_internal(code: &str) -> bool {
     matches!(

@@ -21,6 +21,8 @@ mod aws_operations;
 #[cfg(feature = "aws")]
 mod aws_regions;
 #[cfg(feature = "aws")]
+mod aws_safety;
+#[cfg(feature = "aws")]
 mod aws_topology;
 mod chaos;
 mod cloudevents;

@@ -84,6 +84,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
     let clients = open(aws, CALL_TIMEOUT).await;
     let home_of = |failure| Error::Aws { what: format!("region {region}"), failure };
     check(&config, &clients, &home, &names).await?;
+    check_peers(&config, &names, async |aws| open(aws, CALL_TIMEOUT).await).await?;
 
     let queue = async |name: String| match SqsQueue::open(&clients, &name).await {
         Ok(queue) => {
@@ -209,5 +210,34 @@ async fn check(config: &Config, clients: &Clients, home: &crate::config::Region,
     match wrong.is_empty() {
         true => Ok(()),
         false => Err(Error::Unsafe { region: region.clone(), wrong }),
+    }
+}
+
+/// Refuses peers whose hub is not there, or elsewhere: what is put on it may be answered as if it were, and be gone. A peer
+/// that does not answer is no reason not to start.
+async fn check_peers(config: &Config, names: &Names, open: impl AsyncFn(&Aws) -> Clients) -> Result<(), Error> {
+    let mut wrong = Vec::new();
+    for (link, _) in names.links(config) {
+        let peer = config.region(&link.to);
+        let (Some(peer_names), Some(aws)) = (peer.and_then(Names::of), peer.and_then(|peer| peer.aws.as_ref())) else {
+            continue;
+        };
+        let what = format!("hub {} of {}", peer_names.hub_name(), link.to);
+        match EventBus::new(&open(aws).await, &peer_names.hub).find().await {
+            Ok(Some(arn)) => match Place::of_arn(&arn) {
+                Some(place) if place.region == aws.region => {}
+                Some(place) => wrong
+                    .push(format!("{what}: its endpoint answers for {}, the file says {}", place.region, aws.region)),
+                None => wrong.push(format!("{what}: `{arn}` is no ARN of a bus")),
+            },
+            Ok(None) => {
+                wrong.push(format!("{what} is not there: `hubweave provision --region {} --apply` makes it", link.to))
+            }
+            Err(failure) => tracing::warn!(peer = link.to, %failure, "the peer's hub was not looked at"),
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unsafe { region: names.region.clone(), wrong }),
     }
 }

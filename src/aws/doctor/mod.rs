@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use aws_sdk_eventbridge::types::Rule as BusRule;
 
-use self::probe::{Subject, denied};
+use self::probe::Subject;
 use super::{
     Clients, failure,
+    failure::is_denial,
     names::Names,
     provision::{
         Place, Plan,
@@ -112,7 +113,8 @@ impl Doctor<'_> {
                 return None;
             }
             Err(error) => {
-                Subject { what, action: "events:DescribeEventBus", resource: names.hub.clone() }
+                let (region, resource) = (region.name.clone(), names.hub.clone());
+                Subject { region, what, action: "events:DescribeEventBus", resource }
                     .failed(&failure(&error), findings);
                 return None;
             }
@@ -135,7 +137,7 @@ impl Doctor<'_> {
             let detail = format!("it lies in account {}, the credentials are of {account}", place.account);
             findings.note(what.clone(), detail);
         }
-        let subject = Subject { what, action: "events:PutEvents", resource: arn };
+        let subject = Subject { region: region.name.clone(), what, action: "events:PutEvents", resource: arn };
         match probe::put(clients, &names.hub).await {
             Ok(()) => findings.ok(subject.what, "is there, and takes events"),
             Err(failure) => subject.failed(&failure, findings),
@@ -183,7 +185,8 @@ impl Doctor<'_> {
                     Resource::Bus(_) => ("events:DescribeEventBus", provisioner.plan.bus_arn()),
                     Resource::Bucket(name) => ("s3:ListBucket", provisioner.plan.place.bucket(name)),
                 };
-                Subject { what, action, resource: arn }.failed(&error.failure, findings);
+                Subject { region: self.region.name.clone(), what, action, resource: arn }
+                    .failed(&error.failure, findings);
             }
         }
     }
@@ -191,11 +194,12 @@ impl Doctor<'_> {
     /// Tries what an agent does with a queue, on no message.
     async fn queue_work(&self, clients: &Clients, plan: &Plan, name: &str, findings: &mut Findings) {
         for (action, result) in probe::queue(clients, name).await {
-            let subject = Subject { what: format!("queue {name}"), action, resource: plan.place.queue(name) };
+            let (region, what, resource) = (self.region.name.clone(), format!("queue {name}"), plan.place.queue(name));
+            let subject = Subject { region, what, action, resource };
             match result {
                 Ok(()) => {}
                 // What is absent was told.
-                Err(Failure::Refused(why)) if !denied(&why) => {}
+                Err(Failure::Refused(why)) if !is_denial(&why) => {}
                 Err(failure) => subject.failed(&failure, findings),
             }
         }
@@ -207,7 +211,8 @@ impl Doctor<'_> {
         match probe::ledger(clients, &names.ledger(), clock, entropy).await {
             Ok(()) => findings.ok(what, "claims, marks and releases keys"),
             Err((action, failure)) => {
-                let subject = Subject { what, action, resource: place.table(&names.ledger()) };
+                let (region, resource) = (names.region.clone(), place.table(&names.ledger()));
+                let subject = Subject { region, what, action, resource };
                 subject.failed(&failure, findings);
             }
         }

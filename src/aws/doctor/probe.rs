@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::{DateTime, config_bag::ConfigBag, date_time::Format};
 
 use crate::{
-    aws::{Clients, bus::EventBus, claims::ClaimsTable, failure, queue::SqsQueue},
+    aws::{Clients, bus::EventBus, claims::ClaimsTable, failure, failure::is_denial, queue::SqsQueue},
     core::{
         finding::Findings,
         key::{KeyHash, PayloadHash},
@@ -43,6 +43,8 @@ const RULE_PAGES_MAX: usize = 4;
 
 /// What a call was about: who may do what to which resource.
 pub struct Subject {
+    /// Whose resource it is, as the file calls the region.
+    pub region: String,
     pub what: String,
     pub action: &'static str,
     pub resource: String,
@@ -51,26 +53,19 @@ pub struct Subject {
 impl Subject {
     /// Names the failure and what mends it.
     pub fn failed(self, failure: &Failure, findings: &mut Findings) {
-        let Subject { what, action, resource } = self;
+        let Subject { region, what, action, resource } = self;
         let text = failure.to_string();
         let remedy = match failure {
-            Failure::Refused(why) if denied(why) && why.contains("service control policy") => {
+            Failure::Refused(why) if is_denial(why) && why.contains("service control policy") => {
                 format!("a service control policy of the organisation denies `{action}` on {resource}")
             }
-            Failure::Refused(why) if denied(why) => format!("allow `{action}` on {resource}"),
-            Failure::Refused(_) => "hubweave provision --apply, or see the reason".to_owned(),
+            Failure::Refused(why) if is_denial(why) => format!("allow `{action}` on {resource}"),
+            Failure::Refused(_) => format!("hubweave provision --region {region} --apply, or see the reason"),
             Failure::Throttled { .. } => "try again later, or raise the quota".to_owned(),
             Failure::Unanswered(_) => "check the network, `endpoint_url` and `endpoints`".to_owned(),
         };
         findings.missing(what, text, remedy);
     }
-}
-
-/// The failure is about a permission.
-pub fn denied(why: &str) -> bool {
-    ["AccessDenied", "AuthorizationError", "UnauthorizedOperation", "Forbidden", "AllAccessDisabled"]
-        .iter()
-        .any(|code| why.starts_with(code))
 }
 
 /// Who calls are made as.
@@ -248,15 +243,15 @@ mod tests {
     fn a_denial_names_the_permission_and_who_must_give_it() {
         let told = |why: &str| {
             let mut findings = Findings::of("eu");
-            let subject =
-                Subject { what: "queue q".to_owned(), action: "sqs:ReceiveMessage", resource: "arn:q".to_owned() };
+            let (region, what) = ("eu".to_owned(), "queue q".to_owned());
+            let subject = Subject { region, what, action: "sqs:ReceiveMessage", resource: "arn:q".to_owned() };
             subject.failed(&Failure::Refused(why.to_owned()), &mut findings);
             findings.findings[0].remedy.clone().unwrap()
         };
         assert_eq!(told("AccessDeniedException: not authorized"), "allow `sqs:ReceiveMessage` on arn:q");
         let by_scp = told("AccessDenied: with an explicit deny in a service control policy");
         assert!(by_scp.contains("service control policy") && by_scp.contains("sqs:ReceiveMessage"), "{by_scp}");
-        assert!(told("ValidationException: x").contains("provision"));
+        assert!(told("ValidationException: x").contains("provision --region eu"));
     }
 
     #[test]

@@ -71,6 +71,20 @@ async fn more_than_a_call_carries_goes_in_several_and_each_entry_has_its_answer(
 }
 
 #[tokio::test]
+async fn nothing_is_published_on_a_bus_that_is_not_there() {
+    let bus = EventBus::new(&clients(EU).await, "absent");
+    let entry = Entry {
+        source: "app".to_owned(),
+        detail_type: "Order".to_owned(),
+        detail: "{}".to_owned(),
+        ..Entry::default()
+    };
+    // The emulator answers such a put with an event id, as EventBridge may.
+    let refused = bus.put(vec![entry]).await;
+    assert_eq!(refused, Err(Failure::Refused("there is no event bus `absent`".to_owned())));
+}
+
+#[tokio::test]
 async fn a_queue_that_is_not_there_is_named_with_its_remedy() {
     let error = SqsQueue::open(&clients(EU).await, "absent").await.unwrap_err();
     assert!(error.to_string().contains("`absent`") && error.to_string().contains("provision"), "{error}");
