@@ -73,14 +73,8 @@ async fn more_than_a_call_carries_goes_in_several_and_each_entry_has_its_answer(
 #[tokio::test]
 async fn nothing_is_published_on_a_bus_that_is_not_there() {
     let bus = EventBus::new(&clients(EU).await, "absent");
-    let entry = Entry {
-        source: "app".to_owned(),
-        detail_type: "Order".to_owned(),
-        detail: "{}".to_owned(),
-        ..Entry::default()
-    };
     // The emulator answers such a put with an event id, as EventBridge may.
-    let refused = bus.put(vec![entry]).await;
+    let refused = bus.put(vec![entry("Order", "{}")]).await;
     assert_eq!(refused, Err(Failure::Refused("there is no event bus `absent`".to_owned())));
 }
 
@@ -90,31 +84,33 @@ async fn a_queue_that_is_not_there_is_named_with_its_remedy() {
     assert!(error.to_string().contains("`absent`") && error.to_string().contains("provision"), "{error}");
 }
 
+/// Somewhere that is no AWS, and what a ledger and a bus make of it.
+async fn tried(url: String, attempt_timeout: Duration) {
+    let mut elsewhere = aws(EU, "hub");
+    elsewhere.endpoint_url = Some(url);
+    let requests = counter();
+    let options = Options { attempt_timeout, retries: 0, requests: Some(requests.clone()) };
+    let clients = clients_with(&elsewhere, options).await;
+    let ledger = ClaimsTable::new(&clients, "ledger", Arc::new(SystemClock));
+    let failure = ledger.get(vec![KeyHash([1; 16])]).await.unwrap_err();
+    assert!(matches!(failure, Failure::Unanswered(_)), "it leaves open what happened: {failure:?}");
+    let failure = EventBus::new(&clients, "hub").put(vec![entry("k", "{}")]).await.unwrap_err();
+    assert!(matches!(failure, Failure::Refused(_)), "a bus that nobody has seen is not published on: {failure:?}");
+    let unanswered = |service, operation| requests.with_label_values(&[service, operation, "unanswered"]).get();
+    assert_eq!([unanswered("dynamodb", "BatchGetItem"), unanswered("events", "DescribeEventBus")], [1, 1]);
+}
+
 #[tokio::test]
 async fn nobody_at_the_address_leaves_open_what_happened() {
-    let mut nowhere = aws(EU, "hub");
     // A port that was just free, and is again.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    nowhere.endpoint_url = Some(format!("http://127.0.0.1:{port}"));
-    let requests = counter();
-    let options = Options { attempt_timeout: WAIT, retries: 0, requests: Some(requests.clone()) };
-    let bus = EventBus::new(&clients_with(&nowhere, options).await, "hub");
-    let failure = bus.put(vec![entry("k", "{}")]).await.unwrap_err();
-    assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
-    assert_eq!(requests.with_label_values(&["events", "PutEvents", "unanswered"]).get(), 1);
+    tried(format!("http://127.0.0.1:{port}"), WAIT).await;
 }
 
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_given_up_and_counted() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut slow = aws(EU, "hub");
-    slow.endpoint_url = Some(format!("http://{}", silent.local_addr().unwrap()));
-    let requests = counter();
-    let options = Options { attempt_timeout: Duration::from_millis(200), retries: 0, requests: Some(requests.clone()) };
-    let bus = EventBus::new(&clients_with(&slow, options).await, "hub");
-    let failure = bus.put(vec![entry("k", "{}")]).await.unwrap_err();
-    assert!(matches!(failure, Failure::Unanswered(_)), "{failure:?}");
-    assert_eq!(requests.with_label_values(&["events", "PutEvents", "unanswered"]).get(), 1);
+    tried(format!("http://{}", silent.local_addr().unwrap()), Duration::from_millis(200)).await;
 }
 
 fn entry(detail_type: &str, detail: &str) -> Entry {
