@@ -223,6 +223,9 @@ pub struct Run {
     /// Listens here instead of at the file's `admin`
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<Address>,
+    /// Listens here instead of at the file's `health`
+    #[arg(long, value_name = "ADDR")]
+    pub health: Option<Address>,
     /// How log lines look on standard error; RUST_LOG says which
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,

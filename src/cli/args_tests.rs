@@ -16,7 +16,7 @@ fn every_command_of_the_interface_parses() {
         "up",
         "up --demo",
         "run --region eu",
-        "run --region eu --api 127.0.0.1:1 --admin [::1]:2",
+        "run --region eu --api 127.0.0.1:1 --admin [::1]:2 --health 0.0.0.0:3",
         "check",
         "env",
         "status",

@@ -26,6 +26,7 @@ use crate::{
 pub struct Overrides {
     pub api: Option<Address>,
     pub admin: Option<Address>,
+    pub health: Option<Address>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +63,9 @@ pub async fn run(
         signal(SignalKind::hangup()).map_err(Error::Signals)?,
     );
     let home = config.region(&region).cloned();
-    let addresses =
-        home.as_ref().map(|home| (overrides.api.or(home.api.clone()), home.admin.clone(), home.health.clone()));
+    let addresses = home
+        .as_ref()
+        .map(|home| (overrides.api.or(home.api.clone()), home.admin.clone(), overrides.health.or(home.health.clone())));
     let Some((api_address, admin_address, health_address)) = addresses else {
         return Err(assemble::Error::no_region(&config, &region).into());
     };

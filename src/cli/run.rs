@@ -16,7 +16,7 @@ const DEFAULT_FILTER: &str = "info";
 pub async fn run(context: &Context, args: args::Run) -> Result<(), Error> {
     context.region(&args.region)?;
     start_log(args.log_format)?;
-    let overrides = Overrides { api: args.api, admin: args.admin };
+    let overrides = Overrides { api: args.api, admin: args.admin, health: args.health };
     let gone = async {
         match args.parent_pipe {
             true => parent_gone().await,

@@ -8,6 +8,7 @@ use crate::{
     harness::{
         EU, Metrics, PATIENCE, Request, US,
         aws::{AwsCluster, call},
+        free_port,
         gate::{Fate, Gate, Rule},
         until,
     },
@@ -117,4 +118,27 @@ fn no_agent_starts_towards_a_bus_that_is_not_there_or_without_its_dead_letter_qu
     for expected in ["dead-letter queue is not set", "MessageRetentionPeriod is 1209600"] {
         assert!(doctor.stdout.contains(expected), "{}", doctor.stdout);
     }
+}
+
+#[test]
+fn probes_ask_for_no_token_and_operators_do_also_with_two_agents_on_a_host() {
+    let mut cluster = AwsCluster::provisioned("[auth]\nadmin_token = \"of-operators\"\n");
+    let probes = [free_port(), free_port()];
+    let agents = probes.map(|port| cluster.start_agent_with(EU, &["--health", &format!("0.0.0.0:{port}")]));
+    for ((_, admin), health) in agents.into_iter().zip(probes) {
+        for probe in ["/livez", "/readyz", "/region/health"] {
+            Request::get(probe).send(health).expect_status(200);
+        }
+        for guarded in ["/metrics", "/v1/status"] {
+            assert_eq!(Request::get(guarded).send(health).status, 404, "nothing but probes");
+            assert_eq!(Request::get(guarded).send(admin).status, 401);
+            let token = |token: &str| Request::get(guarded).header("authorization", token).send(admin).status;
+            assert_eq!((token("Bearer of-operators"), token("Bearer of-others")), (200, 401));
+        }
+    }
+
+    // Away from loopback nobody listens for operators without a token.
+    let cluster = AwsCluster::provisioned("");
+    let refused = cluster.run(&["run", "--region", EU, "--admin", &format!("0.0.0.0:{}", free_port())]).expect_code(1);
+    assert!(refused.stderr.contains("admin_token"), "{}", refused.stderr);
 }
