@@ -10,7 +10,7 @@
 //! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
 //! | `POST /v1/drain` | the process |
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
@@ -25,7 +25,7 @@ use serde_json::json;
 
 use super::{
     control::{self, parse},
-    read, unauthorized, with_fallbacks,
+    probe, unauthorized, with_fallbacks,
 };
 use crate::{
     agent::managed::{self, Managed, explain::Asked, letters::Selection},
@@ -79,7 +79,7 @@ pub fn health_router(admin: Arc<ManagedAdmin>) -> Router {
 }
 
 fn probes() -> Router<Arc<ManagedAdmin>> {
-    Router::new().route("/livez", get(read::live)).route("/readyz", get(ready)).route("/region/health", get(health))
+    Router::new().route("/livez", get(probe::live)).route("/readyz", get(ready)).route("/region/health", get(health))
 }
 
 async fn authorize(State(admin): Shared, request: Request, next: Next) -> Response {
@@ -111,37 +111,18 @@ fn refused(error: &managed::Error) -> Response {
 }
 
 async fn ready(State(admin): Shared) -> Response {
-    match admin.agent.stopping().is_cancelled() {
-        false => answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into()),
-        true => answer::error(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-    }
+    probe::ready(admin.agent.stopping().is_cancelled())
 }
 
-/// Whether users should be sent here. Lag is told, never decisive: a partition would take both sides out.
 async fn health(State(admin): Shared) -> Response {
     let status = admin.agent.status();
-    let stopping = admin.agent.stopping().is_cancelled();
-    let healthy = status.state == "active" && !stopping;
-    let reason = match (healthy, stopping) {
-        (true, _) => "active",
-        (false, true) => "stopping",
-        (false, false) => "the region is not active",
-    };
-    let lag: BTreeMap<_, _> = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
-    let body = json!({
-        "region": status.region,
-        "state": status.state,
-        "healthy": healthy,
-        "reason": reason,
-        "lag_seconds": lag,
-    });
-    answer::json(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    let lag = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
+    probe::health(&status.region, status.state, admin.agent.stopping().is_cancelled(), &lag)
 }
 
 async fn metrics(State(admin): Shared) -> Response {
     admin.agent.refresh_gauges();
-    let text = admin.agent.metrics.text();
-    answer::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+    probe::metrics(admin.agent.metrics.text())
 }
 
 async fn status(State(admin): Shared) -> Response {

@@ -13,6 +13,7 @@
 
 mod control;
 pub mod managed;
+mod probe;
 mod read;
 
 use std::sync::Arc;
@@ -93,7 +94,7 @@ pub fn health_router(admin: Arc<Admin>) -> Router {
 
 fn probes() -> Router<Arc<Admin>> {
     Router::new()
-        .route("/livez", get(read::live))
+        .route("/livez", get(probe::live))
         .route("/readyz", get(read::ready))
         .route("/region/health", get(read::health))
 }

@@ -1,6 +1,6 @@
 //! What can be asked without changing anything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension,
@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use super::{Admin, refused};
+use super::{Admin, probe, refused};
 use crate::{
     agent::{Range, Selection},
     api::{answer, listener::Connection},
@@ -21,43 +21,19 @@ use crate::{
 
 type Shared = State<Arc<Admin>>;
 
-pub async fn live() -> Response {
-    answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())
-}
-
-/// The listeners are opened after the hub was recovered, so whoever gets an answer gets service.
 pub async fn ready(State(admin): Shared) -> Response {
-    match admin.agent.stopping().is_cancelled() {
-        false => answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into()),
-        true => answer::error(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-    }
+    probe::ready(admin.agent.stopping().is_cancelled())
 }
 
-/// Whether users should be sent here. Lag is told, never decisive: a partition would take both sides out.
 pub async fn health(State(admin): Shared) -> Response {
     let status = admin.agent.status();
-    let stopping = admin.agent.stopping().is_cancelled();
-    let healthy = status.state == "active" && !stopping;
-    let reason = match (healthy, stopping) {
-        (true, _) => "active, and the hub accepts",
-        (false, true) => "stopping",
-        (false, false) => "the region is not active",
-    };
-    let lag: BTreeMap<_, _> = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
-    let body = json!({
-        "region": status.region,
-        "state": status.state,
-        "healthy": healthy,
-        "reason": reason,
-        "lag_seconds": lag,
-    });
-    answer::json(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    let lag = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
+    probe::health(&status.region, status.state, admin.agent.stopping().is_cancelled(), &lag)
 }
 
 pub async fn metrics(State(admin): Shared) -> Response {
     admin.agent.refresh_gauges();
-    let text = admin.agent.metrics.text();
-    answer::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+    probe::metrics(admin.agent.metrics.text())
 }
 
 pub async fn status(State(admin): Shared) -> Response {

@@ -198,7 +198,8 @@ impl Managed {
                 continue;
             };
             feeds.push(ports.feed.clone());
-            let (paused, seen) = watch::channel(false);
+            // Until the region's table was read: an operator may have paused it before this start.
+            let (paused, seen) = watch::channel(true);
             let options = link_options(&config, &link, &ingress)?;
             let (shadow, expire_after) = (options.shadow, options.rules.expire_after);
             let handle = Link {
@@ -346,14 +347,16 @@ impl Managed {
     async fn coordinate(self: Arc<Self>) {
         let mut beat = Beat::new(self.heartbeat);
         let period = beat.period().min(SHARED_INTERVAL);
+        // Links wait for the first look.
+        let mut pause = Duration::ZERO;
         loop {
-            // Spread, so that agents do not race each time.
-            let pause = period.mul_f64(0.75 + 0.5 * self.entropy.next_f64());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+            // Spread, so that agents do not race each time.
+            pause = period.mul_f64(0.75 + 0.5 * self.entropy.next_f64());
             self.observe_backlogs();
             let listed = tokio::time::timeout(CALL_TIMEOUT, self.shared.list()).await;
             let values = match listed {

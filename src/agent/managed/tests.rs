@@ -131,6 +131,8 @@ struct World {
     audit: Arc<MemoryQueue>,
     feed: Arc<MemoryQueue>,
     keys: Arc<MemoryQueue>,
+    /// The peer's.
+    there: Arc<MemoryBus>,
 }
 
 impl World {
@@ -145,7 +147,7 @@ impl World {
             held: Arc::new(MemoryQueue::default()),
             dead: Arc::new(MemoryQueue::default()),
             claims: Arc::new(NoClaims),
-            bus: Arc::new(MemoryBus::default()),
+            bus: self.there.clone(),
         };
         Managed::start(Parts {
             config,
@@ -204,6 +206,28 @@ async fn a_pause_reaches_every_agent_and_one_that_starts_later() {
     tokio::time::sleep(SHARED_INTERVAL * 2).await;
     assert!([&one, &other, &late].iter().all(|agent| agent.status().links[0].state == "active"));
     assert!(matches!(one.pause("nowhere", true).await, Err(Error::NoLink(..))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_holds_from_the_first_moment_of_a_start() {
+    let world = World::default();
+    let before = world.agent(1);
+    before.pause("us", true).await.unwrap();
+    before.stop().await;
+    let put = |id| {
+        let mut event = envelope("app", "T", serde_json::json!({ "idempotencyKey": id }));
+        event["time"] = SystemClock.now().to_rfc3339().into();
+        let message = Message { sent: SystemClock.now(), ..message(id, event) };
+        world.feed.waiting.lock().unwrap().push(message);
+    };
+    put("k1");
+    let agent = world.agent(2);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.there.0.lock().unwrap().is_empty());
+    agent.pause("us", false).await.unwrap();
+    put("k2");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!world.there.0.lock().unwrap().is_empty());
 }
 
 fn message(id: &str, body: serde_json::Value) -> Message {
