@@ -68,7 +68,7 @@ const RECEIVES: usize = 8;
 const IN_FLIGHT: usize = 2_000;
 const IN_FLIGHT_BYTES: usize = 64 << 20;
 
-/// Events that a crash may make a second effect of.
+/// Events of one link that a crash may make a second effect of.
 const UNMARKED_MAX: usize = 50;
 
 /// Events with a claim that wait for the bus.
