@@ -61,8 +61,12 @@ fn dead_letters_are_listed_shown_redriven_and_discarded() {
     cluster.start_first_agent(US, &[]);
     assert_eq!(letters(&cluster, &["list"], 0)["total"], 0);
 
-    // One key, two payloads: the second is a conflict in the other region.
+    // One key, two payloads: the second is a conflict in the other region, once that region's ledger knows its own.
     put(&cluster, US, "both", 1);
+    until(PATIENCE, "the first one to be in its region's ledger", || {
+        let all = explained(&cluster, &["--key", "both", "--source", "app", "--detail-type", "Order"], 0);
+        all.contains(&(US.to_owned(), "accepted".to_owned()))
+    });
     let mut at_home = BTreeMap::new();
     until(PATIENCE, "the first one to be here", || {
         cluster.drain_sink(EU, &mut at_home);
