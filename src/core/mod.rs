@@ -19,6 +19,7 @@ pub mod journal;
 pub mod json;
 pub mod key;
 pub mod link;
+pub mod object;
 pub mod pattern;
 pub mod position;
 pub mod stamp;

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod disk;
 pub mod hub;
 pub mod inbox;
+pub mod objects;
 pub mod peer;
 pub mod queue;
 pub mod shared;
