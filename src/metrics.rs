@@ -64,6 +64,10 @@ pub struct Metrics {
     rewinds: IntCounterVec,
     lost: IntCounterVec,
     attempts: IntCounterVec,
+    objects_copied: IntCounterVec,
+    object_bytes_copied: IntCounterVec,
+    objects_waiting: GaugeVec,
+    objects_waiting_seconds: GaugeVec,
     shadowed: IntCounterVec,
     repeats: IntCounterVec,
     claims_lost: IntCounterVec,
@@ -77,6 +81,7 @@ pub struct LinkMetrics {
     pub duplicate: IntCounter,
     pub rejected: IntCounter,
     pub lag_events: Histogram,
+    pub lag_objects: Histogram,
     pub lag_heartbeat: Histogram,
     pub backlog_events: Gauge,
     pub backlog_bytes: Gauge,
@@ -90,6 +95,15 @@ pub struct LinkMetrics {
     pub lost: IntCounter,
     pub batches_answered: IntCounter,
     pub batches_failed: IntCounter,
+    pub objects_copied: IntCounter,
+    pub objects_present: IntCounter,
+    pub objects_beside: IntCounter,
+    pub objects_missing: IntCounter,
+    pub objects_damaged: IntCounter,
+    pub objects_failed: IntCounter,
+    pub object_bytes_copied: IntCounter,
+    pub objects_waiting: Gauge,
+    pub objects_waiting_seconds: Gauge,
     pub shadow_new: IntCounter,
     pub shadow_known: IntCounter,
     pub repeats_unanswered: IntCounter,
@@ -228,6 +242,28 @@ impl Metrics {
                 "Events that the log had to drop before the link delivered them; see the loss inventory in the status.",
                 &["peer"],
             )?,
+            objects_copied: declare.counters(
+                "hubweave_objects_copied_total",
+                "Payloads on their way to a peer: copied; present (there already); beside (copied, or there, under another \
+                 key, as the peer's holds other bytes); missing (not here, looked for again); damaged (arrived as \
+                 something else and refused); failed (a store did not answer).",
+                &["peer", "result"],
+            )?,
+            object_bytes_copied: declare.counters(
+                "hubweave_object_bytes_copied_total",
+                "Bytes of payloads copied to a peer.",
+                &["peer"],
+            )?,
+            objects_waiting: declare.gauges(
+                "hubweave_objects_waiting",
+                "Events that wait for their payloads: missing here, or under way.",
+                &["peer"],
+            )?,
+            objects_waiting_seconds: declare.gauges(
+                "hubweave_objects_waiting_seconds",
+                "How long the oldest event that waits for its payloads has been accepted.",
+                &["peer"],
+            )?,
             attempts: declare.counters(
                 "hubweave_link_batches_total",
                 "Batches put on the wire, by whether an answer came.",
@@ -299,12 +335,14 @@ impl Metrics {
         for reason in Reason::ALL {
             self.dead_lettered.with_label_values(&[peer, reason.as_str()]);
         }
+        let objects = |result| self.objects_copied.with_label_values(&[peer, result]);
         let forwarded = |result| self.forwarded.with_label_values(&[peer, result]);
         let link = LinkMetrics {
             delivered: forwarded(RESULTS[0]),
             duplicate: forwarded(RESULTS[1]),
             rejected: forwarded(RESULTS[2]),
             lag_events: self.lag.with_label_values(&[peer, STREAMS[0]]),
+            lag_objects: self.lag.with_label_values(&[peer, STREAMS[2]]),
             lag_heartbeat: self.lag.with_label_values(&[peer, STREAMS[3]]),
             backlog_events: self.backlog_events.with_label_values(&[peer]),
             backlog_bytes: self.backlog_bytes.with_label_values(&[peer]),
@@ -318,6 +356,15 @@ impl Metrics {
             lost: self.lost.with_label_values(&[peer]),
             batches_answered: self.attempts.with_label_values(&[peer, "answered"]),
             batches_failed: self.attempts.with_label_values(&[peer, "failed"]),
+            objects_copied: objects("copied"),
+            objects_present: objects("present"),
+            objects_beside: objects("beside"),
+            objects_missing: objects("missing"),
+            objects_damaged: objects("damaged"),
+            objects_failed: objects("failed"),
+            object_bytes_copied: self.object_bytes_copied.with_label_values(&[peer]),
+            objects_waiting: self.objects_waiting.with_label_values(&[peer]),
+            objects_waiting_seconds: self.objects_waiting_seconds.with_label_values(&[peer]),
             shadow_new: self.shadowed.with_label_values(&[peer, "new"]),
             shadow_known: self.shadowed.with_label_values(&[peer, "known"]),
             repeats_unanswered: self.repeats.with_label_values(&[peer, "unanswered"]),

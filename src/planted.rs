@@ -35,6 +35,10 @@ pub enum Bug {
     ForeignSentOn,
     /// A peer's answer to a batch is taken for all of its events, whatever it says of single ones.
     BatchAcknowledgedOnPartialFailure,
+    /// An event does not wait for its payload.
+    EventOvertakesPayload,
+    /// Whatever stands at the peer's key is taken for the payload.
+    PayloadTakenByName,
     /// Managed: a claim that somebody is still working on counts as done.
     DuplicateAgainstLiveClaim,
     /// Managed: who lost a claim may still mark or release it.
@@ -50,7 +54,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 21] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -64,6 +68,8 @@ impl Bug {
         Bug::DeadLetterCountsAsDelivered,
         Bug::ForeignSentOn,
         Bug::BatchAcknowledgedOnPartialFailure,
+        Bug::EventOvertakesPayload,
+        Bug::PayloadTakenByName,
         Bug::DuplicateAgainstLiveClaim,
         Bug::LeaseWithoutFencing,
         Bug::LeaseFromAnswer,
@@ -87,6 +93,8 @@ impl Bug {
             Bug::DeadLetterCountsAsDelivered => "dead-letter-counts-as-delivered",
             Bug::ForeignSentOn => "foreign-sent-on",
             Bug::BatchAcknowledgedOnPartialFailure => "batch-acknowledged-on-partial-failure",
+            Bug::EventOvertakesPayload => "event-overtakes-payload",
+            Bug::PayloadTakenByName => "payload-taken-by-name",
             Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
             Bug::LeaseWithoutFencing => "lease-without-fencing",
             Bug::LeaseFromAnswer => "lease-from-answer",

@@ -137,6 +137,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         region: region.to_owned(),
         hub: Arc::new(hub.clone()),
         peers,
+        objects: None,
         clock,
         entropy: entropy.clone(),
         faults: faults.clone(),

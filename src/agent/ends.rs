@@ -1,19 +1,23 @@
 //! What a link and its errands share: who the two ends are, and how something is sent.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{inbox::read_state, pacer::Pacer, repairs::Repairs, watch::Watch};
+use super::{inbox::read_state, pacer::Pacer, payloads::Payloads, repairs::Repairs, watch::Watch};
 use crate::{
     core::{
         batch::{Batch, Kind, Opening, Reason, Reply},
         event::Record,
         journal::{Change, Letter},
         link::Failure,
+        position::Incarnation,
         time::Timestamp,
     },
     metrics::LinkMetrics,
@@ -44,6 +48,10 @@ pub struct Ends {
     /// Zero of the steady clock.
     pub started: Instant,
     pub repairs: Repairs,
+    /// Where events may refer to objects.
+    pub payloads: Option<Arc<Payloads>>,
+    /// The peer's life as it said last; 0 until it said anything.
+    pub peer_life: AtomicU64,
 }
 
 impl Ends {
@@ -54,6 +62,11 @@ impl Ends {
     /// A clock that never steps, for waiting: the wall clock may be set, or off on purpose.
     pub fn steady(&self) -> Timestamp {
         Timestamp::from_millis(1).plus(self.started.elapsed())
+    }
+
+    /// The peer's life as it said last. What was brought to it in another one may be gone.
+    pub fn peer_life(&self) -> Incarnation {
+        Incarnation(self.peer_life.load(Ordering::Relaxed))
     }
 
     /// What precedes the records of a batch sent now.
@@ -69,6 +82,7 @@ impl Ends {
             head: self.hub.head().borrow().offset,
             sent: self.clock.now(),
             held: Vec::new(),
+            payloads_in: self.payloads.as_ref().map(|_| self.peer_life()),
         }
     }
 
@@ -78,7 +92,12 @@ impl Ends {
             Ok(Ok(reply)) if reply.region != self.peer_name => {
                 Err(Failure::Refused(format!("expected region `{}`, found `{}`", self.peer_name, reply.region)))
             }
-            Ok(result) => result,
+            Ok(result) => {
+                if let Ok(reply) = &result {
+                    self.peer_life.store(reply.lives.current().unwrap_or_default().0, Ordering::Relaxed);
+                }
+                result
+            }
             Err(_) => Err(Failure::Unanswered(format!("no answer within {:?}", self.attempt_timeout))),
         }
     }

@@ -5,12 +5,18 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
-use super::{ends::Ends, filter::Filters, inbox::read_state};
+use super::{
+    ends::Ends,
+    filter::Filters,
+    inbox::read_state,
+    payloads::{LANE_WAIT, Unready},
+};
 use crate::{
     core::{
-        batch::{Batch, Kind, Outcome, Repaired},
+        batch::{Batch, Kind, Opening, Outcome, Reason, Repaired},
         event::Record,
         journal::Change,
         link::Failure,
@@ -66,6 +72,12 @@ pub enum Error {
 
 /// Tries of one batch before an errand gives up; a person waits for it.
 const ATTEMPTS: u32 = 5;
+
+/// Events of a batch whose payloads are brought at once.
+const BRINGING_AT_ONCE: usize = 16;
+
+/// How often an errand waits for a lane for a large payload before that counts as a failed attempt.
+const LANE_WAITS_MAX: u32 = 60;
 
 pub struct Errand {
     pub ends: Arc<Ends>,
@@ -224,20 +236,21 @@ impl Errand {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let bytes = records.iter().map(|record| record.raw().len()).sum();
-            self.ends.pacer().admit(records.len(), bytes).await;
-            let batch = Batch { opening: self.ends.opening(kind.clone()), records: records.to_vec() };
-            let failure = match self.ends.deliver(batch).await {
-                Ok(reply) if reply.has_outcomes(records.len()) => {
-                    let at = reply.place();
-                    let outcomes = reply.into_outcomes();
+            let failure = match self.attempt(&kind, records).await {
+                // Nobody would come back to what the peer puts off.
+                Ok((outcomes, _))
+                    if (attempt < ATTEMPTS || kind == Kind::Repair)
+                        && outcomes.iter().any(|outcome| outcome.is_put_off()) =>
+                {
+                    Failure::Unanswered("the peer takes some of it later".to_owned())
+                }
+                Ok((outcomes, at)) => {
                     if kind == Kind::Redrive {
                         marks::hit(Mark::ReplaySent);
                         self.remember_strayed(records, &outcomes, at, attempt > 1).await?;
                     }
                     return Ok((outcomes, at));
                 }
-                Ok(_) => Failure::Refused("an answer that does not fit the batch".to_owned()),
                 Err(failure) => failure,
             };
             if attempt == ATTEMPTS || matches!(failure, Failure::Refused(_)) {
@@ -245,6 +258,69 @@ impl Errand {
             }
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
         }
+    }
+
+    /// Payloads first, then their events.
+    async fn attempt(&self, kind: &Kind, records: &[Record]) -> Result<(Vec<Outcome>, Position), Failure> {
+        let life = self.ends.peer_life();
+        let prepared = self.prepare(kind, records).await?;
+        let batch: Vec<Record> = prepared.iter().filter_map(|prepared| prepared.clone().ok()).collect();
+        let bytes = batch.iter().map(|record| record.raw().len()).sum();
+        self.ends.pacer().admit(batch.len(), bytes).await;
+        let count = batch.len();
+        let opening = self.ends.opening(kind.clone());
+        // Brought to this life of the peer, whatever it said since.
+        let opening = Opening { payloads_in: opening.payloads_in.map(|_| life), ..opening };
+        let reply = self.ends.deliver(Batch { opening, records: batch }).await?;
+        if !reply.has_outcomes(count) {
+            return Err(Failure::Refused("an answer that does not fit the batch".to_owned()));
+        }
+        let at = reply.place();
+        let mut answered = reply.into_outcomes().into_iter();
+        let outcome = |prepared| match prepared {
+            Ok(_) => answered.next(),
+            Err(outcome) => Some(outcome),
+        };
+        Ok((prepared.into_iter().filter_map(outcome).collect(), at))
+    }
+
+    /// What goes over the wire for each event, or why it does not go.
+    async fn prepare(&self, kind: &Kind, records: &[Record]) -> Result<Vec<Result<Record, Outcome>>, Failure> {
+        let Some(payloads) = &self.ends.payloads else { return Ok(records.iter().cloned().map(Ok).collect()) };
+        let pacer = self.ends.pacer();
+        let prepare = async |record: &Record| {
+            if !record.header.has_payload() {
+                return Ok(Ok(record.clone()));
+            }
+            let mut waits = LANE_WAITS_MAX;
+            loop {
+                let (reason, why) = match payloads.bring(record.detail(), &pacer).await {
+                    Ok(None) => return Ok(Ok(record.clone())),
+                    Ok(Some(detail)) => return Ok(Ok(record.with_detail(&detail))),
+                    Err(Unready::Failed(failure)) => return Err(failure),
+                    Err(Unready::Busy) if waits > 0 => {
+                        waits -= 1;
+                        tokio::time::sleep(LANE_WAIT).await;
+                        continue;
+                    }
+                    Err(Unready::Busy) => {
+                        return Err(Failure::Unanswered("other large objects are under way".to_owned()));
+                    }
+                    Err(Unready::Missing(what)) => (Reason::PayloadMissing, format!("{what} is not here")),
+                    Err(Unready::Never(why)) => (Reason::Reference, why),
+                };
+                let (peer, key) = (&self.ends.peer_name, record.key());
+                // Its own region lost the event: half is better than none.
+                if matches!(kind, Kind::Repair) {
+                    marks::hit(Mark::PayloadForwarded);
+                    tracing::warn!(peer, key, why, "an event goes back to its region without its payload");
+                    return Ok(Ok(record.without_payload()));
+                }
+                tracing::warn!(peer, key, why, "an event cannot be sent without its payload");
+                return Ok(Err(Outcome::Rejected(reason)));
+            }
+        };
+        stream::iter(records).map(prepare).buffered(BRINGING_AT_ONCE).try_collect().await
     }
 
     /// A peer that is restored later may lose these, and no rewind of the order brings them back. A `repeat` finds

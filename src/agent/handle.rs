@@ -10,6 +10,7 @@ use crate::{
         event::Record,
         journal::Mark,
         link::{self, Status},
+        time::Timestamp,
     },
     ports::hub::Hub,
 };
@@ -21,6 +22,8 @@ pub struct View {
     pub cursor: u64,
     pub mark: Mark,
     pub held: Vec<u64>,
+    /// When the oldest of them was accepted, as far as that is known.
+    pub held_since: Option<Timestamp>,
     pub clock_offset_seconds: Option<f64>,
 }
 

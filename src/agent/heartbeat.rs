@@ -37,6 +37,7 @@ pub async fn run(hub: Arc<dyn Hub>, region: String, interval: Duration, stop: Ca
             time: None,
             resources: Vec::new(),
             stamp_stripped: false,
+            has_payload: false,
         };
         if let Err(error) = hub.publish(vec![draft]).await {
             tracing::warn!(%error, number, "no heartbeat this time");

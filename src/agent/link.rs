@@ -3,6 +3,7 @@
 //! One task per link. Nothing in it waits for another link: a dead peer costs its own task only.
 
 mod aside;
+mod payload;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,6 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{aside::HELD_BATCH, payload::Bringing};
 use super::{
     ends::Ends,
     filter::Filters,
@@ -83,6 +85,7 @@ struct Loop {
     holes: (Lives, Vec<Position>),
     /// The youngest copy of another region's that this link took up.
     adopted: Option<u64>,
+    bringing: Bringing,
     viewed_at: Instant,
     /// The feed failed or the dead letters are full: no reading before this.
     read_again_at: Instant,
@@ -106,6 +109,7 @@ impl LinkTask {
             youngest_stray: None,
             holes: Default::default(),
             adopted: None,
+            bringing: Bringing::default(),
             viewed_at: now,
             read_again_at: now,
             blocked: false,
@@ -126,6 +130,7 @@ impl LinkTask {
                 biased;
                 () = stop.cancelled() => {}
                 Some(answered) = state.wire.next() => self.answered(&mut state, answered).await,
+                Some(brought) = state.bringing.next() => self.brought(&mut state, brought).await,
                 Some(asked) = self.commands.recv() => {
                     self.command(asked.command).await;
                     self.refresh_view(&mut state, true);
@@ -155,7 +160,7 @@ impl LinkTask {
     /// When there may be something to do that nobody tells us about.
     fn wake_at(&self, state: &Loop) -> Instant {
         let mut wake = Instant::now() + VIEW_INTERVAL;
-        if let Some(deadline) = self.core.deadline() {
+        if let Some(deadline) = self.core.deadline(state.bringing.room(HELD_BATCH)) {
             wake = wake.min(Instant::now() + deadline.since(self.ends.steady()).max(Duration::from_millis(1)));
         }
         if state.written != Some(self.written()) {
@@ -330,7 +335,9 @@ impl LinkTask {
         match outcome {
             Outcome::Delivered => {
                 metrics.delivered.inc();
-                metrics.lag_events.observe(lag);
+                let has_payload = record.header.has_payload();
+                let stream = if has_payload { &metrics.lag_objects } else { &metrics.lag_events };
+                stream.observe(lag);
             }
             Outcome::Duplicate => metrics.duplicate.inc(),
             Outcome::Rejected(_) => metrics.rejected.inc(),
@@ -455,6 +462,7 @@ impl LinkTask {
             if state.held_changes != self.core.held_changes() {
                 state.held_changes = self.core.held_changes();
                 view.held = self.core.held_sequences();
+                view.held_since = self.core.held_since();
             }
             view.cursor = self.core.low();
             view.mark = self.core.low_mark();
@@ -481,11 +489,16 @@ impl LinkTask {
             cursor: self.core.low(),
             mark: self.core.low_mark(),
             held: self.core.held_sequences(),
+            held_since: self.core.held_since(),
             clock_offset_seconds: state.offset.seconds(),
         };
         let metrics = &self.ends.metrics;
         metrics.set_state(view.status.as_str());
         metrics.held.set(view.held.len() as f64);
+        let (waiting, since) = self.core.waiting_for_payload();
+        metrics.objects_waiting.set(waiting as f64);
+        let now = self.ends.clock.now();
+        metrics.objects_waiting_seconds.set(since.map_or(0.0, |since| now.since(since).as_secs_f64()));
         metrics.dead_letters.set(dead_letters as f64);
         metrics.clock_offset.set(view.clock_offset_seconds.unwrap_or(0.0));
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;

@@ -21,6 +21,7 @@ pub mod managed;
 mod offset;
 pub mod ordered;
 mod pacer;
+pub mod payloads;
 pub mod queue_link;
 mod repairs;
 mod rounds;
@@ -29,7 +30,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -46,6 +47,7 @@ use self::{
     handle::{Asked, Command, LinkHandle, Pace, View},
     inbox::{Handed, read_state},
     link::LinkTask,
+    payloads::Stores,
     repairs::{Ended, Repairs},
     watch::Watch,
 };
@@ -93,6 +95,8 @@ pub struct Parts {
     pub hub: Arc<dyn Hub>,
     /// One for each region that this region has an enabled link to.
     pub peers: BTreeMap<String, Arc<dyn Peer>>,
+    /// Where payloads are; `None` where events are only events.
+    pub objects: Option<Stores>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub faults: Arc<Faults>,
@@ -130,7 +134,7 @@ impl Agent {
     /// # Errors
     /// The hub cannot write down a link's filter: it failed.
     pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
-        let Parts { config, region, hub, peers, clock, entropy, faults, metrics } = parts;
+        let Parts { config, region, hub, peers, objects, clock, entropy, faults, metrics } = parts;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
@@ -160,6 +164,8 @@ impl Agent {
                 disabled.push(options.to);
                 continue;
             };
+            let link_metrics = Arc::new(metrics.link(&options.to));
+            let payloads = objects.as_ref().and_then(|objects| objects.payloads(&config, &options, &link_metrics));
             let ends = Arc::new(Ends {
                 cluster: config.cluster.name.clone(),
                 home: region.clone(),
@@ -168,7 +174,7 @@ impl Agent {
                 peer: peer.clone(),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
-                metrics: Arc::new(metrics.link(&options.to)),
+                metrics: link_metrics,
                 skipped: metrics.skipped.clone(),
                 watch: watch.clone(),
                 attempt_timeout: options.attempt_timeout,
@@ -176,6 +182,8 @@ impl Agent {
                 pacer: RwLock::new(Arc::new(Pacer::new(options.events_per_second, options.bytes_per_second))),
                 started: Instant::now(),
                 repairs: Repairs::new(repaired.get(&options.to).cloned().unwrap_or_default()),
+                payloads,
+                peer_life: AtomicU64::default(),
             });
             let task = build_link(&config, &options, ends.clone(), heard.get(&options.to).cloned().unwrap_or_default())
                 .await?;
@@ -326,6 +334,9 @@ impl Agent {
         if old.idempotency != new.idempotency || old.log != new.log {
             return Err("[idempotency] and [log] change with a restart only".to_owned());
         }
+        if old.claim_check != new.claim_check {
+            return Err("[claim_check] changes with a restart only".to_owned());
+        }
         // First everything that can be refused, then everything at once.
         let mut patterns = BTreeMap::new();
         for peer in self.links.keys() {
@@ -351,7 +362,10 @@ impl Agent {
             let before = config::Link { pattern: after.pattern.clone(), ..before };
             if before != after {
                 changed.push(format!("{} -> {peer}: options", self.region));
-                let command = Command::Options { options: core_options(&new, &after), pacer: pace(&after) };
+                let command = Command::Options {
+                    options: core_options(&new, &after, link.ends.payloads.is_some()),
+                    pacer: pace(&after),
+                };
                 link.ask(command).await;
             }
         }
@@ -437,14 +451,17 @@ impl Agent {
         let view = link.view();
         // A clock that was set back must not hide what is exposed.
         let now = self.clock.now().max(head.accepted);
-        let backlog_events = head.local_events.saturating_sub(view.mark.local_events);
+        let ahead = head.local_events.saturating_sub(view.mark.local_events);
         // A mark that is not known yet (nothing was delivered) counts everything.
-        let watermark = if backlog_events == 0 { now } else { view.mark.accepted };
+        let watermark = if ahead == 0 { now } else { view.mark.accepted };
+        // The watermark passes what is held; the region's loss would not.
+        let exposed_since = view.held_since.map_or(watermark, |since| since.min(watermark));
+        let backlog_events = ahead + view.held.len() as u64;
         Exposure {
             backlog_events,
             backlog_bytes: head.local_bytes.saturating_sub(view.mark.local_bytes),
             watermark,
-            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(watermark).as_secs_f64() },
+            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(exposed_since).as_secs_f64() },
         }
     }
 
@@ -487,7 +504,7 @@ impl Agent {
     }
 }
 
-fn core_options(config: &Config, link: &config::Link) -> Options {
+fn core_options(config: &Config, link: &config::Link, payloads: bool) -> Options {
     Options {
         batch_events: link.batch_events,
         batch_bytes: usize::try_from(link.batch_bytes).unwrap_or(usize::MAX),
@@ -497,6 +514,7 @@ fn core_options(config: &Config, link: &config::Link) -> Options {
         hops_max: hops_max(config),
         expire_after: config.expiry(),
         shadow: link.mode == Mode::Shadow,
+        payloads,
         home: link.from.clone(),
     }
 }
@@ -530,13 +548,19 @@ async fn build_link(
         hub.note(vec![change.into()]).await?;
         filters.push(after, pattern);
     }
-    let mut core = Link::new(core_options(config, options), journal.progress.as_ref(), hub.base(), ends.steady());
+    let mut core = Link::new(
+        core_options(config, options, ends.payloads.is_some()),
+        journal.progress.as_ref(),
+        hub.base(),
+        ends.steady(),
+    );
     core.set_paused(journal.paused);
     let view = View {
         status: if journal.paused { LinkState::Paused } else { LinkState::Active },
         cursor: core.low(),
         mark: core.low_mark(),
         held: core.held_sequences(),
+        held_since: core.held_since(),
         clock_offset_seconds: None,
     };
     let (commands, received) = mpsc::channel(16);

@@ -139,6 +139,7 @@ impl Cluster {
         let peers = peers.collect();
         let names: Vec<String> = others.map(|name| (*name).to_owned()).collect();
         let agent = Agent::start(Parts {
+            objects: None,
             config,
             region: region.to_owned(),
             hub: Arc::new(hub),

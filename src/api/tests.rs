@@ -219,6 +219,7 @@ fn batch(cluster: &str) -> Batch {
         head: 2,
         sent: Timestamp(17),
         held: Vec::new(),
+        payloads_in: None,
     };
     Batch { opening, records: vec![record(1, "k1", "{}"), record(2, "k2", "{}")] }
 }

@@ -96,11 +96,30 @@ pub struct ClaimCheck {
     /// How long a payload that is missing at home is waited for. Default 10 m. Raising it costs held events
     /// (`max_held`) and counts into the longest redelivery (`idempotency.retention`).
     pub wait: Duration,
+    /// Buckets that all regions read: references to them cross a link as they are. Default `[]`.
+    pub shared_buckets: Vec<String>,
+    /// Objects under way at once for each link. Default 64. Raising it hides more round-trip time and costs connections
+    /// and memory (about 256 KiB each); neighbours: `large_transfers`, `max_held`.
+    pub transfers: usize,
+    /// Objects of 8 MiB and more at once for each link, which small ones do not wait for. Default 4. Raising it costs
+    /// bandwidth that small objects need.
+    pub large_transfers: usize,
+    /// Larger objects go in parts of this size and go on where they were after a failure. Default 32 MiB. Raising it
+    /// repeats more after a failure; lowering it costs more calls.
+    pub part_size: u64,
 }
 
 impl Default for ClaimCheck {
     fn default() -> Self {
-        ClaimCheck { reference: Vec::new(), missing: Missing::Hold, wait: Duration::from_secs(600) }
+        ClaimCheck {
+            reference: Vec::new(),
+            missing: Missing::Hold,
+            wait: Duration::from_secs(600),
+            shared_buckets: Vec::new(),
+            transfers: 64,
+            large_transfers: 4,
+            part_size: 32 << 20,
+        }
     }
 }
 
@@ -116,6 +135,13 @@ impl ClaimCheck {
                 .unwrap_or(default.reference),
             missing: section.parsed("missing", missing).unwrap_or(default.missing),
             wait: section.duration("wait", default.wait, MILLISECOND..=4 * DAY),
+            shared_buckets: section
+                .entry("shared_buckets")
+                .and_then(|e| bucket_names(&e))
+                .unwrap_or(default.shared_buckets),
+            transfers: section.integer("transfers", default.transfers as u64, 1..=1_000) as usize,
+            large_transfers: section.integer("large_transfers", default.large_transfers as u64, 1..=100) as usize,
+            part_size: section.size("part_size", default.part_size, 5 << 20..=1 << 30),
         };
         section.finish();
         claim_check
@@ -306,6 +332,15 @@ fn pointers(entry: &Entry<'_, '_>, parse: fn(&str) -> Result<String, String>) ->
     let items = entry.list()?;
     // All of them are read before the verdict, so that each bad one is told.
     let read: Vec<Option<String>> = items.iter().map(|item| item.parsed(parse)).collect();
+    read.into_iter().collect()
+}
+
+fn bucket_names(entry: &Entry<'_, '_>) -> Option<Vec<String>> {
+    let name = |text: &str| match text.is_empty() || text.contains('/') {
+        true => Err("the name of a bucket, without `s3://` and key".to_owned()),
+        false => Ok(text.to_owned()),
+    };
+    let read: Vec<Option<String>> = entry.list()?.iter().map(|item| item.parsed(name)).collect();
     read.into_iter().collect()
 }
 

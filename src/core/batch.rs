@@ -72,6 +72,9 @@ pub struct Opening {
     /// The sender's offsets that it holds back for now. The receiver's high-water passes them, so it remembers them too:
     /// the sender, restored from an older copy, would know of them from nobody else.
     pub held: Vec<u64>,
+    /// The receiver's life in which the payloads of these events were brought; `None` where the sender brings none. In
+    /// another life they may be gone: the receiver was restored from an older copy meanwhile.
+    pub payloads_in: Option<Incarnation>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -118,8 +121,8 @@ impl Batch {
         }
         let opening = rest.get(4..4 + length).ok_or_else(short)?;
         let opening = match postcard::from_bytes(opening) {
-            // An older build holds nothing back.
-            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[opening, &[0]].concat()),
+            // Fields are only ever appended: an older build holds nothing back and brings no payloads.
+            Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[opening, &[0; 2]].concat()),
             opening => opening,
         };
         let opening = opening.map_err(|error| Malformed::Opening(error.to_string()))?;
@@ -170,10 +173,12 @@ pub enum Reason {
     Refused,
     /// What the queue holds is no event.
     Malformed,
+    /// Its reference leads nowhere, or to a bucket that is not ours.
+    Reference,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::Conflict,
         Reason::Expired,
         Reason::HopLimit,
@@ -181,6 +186,7 @@ impl Reason {
         Reason::PayloadMissing,
         Reason::Refused,
         Reason::Malformed,
+        Reason::Reference,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -192,6 +198,7 @@ impl Reason {
             Reason::PayloadMissing => "payload_missing",
             Reason::Refused => "refused",
             Reason::Malformed => "malformed",
+            Reason::Reference => "reference",
         }
     }
 }
@@ -207,6 +214,13 @@ pub enum Outcome {
     Rejected(Reason),
     /// Not now; it was not taken.
     Retry { after_millis: u32 },
+}
+
+impl Outcome {
+    /// It was not taken, and may be later.
+    pub fn is_put_off(self) -> bool {
+        matches!(self, Outcome::Retry { .. })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,6 +308,7 @@ mod tests {
                 head: 9,
                 sent: Timestamp(17),
                 held: Vec::new(),
+                payloads_in: None,
             },
             records: (4..10).map(|offset| testing::record(offset, &format!("k{offset}"), "{}")).collect(),
         }

@@ -12,6 +12,7 @@ use super::{
     key::{KeyHash, PayloadHash},
     link::Skip,
     pattern::{EventView, Pattern},
+    reference,
     stamp::{Found, Stamp},
     time::Timestamp,
 };
@@ -71,6 +72,10 @@ pub struct Event {
     pub key: String,
     pub key_hash: KeyHash,
     pub payload_hash: PayloadHash,
+    /// It refers to objects, which go ahead of it.
+    pub has_payload: bool,
+    /// It goes without them: they did not come up in time.
+    pub pending: bool,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +143,8 @@ impl Event {
             provenance,
             key,
             payload_hash,
+            has_payload: reference::refers(&stamped, &ingress.reference_pointers),
+            pending: false,
         })
     }
 
@@ -165,6 +172,7 @@ impl Event {
             sequence: None,
             time: accepted,
             hops,
+            pending: self.pending,
         };
         Entry {
             source: self.source.clone(),

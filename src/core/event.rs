@@ -38,6 +38,8 @@ pub struct Draft {
     pub payload_hash: PayloadHash,
     /// A stamp was found in `detail` and taken out (inherited from a received event, or forged).
     pub stamp_stripped: bool,
+    /// The detail refers to objects, which go ahead of the event.
+    pub has_payload: bool,
 }
 
 /// The fixed part of a record.
@@ -68,9 +70,17 @@ pub struct Header {
 const REMOTE: u8 = 1;
 const RESERVED: u8 = 2;
 const REPAIRED: u8 = 4;
+const PAYLOAD: u8 = 8;
+const PENDING: u8 = 16;
+
+/// Flags that an event keeps wherever it goes.
+const PORTABLE: u8 = RESERVED | PAYLOAD | PENDING;
 
 /// Bytes of the fixed part with its seven lengths.
 pub const HEADER_BYTES: usize = 160;
+
+/// Where in it the length of the detail stands: behind flags, hops, three short lengths and that of the resources.
+const DETAIL_LENGTH_AT: usize = 12;
 
 impl Header {
     /// The event came over a link: it carries a stamp and is not sent on.
@@ -86,6 +96,16 @@ impl Header {
     /// The event came in a repair stream, from a region that is not its origin.
     pub fn is_repaired(&self) -> bool {
         self.flags & REPAIRED != 0
+    }
+
+    /// The event refers to objects, which go ahead of it.
+    pub fn has_payload(&self) -> bool {
+        self.flags & PAYLOAD != 0
+    }
+
+    /// The event was sent without its payload, which did not come up in time.
+    pub fn is_pending(&self) -> bool {
+        self.flags & PENDING != 0
     }
 
     /// A service of this region published the event.
@@ -181,6 +201,30 @@ impl Record {
         self.text(self.ends[3] as usize, self.ends[4])
     }
 
+    /// The same event with another detail, an object's text: references that lead to where the payload is at a peer. The
+    /// payload hash leaves references out, so it stays.
+    pub fn with_detail(&self, detail: &str) -> Record {
+        let (from, to) = (self.ends[3] as usize, self.ends[4] as usize);
+        let mut raw = Vec::with_capacity(self.raw.len() + detail.len() - (to - from));
+        raw.put_slice(&self.raw[..from]);
+        raw.put_slice(detail.as_bytes());
+        raw.put_slice(&self.raw[to..]);
+        raw[DETAIL_LENGTH_AT..DETAIL_LENGTH_AT + 4].copy_from_slice(&(detail.len() as u32).to_le_bytes());
+        let mut ends = self.ends;
+        for end in &mut ends[4..] {
+            *end = *end - (to - from) as u32 + detail.len() as u32;
+        }
+        Record { header: self.header, raw: raw.into(), ends }
+    }
+
+    /// The same event, marked as sent without its payload.
+    pub fn without_payload(&self) -> Record {
+        let mut raw = self.raw.to_vec();
+        let header = Header { flags: self.header.flags | PENDING, ..self.header };
+        raw[0] = header.flags;
+        Record { header, raw: raw.into(), ends: self.ends }
+    }
+
     /// The origin region; `None` for a local event.
     pub fn origin_region(&self) -> Option<&str> {
         self.header.is_remote().then(|| self.text(self.ends[4] as usize, self.ends[5]))
@@ -266,6 +310,7 @@ impl Record {
             sequence: Some(self.header.origin.sequence).filter(|sequence| *sequence > 0),
             time: self.header.hlc,
             hops: self.header.hops,
+            pending: self.header.is_pending(),
         };
         stamp.push(out);
     }
@@ -307,7 +352,7 @@ pub fn encode_local(
         serde_json::to_string(&draft.resources).unwrap_or_else(|_| "[]".to_owned())
     };
     let header = Header {
-        flags: if draft.source == RESERVED_SOURCE { RESERVED } else { 0 },
+        flags: if draft.source == RESERVED_SOURCE { RESERVED } else { 0 } | if draft.has_payload { PAYLOAD } else { 0 },
         hops: 0,
         offset: at.offset,
         accepted: at.accepted,
@@ -339,7 +384,7 @@ pub fn local_size(draft: &Draft, key: &str) -> usize {
 pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, receiver: &str, at: Placement) -> Header {
     let from = &record.header;
     let repaired = from.is_remote();
-    let mut flags = (from.flags & RESERVED) | REMOTE;
+    let mut flags = (from.flags & PORTABLE) | REMOTE;
     if repaired {
         flags |= REPAIRED;
     }
@@ -452,6 +497,7 @@ mod tests {
             resources: vec!["arn:a".to_owned()],
             payload_hash: PayloadHash([7; 32]),
             stamp_stripped: false,
+            has_payload: false,
         }
     }
 

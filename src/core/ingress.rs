@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::{
     event::Draft,
     json::{self, Json},
+    reference,
     time::Timestamp,
 };
 
@@ -117,6 +118,7 @@ impl Ingress {
             return Err(EntryError::invalid("Detail", &reason));
         }
         let payload_hash = json::hash_parsed(source, detail_type, &parsed, &self.reference_pointers);
+        let has_payload = reference::refers(&parsed, &self.reference_pointers);
         Ok(Draft {
             key,
             source: source.to_owned(),
@@ -126,6 +128,7 @@ impl Ingress {
             resources,
             payload_hash,
             stamp_stripped,
+            has_payload,
         })
     }
 

@@ -45,6 +45,8 @@ pub enum Invariant {
     Verify,
     /// A task of the agent does not panic.
     Panic,
+    /// An event is in a region only behind its payload, byte for byte, or says that it is not.
+    Payload,
     /// Managed services: there are no more second effects than were counted as possible.
     Counted,
     /// Managed services: whoever lost a claim neither marks nor releases it.
@@ -86,6 +88,7 @@ impl Invariant {
             Invariant::Filter => "filter",
             Invariant::Verify => "verify",
             Invariant::Panic => "panic",
+            Invariant::Payload => "payload",
             Invariant::Counted => "counted",
             Invariant::Fenced => "fenced",
             Invariant::Lease => "lease",

@@ -28,6 +28,7 @@ use std::{
 
 pub use self::{
     check::Accounts,
+    held::Room,
     status::{Skip, Status},
 };
 use self::{check::spans_max, held::Held};
@@ -60,6 +61,8 @@ pub struct Options {
     pub expire_after: Duration,
     /// Ask what the peer would do, deliver nothing.
     pub shadow: bool,
+    /// Events that refer to objects wait for them, by themselves.
+    pub payloads: bool,
 }
 
 /// How soon after a failure a peer that was heard is tried again.
@@ -184,7 +187,7 @@ impl Link {
             spans: VecDeque::new(),
             held: held
                 .iter()
-                .map(|(sequence, attempts)| (*sequence, Held { attempts: *attempts, due: now, in_flight: false }))
+                .map(|(sequence, attempts)| (*sequence, Held { attempts: *attempts, ..Held::new(now) }))
                 .collect(),
             held_changes: 0,
             sends: 0,
@@ -246,10 +249,13 @@ impl Link {
         self.held_changes
     }
 
-    /// Nothing is on the wire.
+    /// No batch of the stream is on the wire.
     pub fn is_quiet(&self) -> bool {
         !self.spans.iter().any(|span| matches!(span.stage, Stage::Sent { .. }))
-            && !self.held.values().any(|held| held.in_flight)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// What to write down.
@@ -303,6 +309,14 @@ impl Link {
             } else if self.is_expired(&record, now) {
                 marks::hit(Branch::LinkExpired);
                 effects.push(Effect::DeadLetter { record, reason: Reason::Expired, attempts: 0 });
+            } else if self.options.payloads
+                && header.has_payload()
+                && !self.options.shadow
+                && !planted::is(Bug::EventOvertakesPayload)
+            {
+                // It goes its own way behind its payload; the stream does not wait for it.
+                marks::hit(Branch::LinkPayload);
+                self.hold_for_payload(header);
             } else {
                 meant.push(record);
             }
@@ -374,10 +388,12 @@ impl Link {
         }
     }
 
-    /// The earliest time at which [`next_send`](Self::next_send) or [`due_held`](Self::due_held) may have more to do.
-    pub fn deadline(&self) -> Option<Timestamp> {
+    /// The earliest time at which [`next_send`](Self::next_send), or [`due_held`](Self::due_held) with this room, may have
+    /// more to do.
+    pub fn deadline(&self, room: Room) -> Option<Timestamp> {
         let retry = (self.failures > 0 && self.is_quiet()).then_some(self.retry_at);
-        let held = self.held.values().filter(|held| !held.in_flight && !self.options.shadow);
+        let has_room = |held: &Held| if held.payload { room.payload > 0 } else { room.plain > 0 };
+        let held = self.held.values().filter(|held| !held.in_flight && !self.options.shadow && has_room(held));
         let held = held.map(|held| held.due.max(self.retry_at)).min();
         [retry, held].into_iter().flatten().min().filter(|_| !self.paused)
     }
@@ -431,7 +447,9 @@ impl Link {
                     marks::hit(Branch::LinkHeld);
                     let due = now.plus(Duration::from_millis(u64::from(*after_millis)));
                     self.held_changes += 1;
-                    self.held.insert(record.header.offset, Held { attempts, due, in_flight: false });
+                    let accepted = record.header.accepted;
+                    let held = Held { attempts, payload: false, accepted: Some(accepted), ..Held::new(due) };
+                    self.held.insert(record.header.offset, held);
                 }
                 _ => {}
             }

@@ -5,6 +5,7 @@ use crate::core::{
     testing,
 };
 
+const ROOM: Room = Room { plain: 10, payload: 10 };
 const NOW: Timestamp = Timestamp(10_000_000_000_000);
 
 fn options() -> Options {
@@ -17,6 +18,7 @@ fn options() -> Options {
         hops_max: 4,
         expire_after: Duration::from_secs(15 * 86_400),
         shadow: false,
+        payloads: false,
         home: "a".to_owned(),
     }
 }
@@ -89,7 +91,7 @@ fn after_a_failure_one_batch_at_a_time_goes_out_lowest_first_after_a_pause() {
     }
     assert_eq!(link.status(), Status::Retrying("down".to_owned()));
     assert!(link.next_send(NOW, NOW).is_none());
-    let later = link.deadline().unwrap();
+    let later = link.deadline(ROOM).unwrap();
     assert_eq!(later, NOW.plus(Duration::from_millis(200)), "three failures together are one");
     assert_eq!(link.next_send(later, NOW).unwrap().to, 10);
     assert!(link.next_send(later, NOW).is_none());
@@ -183,11 +185,11 @@ fn a_held_event_does_not_hold_up_the_others_and_is_remembered() {
     on_reply(&mut link, send.id, &reply(Answer::Applied(outcomes), 10));
     assert_eq!((link.low(), link.held_sequences()), (10, vec![7]));
     let mut link = Link::new(options(), Some(&link.progress(NOW)), 0, NOW);
-    assert_eq!(link.due_held(NOW, 10), [7]);
-    assert!(link.due_held(NOW, 10).is_empty(), "it is on the wire");
+    assert_eq!(link.due_held(NOW, ROOM), [7]);
+    assert!(link.due_held(NOW, ROOM).is_empty(), "it is on the wire");
     link.settle_held(7, None, NOW, 0.0);
-    let due = link.deadline().unwrap();
-    assert_eq!(link.due_held(due, 10), [7]);
+    let due = link.deadline(ROOM).unwrap();
+    assert_eq!(link.due_held(due, ROOM), [7]);
     link.settle_held(7, Some(Outcome::Delivered), NOW, 0.0);
     assert_eq!((link.low(), link.held_sequences()), (10, Vec::new()));
 }
@@ -221,7 +223,7 @@ fn a_paused_link_neither_reads_nor_sends() {
     let mut link = link();
     read_on(&mut link);
     link.set_paused(true);
-    assert!(link.wants().is_none() && link.next_send(NOW, NOW).is_none() && link.deadline().is_none());
+    assert!(link.wants().is_none() && link.next_send(NOW, NOW).is_none() && link.deadline(ROOM).is_none());
     assert_eq!(link.status(), Status::Paused);
     link.set_paused(false);
     assert!(link.next_send(NOW, NOW).is_some());
@@ -311,13 +313,13 @@ fn a_peer_that_is_heard_is_tried_again_before_the_pause_is_over_but_not_at_once(
     for _ in 0..8 {
         let send = link.next_send(now, NOW).unwrap();
         link.on_failure(send.id, Failure::Unanswered("cut".to_owned()), now, 1.0);
-        now = link.deadline().unwrap();
+        now = link.deadline(ROOM).unwrap();
     }
     let send = link.next_send(now, NOW).unwrap();
     link.on_failure(send.id, Failure::Unanswered("cut".to_owned()), now, 1.0);
-    assert_eq!(link.deadline(), Some(now.plus(Duration::from_secs(10))));
+    assert_eq!(link.deadline(ROOM), Some(now.plus(Duration::from_secs(10))));
     link.peer_heard();
-    assert_eq!(link.deadline(), Some(now.plus(Duration::from_millis(500))));
+    assert_eq!(link.deadline(ROOM), Some(now.plus(Duration::from_millis(500))));
 }
 
 #[test]

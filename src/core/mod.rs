@@ -22,6 +22,7 @@ pub mod link;
 pub mod object;
 pub mod pattern;
 pub mod position;
+pub mod reference;
 pub mod stamp;
 #[cfg(test)]
 pub mod testing;

@@ -19,6 +19,8 @@ pub struct Stamp<'a> {
     pub time: Timestamp,
     /// How many links the event has crossed.
     pub hops: u8,
+    /// The event went ahead of its payload, which did not come up in time: the stamp says `"payload":"pending"`.
+    pub pending: bool,
 }
 
 impl Stamp<'_> {
@@ -43,7 +45,7 @@ impl Stamp<'_> {
         out.push_str(&self.time.to_rfc3339());
         out.push_str("\",\"hops\":");
         out.push_str(&self.hops.to_string());
-        out.push('}');
+        out.push_str(if self.pending { ",\"payload\":\"pending\"}" } else { "}" });
     }
 
     pub fn to_json(&self) -> String {
@@ -96,6 +98,7 @@ mod tests {
             sequence: None,
             time: Timestamp::from_millis(1_500),
             hops: 1,
+            pending: false,
         };
         stamp.to_json()
     }

@@ -21,6 +21,7 @@ pub fn draft(key: &str, detail: &str) -> Draft {
         resources: Vec::new(),
         payload_hash: PayloadHash(Sha256::digest(detail).into()),
         stamp_stripped: false,
+        has_payload: false,
     }
 }
 

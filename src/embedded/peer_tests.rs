@@ -40,6 +40,7 @@ fn batch(cluster: &str, records: u64) -> Batch {
         head: records,
         sent: Timestamp(17),
         held: Vec::new(),
+        payloads_in: None,
     };
     Batch { opening, records: (1..=records).map(|offset| record(offset, &format!("k{offset}"), "{}")).collect() }
 }

@@ -59,6 +59,7 @@ pub fn batch(receiver: &str, kind: Kind, offsets: &[u64], detail: &str) -> Batch
             head: 1_000,
             sent: Timestamp(1),
             held: Vec::new(),
+            payloads_in: None,
         },
         records: records.collect(),
     }

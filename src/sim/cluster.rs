@@ -14,7 +14,8 @@ use super::{
     disk::Image,
     history::History,
     net::Net,
-    node::{Node, Profile, Refused, Running},
+    node::{Node, Profile, REFERENCE, Refused, Running},
+    payload::{self, Kind as Payload},
     trace::SharedTrace,
 };
 use crate::{
@@ -186,7 +187,7 @@ impl Cluster {
 
     /// Publishes events that were never published before.
     pub fn publish_new(&mut self, index: usize, count: u64) {
-        let drafts: Vec<_> = (0..count).map(|_| lock(&self.history).invent(true)).collect();
+        let drafts: Vec<_> = (0..count).map(|_| lock(&self.history).invent(true, Payload::None)).collect();
         self.send(index, drafts);
     }
 
@@ -196,12 +197,37 @@ impl Cluster {
         let node = &self.nodes[index];
         let lives: Vec<&Running> = node.running.iter().chain(&node.ghost).collect();
         let Some(running) = self.chance.pick(&lives) else { return };
-        let (region, hub, life) = (node.name, running.hub.clone(), running.life);
+        let (region, hub, store, life) = (node.name, running.hub.clone(), running.store.clone(), running.life);
         // Producers' clocks are their own.
         let off = [0, 0, 0, -86_400_000, 7_200_000][self.chance.below(5) as usize];
         let time = (off != 0).then(|| node.clock.now().shifted(off));
         let (net, history, trace) = (self.net.clone(), self.history.clone(), self.trace.clone());
+        let late = self.chance.millis(0, 5_000);
+        let never = self.chance.hits(0.5);
         tokio::spawn(async move {
+            let mut drafts = drafts;
+            let mut uploaded = Vec::with_capacity(drafts.len());
+            for (key, detail) in drafts.drain(..) {
+                // Payloads first; a service that is too late with them, or forgets them, is one that fails.
+                let done = match payload::of(&detail) {
+                    Some((at, bytes)) if payload::is_late(&detail) => {
+                        let store = store.clone();
+                        if !never {
+                            tokio::spawn(async move {
+                                tokio::time::sleep(late).await;
+                                store.upload(&at, bytes).await
+                            });
+                        }
+                        true
+                    }
+                    Some((at, bytes)) => store.upload(&at, bytes).await,
+                    None => true,
+                };
+                if done {
+                    uploaded.push((key, detail));
+                }
+            }
+            let drafts = uploaded;
             let events = drafts.iter().map(|(key, detail)| Draft { time, ..draft(key, detail) }).collect();
             let answer = hub.publish(events).await;
             if !net.is_alive(region, life) {
@@ -319,7 +345,8 @@ fn draft(key: &str, detail: &str) -> Draft {
         detail: detail.to_owned(),
         time: None,
         resources: Vec::new(),
-        payload_hash: json::canonical_hash(SOURCE, DETAIL_TYPE, detail, &[]),
+        payload_hash: json::canonical_hash(SOURCE, DETAIL_TYPE, detail, &[REFERENCE.to_owned()]),
         stamp_stripped: false,
+        has_payload: payload::of(detail).is_some(),
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 
-use super::{chance::Chance, power::Power};
+use super::{chance::Chance, objects::Shelf, power::Power};
 use crate::ports::disk::{Disk, File};
 
 const SECTOR: usize = 512;
@@ -115,6 +115,7 @@ pub struct Image {
     /// Changes of names since their folder's last sync, oldest first.
     unsynced_names: Vec<NameChange>,
     given: u64,
+    objects: Shelf,
 }
 
 impl Image {
@@ -188,6 +189,11 @@ impl SimDisk {
         true
     }
 
+    /// What the disk holds of objects, for whoever judges it.
+    pub fn objects(&self) -> Shelf {
+        self.state().image.objects.clone()
+    }
+
     /// Power fails.
     pub fn crash(&self) {
         let mut state = self.state();
@@ -259,6 +265,11 @@ impl Handle {
             *left -= 1;
         }
         action(&mut state)
+    }
+
+    /// What the disk holds of objects. What was written there is durable at once.
+    pub fn shelf<T>(&self, act: impl FnOnce(&mut Shelf) -> T) -> io::Result<T> {
+        self.act(|state| Ok(act(&mut state.image.objects)))
     }
 
     fn at_once<T: Send + 'static>(

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::REGIONS;
+use bytes::Bytes;
+
+use super::{REGIONS, objects::Shelf, payload};
 use crate::{
     core::{
         event::Record,
         invariant::{Invariant, Violation},
+        object::Location,
         time::Timestamp,
     },
     ports::hub::{Hub, Published},
@@ -25,6 +28,8 @@ pub struct Effect {
     pub repaired: bool,
     pub hops: u8,
     pub origin: Option<String>,
+    /// It says that its payload was not there.
+    pub pending: bool,
 }
 
 impl Effect {
@@ -39,6 +44,7 @@ impl Effect {
             repaired: record.header.is_repaired(),
             hops: record.header.hops,
             origin: record.origin_region().map(str::to_owned),
+            pending: record.header.is_pending(),
         }
     }
 }
@@ -62,6 +68,8 @@ struct Key {
     acknowledged: BTreeSet<&'static str>,
     /// Every filter takes it.
     passes: bool,
+    /// Its payload may come up too late, or never.
+    late: bool,
     /// A restore took it when no other region had it.
     adrift: bool,
 }
@@ -70,6 +78,8 @@ struct Key {
 pub struct History {
     keys: BTreeMap<String, Key>,
     order: Vec<String>,
+    /// What services wrote under each location.
+    objects: BTreeMap<Location, BTreeSet<Bytes>>,
     pub acknowledged: u64,
     pub duplicates: u64,
     pub conflicts: u64,
@@ -81,15 +91,19 @@ impl History {
         if !self.keys.contains_key(key) {
             self.order.push(key.to_owned());
         }
+        if let Some((at, bytes)) = payload::of(detail) {
+            self.objects.entry(at).or_default().insert(bytes);
+        }
         let known = self.keys.entry(key.to_owned()).or_default();
+        known.late |= payload::is_late(detail);
         known.details.insert(detail.to_owned());
         known.passes = passes;
     }
 
-    /// A key that was never published, with a payload, on its way.
-    pub fn invent(&mut self, passes: bool) -> (String, String) {
+    /// A key that was never published, on its way.
+    pub fn invent(&mut self, passes: bool, payload: payload::Kind) -> (String, String) {
         let n = self.len();
-        let (key, detail) = (format!("k{n}"), format!("{{\"n\":{n},\"pass\":{passes}}}"));
+        let (key, detail) = (format!("k{n}"), format!("{{\"n\":{n},\"pass\":{passes}{}}}", payload.members(n)));
         self.attempt(&key, &detail, passes);
         (key, detail)
     }
@@ -146,11 +160,11 @@ impl History {
 
     /// Two regions may differ in it: two payloads, or lost with a disk.
     fn is_exempt(&self, key: &str) -> bool {
-        self.is_conflict(key) || self.keys.get(key).is_none_or(|known| known.adrift || !known.passes)
+        self.is_conflict(key) || self.keys.get(key).is_none_or(|known| known.adrift || known.late || !known.passes)
     }
 
     /// What must hold of one hub at any time.
-    pub fn check_hub(&self, region: &str, effects: &[Effect], violations: &mut Vec<Violation>) {
+    pub fn check_hub(&self, region: &str, effects: &[Effect], objects: &Shelf, violations: &mut Vec<Violation>) {
         let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
         for effect in effects {
             let key = effect.key.as_str();
@@ -158,9 +172,14 @@ impl History {
                 let what = format!("{key} is at offsets {first} and {} of {region}", effect.offset);
                 violations.push(Violation::new(Invariant::OneEffect, what));
             }
-            if !self.keys.get(key).is_some_and(|known| known.details.contains(&effect.detail)) {
+            let published = payload::as_published(&effect.detail);
+            if !self.keys.get(key).is_some_and(|known| known.details.contains(&published)) {
                 let what = format!("{key} is in {region} with {}", effect.detail);
                 violations.push(Violation::new(Invariant::Invented, what));
+            }
+            if let Some(why) = self.lacks_payload(effect, objects) {
+                let what = format!("{key} is at {} of {region}, and its payload {why}", effect.offset);
+                violations.push(Violation::new(Invariant::Payload, what));
             }
             let own = effect.origin.as_deref() == Some(region);
             let looped = !effect.local && !effect.repaired && (effect.hops != 1 || own);
@@ -169,6 +188,17 @@ impl History {
                 violations.push(Violation::new(Invariant::NoLoop, what));
             }
         }
+    }
+
+    /// Why an event that is in a hub has no payload there, byte for byte; `None` where it has, or says that it has not.
+    fn lacks_payload(&self, effect: &Effect, objects: &Shelf) -> Option<String> {
+        if effect.pending || effect.local && payload::is_late(&effect.detail) {
+            return None;
+        }
+        let at = payload::referred(&effect.detail)?;
+        let Some(bytes) = objects.get(&at) else { return Some(format!("{at} is missing")) };
+        let written = self.objects.get(&payload::without_suffix(&at));
+        (!written.is_some_and(|written| written.contains(bytes))).then(|| format!("{at} holds {bytes:?}"))
     }
 
     /// What was acknowledged here is here. Where the region was restored, that needs a peer which kept this region's
@@ -183,7 +213,7 @@ impl History {
         let held: BTreeSet<&str> = effects.iter().map(|effect| effect.key.as_str()).collect();
         for (key, known) in self.keys.iter().filter(|(_, known)| known.acknowledged.contains(region) && !known.adrift) {
             // With two payloads a restore may bring back the other one, or none.
-            if !held.contains(key.as_str()) && known.details.len() == 1 && (known.passes || !restored) {
+            if !held.contains(key.as_str()) && known.details.len() == 1 && (known.passes && !known.late || !restored) {
                 let what = format!("{key} was acknowledged in {region} and is not there");
                 violations.push(Violation::new(Invariant::Durable, what));
             }
@@ -244,7 +274,7 @@ impl History {
             let (key, home, peer) = (effect.key.as_str(), link.home, link.peer);
             match there.get(key) {
                 Some(detail)
-                    if *detail != effect.detail
+                    if payload::as_published(detail) != payload::as_published(&effect.detail)
                         && link.dead.is_some_and(|dead| !dead.contains(key))
                         && !(link.given_up)(key) =>
                 {
@@ -254,7 +284,11 @@ impl History {
                         violations.push(Violation::new(Invariant::Letters, what));
                     }
                 }
-                None if self.keys.get(key).is_some_and(|known| !known.adrift && known.details.len() == 1) => {
+                None if self
+                    .keys
+                    .get(key)
+                    .is_some_and(|known| !known.adrift && !known.late && known.details.len() == 1) =>
+                {
                     let filter = link.filters.iter().rev().find(|(after, _)| *after < effect.offset);
                     if filter.is_some_and(|(_, pattern)| pattern == "{}") {
                         let what = format!("{key} at {} of {home} passes, and is not at {peer}", effect.offset);
@@ -267,7 +301,8 @@ impl History {
     }
 
     pub fn check_letter(&self, region: &str, peer: &str, key: &str, reason: &str, violations: &mut Vec<Violation>) {
-        if !self.is_conflict(key) {
+        let lacks = reason == "payload_missing" && self.keys.get(key).is_some_and(|known| known.late);
+        if !self.is_conflict(key) && !lacks {
             let what = format!("{key} of {region} is a dead letter for {peer}: {reason}");
             violations.push(Violation::new(Invariant::Letters, what));
         }

@@ -14,6 +14,7 @@ use super::{
     cluster::{CONVERGES_WITHIN, Cluster, DETAIL_TYPE, SOURCE, SYNC_ENDS_WITHIN, lock},
     history::{Effect, Exceptions, History, Place, effects},
     node::{Node, Running},
+    objects::Shelf,
 };
 use crate::{
     agent::Selection,
@@ -28,7 +29,8 @@ impl Cluster {
         let hubs = self.hubs().await;
         let history = self.history.clone();
         for (region, effects) in &hubs {
-            lock(&history).check_hub(region, effects, &mut self.violations);
+            let objects = self.objects_of(region);
+            lock(&history).check_hub(region, effects, &objects, &mut self.violations);
         }
         self.check_places(index, &hubs);
         self.check_agents();
@@ -118,6 +120,11 @@ impl Cluster {
         self.violations.extend(violations);
     }
 
+    fn objects_of(&self, region: &str) -> Shelf {
+        let node = self.nodes.iter().find(|node| node.name == region);
+        node.map(|node| node.disk.objects()).unwrap_or_default()
+    }
+
     /// What is in the hubs that are up.
     pub async fn hubs(&self) -> BTreeMap<&'static str, Vec<Effect>> {
         let mut hubs = BTreeMap::new();
@@ -189,7 +196,7 @@ impl Cluster {
         let hubs = self.hubs().await;
         let history = lock(&self.history);
         for (region, effects) in &hubs {
-            history.check_hub(region, effects, &mut open);
+            history.check_hub(region, effects, &self.objects_of(region), &mut open);
             let restored = self.rewound.iter().any(|index| self.nodes[*index].name == *region);
             history.check_durable(region, restored, effects, &mut open);
         }

@@ -26,6 +26,8 @@ pub mod judge;
 pub mod managed;
 pub mod net;
 pub mod node;
+mod objects;
+mod payload;
 pub mod power;
 pub mod scenarios;
 pub mod steps;

@@ -24,6 +24,7 @@ use crate::{
     },
     ports::{
         inbox::{Inbox, Refusal},
+        objects::Objects,
         peer::{Hello, Peer, RepairRequest},
     },
 };
@@ -41,12 +42,21 @@ pub struct Quality {
     pub lose_reply: f64,
     pub duplicate: f64,
     pub throttle: f64,
+    /// Bodies of objects arrive cut off, or with a wrong byte.
+    pub damage: f64,
     pub delay_max_ms: u64,
 }
 
 impl Quality {
-    pub const GOOD: Quality =
-        Quality { cut: false, lose_request: 0.0, lose_reply: 0.0, duplicate: 0.0, throttle: 0.0, delay_max_ms: 5 };
+    pub const GOOD: Quality = Quality {
+        cut: false,
+        lose_request: 0.0,
+        lose_reply: 0.0,
+        duplicate: 0.0,
+        throttle: 0.0,
+        damage: 0.0,
+        delay_max_ms: 5,
+    };
 }
 
 struct Way {
@@ -54,9 +64,16 @@ struct Way {
     quality: Quality,
 }
 
+/// What of a region can be called.
+#[derive(Clone)]
+pub struct Site {
+    pub inbox: Arc<dyn Inbox>,
+    pub objects: Arc<dyn Objects>,
+}
+
 #[derive(Clone)]
 struct Node {
-    inbox: Option<Arc<dyn Inbox>>,
+    site: Option<Site>,
     life: u64,
     /// Lives that go on beside the present one: what they send is heard, and nobody finds them.
     ghosts: BTreeSet<u64>,
@@ -99,16 +116,28 @@ impl Net {
     /// A new life of the node begins; it cannot be reached yet. Answers its number.
     pub fn begin(&self, name: &str) -> u64 {
         let mut state = self.state();
-        let node = state.nodes.entry(name.to_owned()).or_insert(Node { inbox: None, life: 0, ghosts: BTreeSet::new() });
-        node.inbox = None;
+        let node = state.nodes.entry(name.to_owned()).or_insert(Node { site: None, life: 0, ghosts: BTreeSet::new() });
+        node.site = None;
         node.life += 1;
         node.life
     }
 
-    pub fn up(&self, name: &str, inbox: Arc<dyn Inbox>) {
+    pub fn up(&self, name: &str, site: Site) {
         if let Some(node) = self.state().nodes.get_mut(name) {
-            node.inbox = Some(inbox);
+            node.site = Some(site);
         }
+    }
+
+    pub fn trace(&self) -> &SharedTrace {
+        &self.trace
+    }
+
+    /// Whether a body on this way is spoiled: cut off, or with a wrong byte, and where.
+    pub fn damage(&self, home: &str, peer: &str) -> Option<(bool, usize)> {
+        let mut state = self.state();
+        let Way { chance, quality } = self.way(&mut state, home, peer);
+        let damage = quality.damage;
+        chance.hits(damage).then(|| (chance.hits(0.5), chance.below(1_000) as usize))
     }
 
     /// Changes what the way from `home` to `peer` does.
@@ -168,10 +197,10 @@ impl Net {
         cut
     }
 
-    fn node(&self, name: &str) -> Option<(Arc<dyn Inbox>, u64)> {
+    fn node(&self, name: &str) -> Option<(Site, u64)> {
         let state = self.state();
         let node = state.nodes.get(name)?;
-        Some((node.inbox.clone()?, node.life))
+        Some((node.site.clone()?, node.life))
     }
 
     pub fn is_alive(&self, name: &str, life: u64) -> bool {
@@ -201,7 +230,7 @@ pub struct SimPeer {
     pub peer: String,
 }
 
-type Work<T> = Arc<dyn Fn(Arc<dyn Inbox>) -> BoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
+type Work<T> = Arc<dyn Fn(Site) -> BoxFuture<'static, Result<T, Refusal>> + Send + Sync>;
 
 fn failure(refusal: Refusal) -> Failure {
     match refusal {
@@ -234,7 +263,7 @@ impl SimPeer {
         self.net.is_alive(&self.home, self.life) && self.power.call()
     }
 
-    async fn bounded<T: Send + 'static>(&self, work: Work<T>) -> Result<T, Failure> {
+    pub(super) async fn bounded<T: Send + 'static>(&self, work: Work<T>) -> Result<T, Failure> {
         match tokio::time::timeout(CALL_TIMEOUT, self.call(work)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::Unanswered("no answer in time".to_owned())),
@@ -256,7 +285,7 @@ async fn travel<T: Send + 'static>(
         }
         return std::future::pending().await;
     }
-    let Some((inbox, life)) = net.node(&peer) else {
+    let Some((site, life)) = net.node(&peer) else {
         return Err(Failure::Unanswered("connection refused".to_owned()));
     };
     if fate.throttle {
@@ -266,13 +295,13 @@ async fn travel<T: Send + 'static>(
         let (net, peer, work) = (net.clone(), peer.clone(), work.clone());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            if let Some((inbox, _)) = net.node(&peer) {
+            if let Some((site, _)) = net.node(&peer) {
                 // Nobody waits for this answer.
-                let _ = work(inbox).await;
+                let _ = work(site).await;
             }
         });
     }
-    let result = work(inbox).await;
+    let result = work(site).await;
     if !net.is_alive(&peer, life) {
         return Err(Failure::Unanswered("connection reset".to_owned()));
     }
@@ -287,7 +316,7 @@ impl Peer for SimPeer {
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Failure>> {
         // Over the wire format, as in production.
         let bytes = bytes::Bytes::from(batch.encode());
-        self.call(Arc::new(move |inbox: Arc<dyn Inbox>| {
+        self.call(Arc::new(move |Site { inbox, .. }: Site| {
             let bytes = bytes.clone();
             async move {
                 let batch = Batch::decode(&bytes).map_err(|error| Refusal::Malformed(error.to_string()))?;
@@ -300,7 +329,7 @@ impl Peer for SimPeer {
 
     fn hello(&self) -> BoxFuture<'_, Result<Hello, Failure>> {
         let asker = self.home.clone();
-        self.bounded(Arc::new(move |inbox: Arc<dyn Inbox>| {
+        self.bounded(Arc::new(move |Site { inbox, .. }: Site| {
             let asker = asker.clone();
             async move { inbox.hello(&asker).await }.boxed()
         }))
@@ -308,7 +337,7 @@ impl Peer for SimPeer {
     }
 
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Failure>> {
-        self.bounded(Arc::new(move |inbox: Arc<dyn Inbox>| {
+        self.bounded(Arc::new(move |Site { inbox, .. }: Site| {
             let request = request.clone();
             async move { inbox.request_repair(request).await }.boxed()
         }))

@@ -15,18 +15,22 @@ use super::{
     clock::SimClock,
     disk::{Image, SimDisk},
     hold::{HoldingInbox, Share},
-    net::{Net, SimPeer},
+    net::{Net, SimPeer, Site},
+    objects::SimStore,
     power::Power,
     trace::SharedTrace,
 };
 use crate::{
-    agent::{Agent, Parts},
+    agent::{Agent, Parts, payloads::Stores},
     config::Config,
     embedded::hub::{self, EmbeddedHub},
     faults::{CrashHook, Faults, clock::SkewedClock, inbox::FaultyInbox, peer::FaultyPeer},
     metrics::Metrics,
     ports::{clock::Clock, peer::Peer},
 };
+
+/// Where events refer to objects.
+pub const REFERENCE: &str = "/detail/claimCheck";
 
 /// What differs from seed to seed besides the faults.
 #[derive(Clone, Debug)]
@@ -35,6 +39,14 @@ pub struct Profile {
     pub in_flight: u64,
     pub heartbeat_ms: u64,
     pub segment_bytes: u64,
+    /// Events that one link may hold.
+    pub held_max: u64,
+    /// What does not come up in time is forwarded.
+    pub forward: bool,
+    /// One in so many events refers to an object; 0: none does.
+    pub payloads: u64,
+    /// Larger objects go in parts.
+    pub part_bytes: u64,
     /// Links whose filter takes only events that say so.
     pub filtered: BTreeMap<(String, String), bool>,
 }
@@ -47,6 +59,10 @@ impl Profile {
             in_flight: pick(&[1, 2, 8]),
             heartbeat_ms: pick(&[1_000, 3_000, 10_000]),
             segment_bytes: pick(&[16 << 10, 64 << 10, 256 << 10]),
+            held_max: pick(&[20, 1_000]),
+            forward: pick(&[0, 1]) == 1,
+            payloads: pick(&[0, 2, 5]),
+            part_bytes: pick(&[16, 1_000]),
             filtered: BTreeMap::new(),
         }
     }
@@ -55,8 +71,13 @@ impl Profile {
     pub fn config(&self, absent: &BTreeSet<&'static str>) -> Result<Config, String> {
         let mut text = format!(
             "[heartbeat]\ninterval = \"{}ms\"\n[replication]\nbatch_events = {}\nin_flight = {}\n\
-             attempt_timeout = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"2s\"\n[faults]\nenabled = true\n",
-            self.heartbeat_ms, self.batch_events, self.in_flight
+             attempt_timeout = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"2s\"\nmax_held = {}\n[faults]\nenabled = true\n\
+             [claim_check]\nreference = [\"{REFERENCE}\"]\nwait = \"3s\"\nmissing = \"{}\"\n",
+            self.heartbeat_ms,
+            self.batch_events,
+            self.in_flight,
+            self.held_max,
+            if self.forward { "forward" } else { "hold" },
         );
         let is_there = |region: &str| !absent.contains(region);
         for region in REGIONS.into_iter().filter(|region| is_there(region)) {
@@ -69,7 +90,10 @@ impl Profile {
                 "[[link]]\nfrom = \"{from}\"\nto = \"{to}\"\npattern = {{ detail = {{ pass = [true] }} }}"
             );
         }
-        Config::parse(&text, "simulated.toml", &|_| None).map_err(|error| error.to_string())
+        let mut config = Config::parse(&text, "simulated.toml", &|_| None).map_err(|error| error.to_string())?;
+        // Smaller than files may say, so that small objects go in parts.
+        config.claim_check.part_size = self.part_bytes;
+        Ok(config)
     }
 }
 
@@ -77,6 +101,7 @@ impl Profile {
 pub struct Running {
     pub agent: Arc<Agent>,
     pub hub: EmbeddedHub,
+    pub store: Arc<SimStore>,
     pub life: u64,
     pub power: Arc<Power>,
 }
@@ -151,8 +176,10 @@ impl Node {
             log_bytes_max: self.log_bytes_max.unwrap_or(config.log.max_size),
             segment_bytes: profile.segment_bytes,
         };
-        let disk = Arc::new(self.disk.handle(power.clone()));
-        let opened = EmbeddedHub::open(disk, clock.clone(), entropy.clone(), options).await;
+        let disk = self.disk.handle(power.clone());
+        let chance = SharedChance::new(Chance::new(self.seed, &format!("store {} {life}", self.name)));
+        let store = Arc::new(SimStore::new(disk.clone(), chance));
+        let opened = EmbeddedHub::open(Arc::new(disk), clock.clone(), entropy.clone(), options).await;
         let (hub, writer) = opened.map_err(|error| self.refused(&power, &error))?;
         tokio::spawn(writer.run());
         let others: Vec<String> = config.regions.iter().map(|region| region.name.clone()).collect();
@@ -161,17 +188,20 @@ impl Node {
             let power = power.clone();
             Arc::new(move || power.cut())
         };
-        let peers = others.iter().map(|peer| {
+        let mut stores = Stores { home: store.clone(), peers: BTreeMap::new() };
+        let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
+        for peer in &others {
             let (net, home) = (net.clone(), self.name.to_owned());
             let sim = Arc::new(SimPeer { net, home, life, power: power.clone(), peer: peer.clone() });
-            let faulty = FaultyPeer::new(sim, peer, faults.clone(), crash.clone());
-            (peer.clone(), Arc::new(faulty) as Arc<dyn Peer>)
-        });
+            stores.peers.insert(peer.clone(), sim.clone());
+            peers.insert(peer.clone(), Arc::new(FaultyPeer::new(sim, peer, faults.clone(), crash.clone())));
+        }
         let agent = Agent::start(Parts {
             config,
             region: self.name.to_owned(),
             hub: Arc::new(hub.clone()),
-            peers: peers.collect(),
+            peers,
+            objects: Some(stores),
             clock,
             entropy,
             faults: faults.clone(),
@@ -181,8 +211,9 @@ impl Node {
         .map_err(|error| self.refused(&power, &error))?;
         let chance = Chance::new(self.seed, &format!("held back {} {life}", self.name));
         let holding = HoldingInbox::new(agent.inbox.clone(), self.held_back.clone(), chance, self.trace.clone());
-        net.up(self.name, Arc::new(FaultyInbox::new(Arc::new(holding), faults, crash)));
-        self.running = Some(Running { agent, hub, life, power });
+        let inbox = Arc::new(FaultyInbox::new(Arc::new(holding), faults, crash));
+        net.up(self.name, Site { inbox, objects: store.clone() });
+        self.running = Some(Running { agent, hub, store, life, power });
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use super::{
     cluster::{Cluster, lock},
     disk::Image,
     net::Quality,
+    payload,
 };
 use crate::{
     agent::Selection,
@@ -47,7 +48,8 @@ impl Cluster {
                 }
                 None => {
                     let passes = self.chance.hits(0.9);
-                    drafts.push(history.invent(passes));
+                    let payload = payload::Kind::draw(&mut self.chance, self.profile.payloads);
+                    drafts.push(history.invent(passes, payload));
                     continue;
                 }
             };
@@ -181,6 +183,7 @@ impl Cluster {
             Fault::Duplicate => quality.duplicate = strength,
             Fault::Throttle => quality.throttle = strength,
             Fault::TimeoutAfterSuccess => quality.lose_reply = strength,
+            Fault::Damage => quality.damage = strength,
             _ => {}
         });
     }

@@ -35,12 +35,14 @@ pub enum Fault {
     BitRot,
     /// A region answers `Retry` for single events.
     Hold,
+    /// Bodies of objects arrive cut off, or with a wrong byte.
+    Damage,
     /// An agent starts with a file that leaves a region out, or has it again.
     Membership,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 18] = [
         Fault::Partition,
         Fault::Delay,
         Fault::Drop,
@@ -57,6 +59,7 @@ impl Fault {
         Fault::Clone,
         Fault::BitRot,
         Fault::Hold,
+        Fault::Damage,
         Fault::Membership,
     ];
 
@@ -78,6 +81,7 @@ impl Fault {
             Fault::Clone => "clone",
             Fault::BitRot => "bit-rot",
             Fault::Hold => "hold",
+            Fault::Damage => "damage",
             Fault::Membership => "membership",
         }
     }

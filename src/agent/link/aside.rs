@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use futures::FutureExt;
 
-use super::{Answered, LinkTask, Loop, Sent};
+use super::{Answered, LinkTask, Loop, Sent, payload::Ready};
 use crate::{
     agent::inbox::read_state,
     core::{
@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// Held events sent together.
-const HELD_BATCH: usize = 64;
+pub(super) const HELD_BATCH: usize = 64;
 
 impl LinkTask {
     pub(super) async fn send_held(&mut self, state: &mut Loop) {
-        let due = self.core.due_held(self.ends.steady(), HELD_BATCH);
+        let due = self.core.due_held(self.ends.steady(), state.bringing.room(HELD_BATCH));
         if due.is_empty() {
             return;
         }
@@ -49,8 +49,15 @@ impl LinkTask {
                     self.perform(dead.collect()).await;
                 }
                 Ok(found) if !found.is_empty() => {
-                    bytes += found.iter().map(|record| record.raw().len()).sum::<usize>();
-                    records.extend(found);
+                    for record in found {
+                        self.core.know_held(&record.header);
+                        if self.waits_for_payload(&record) {
+                            self.bring(state, record);
+                        } else {
+                            bytes += record.raw().len();
+                            records.push(record);
+                        }
+                    }
                 }
                 Ok(_) | Err(ReadError::Dropped { .. }) => {
                     // Retention keeps what is held; only the size limit takes it.
@@ -67,14 +74,13 @@ impl LinkTask {
         let (own, copies): (Vec<Record>, Vec<Record>) =
             records.into_iter().partition(|record| !self.is_foreign(record));
         for (kind, records) in [(Kind::Redrive, own), (Kind::Repair, copies)] {
-            if !records.is_empty() {
-                self.send_single(state, kind, records);
-            }
+            let ready = records.into_iter().map(|record| Ready { sent: record.clone(), original: record });
+            self.send_single(state, &kind, ready.collect());
         }
     }
 
     /// It is among the dead letters, or was discarded from them: the peer's list of what was held back does not know that.
-    fn is_dead(&self, record: &Record) -> bool {
+    pub(super) fn is_dead(&self, record: &Record) -> bool {
         let peer = &self.ends.peer_name;
         read_state(&*self.ends.hub, |state| {
             let is_it = |(of, key): (&String, &KeyHash)| of == peer && *key == record.header.key_hash;
@@ -83,19 +89,38 @@ impl LinkTask {
         })
     }
 
-    fn is_foreign(&self, record: &Record) -> bool {
+    pub(super) fn is_foreign(&self, record: &Record) -> bool {
         record.header.is_remote() && !record.came_back_to(&self.ends.home)
     }
 
-    fn send_single(&self, state: &Loop, kind: Kind, records: Vec<Record>) {
+    /// Sends events by themselves, in batches within the link's bounds.
+    pub(super) fn send_single(&self, state: &Loop, kind: &Kind, ready: Vec<Ready>) {
+        let mut batch: Vec<Ready> = Vec::new();
+        let mut bytes = 0;
+        for ready in ready {
+            if batch.len() >= HELD_BATCH || bytes > self.core.options().batch_bytes {
+                self.send_batch(state, kind.clone(), std::mem::take(&mut batch));
+                bytes = 0;
+            }
+            bytes += ready.sent.raw().len();
+            batch.push(ready);
+        }
+        if !batch.is_empty() {
+            self.send_batch(state, kind.clone(), batch);
+        }
+    }
+
+    fn send_batch(&self, state: &Loop, kind: Kind, ready: Vec<Ready>) {
         let ends = self.ends.clone();
+        let (originals, records): (Vec<Record>, Vec<Record>) =
+            ready.into_iter().map(|ready| (ready.original, ready.sent)).unzip();
         let sending = async move {
             let bytes = records.iter().map(|record| record.raw().len()).sum();
             let paced = ends.pacer().admit(records.len(), bytes).await;
             let opening = ends.opening(kind);
             let sent = opening.sent;
-            let result = ends.deliver(Batch { opening, records: records.clone() }).await;
-            Answered { what: Sent::Held(records), sent, result, paced }
+            let result = ends.deliver(Batch { opening, records }).await;
+            Answered { what: Sent::Held(originals), sent, result, paced }
         };
         state.wire.push(sending.boxed());
     }

@@ -61,8 +61,9 @@ impl Link {
         if self.spans.len() > self.spans_max {
             return Some(Violation::new(Invariant::Bounds, format!("{} spans", self.spans.len())));
         }
-        // A batch may be answered `Retry` as a whole when the list is all but full.
-        let held_max = self.options.held_max + self.options.in_flight * self.options.batch_events;
+        // A batch may be answered `Retry` as a whole when the list is all but full, and what was read last may all refer to
+        // objects.
+        let held_max = self.options.held_max + (self.options.in_flight + 1) * self.options.batch_events;
         if self.held.len() > held_max.max(STRAYED_HELD_MAX) {
             return Some(Violation::new(Invariant::Bounds, format!("{} events held", self.held.len())));
         }

@@ -68,6 +68,7 @@ fn stream(from: u64, to: u64, records: Vec<Record>) -> Batch {
             head: 1_000,
             sent: Timestamp(1),
             held: Vec::new(),
+            payloads_in: None,
         },
         records,
     }

@@ -45,6 +45,9 @@ use crate::{
 /// A group is written once it has this many bytes; larger groups sync less often but answer later.
 const GROUP_BYTES: usize = 4 << 20;
 
+/// When an event whose payload went to an earlier life of this region should come again.
+const PAYLOAD_RETRY_MILLIS: u32 = 50;
+
 /// Zeros written behind a small group. Its file has this room set aside, but making such blocks part of the file takes a
 /// commit of the file system's journal besides, in the same sync: that doubles a sync's worst cases. So it is done
 /// for many groups at a time.
@@ -286,7 +289,7 @@ impl Writer {
             outcomes.push(self.arrive(record, opening).await?);
         }
         // Before the high-water that passes them: a torn write may end between the two.
-        self.note_holes(batch);
+        self.note_holes(batch, &outcomes);
         if let batch::Kind::Stream { from, to } = &opening.kind {
             for (incarnation, after) in &opening.lives.0 {
                 let end = opening.lives.end(*incarnation, opening.head).unwrap_or(0).min(*to);
@@ -300,7 +303,7 @@ impl Writer {
     }
 
     /// The high-water passes what the sender holds back: it is written down by itself.
-    fn note_holes(&mut self, batch: &Batch) {
+    fn note_holes(&mut self, batch: &Batch, outcomes: &[Outcome]) {
         let opening = &batch.opening;
         let counts = matches!(opening.kind, batch::Kind::Stream { .. } | batch::Kind::Redrive);
         let origin = opening.sender.clone();
@@ -313,7 +316,9 @@ impl Writer {
         }
         let position = |sequence| Some(Position { incarnation: opening.lives.at(sequence)?, sequence });
         let held: Vec<Position> = opening.held.iter().filter_map(|sequence| position(*sequence)).collect();
-        let came: Vec<Position> = batch.records.iter().filter_map(|record| position(record.header.offset)).collect();
+        let answered = batch.records.iter().zip(outcomes);
+        let came = answered.filter(|(_, outcome)| !outcome.is_put_off());
+        let came: Vec<Position> = came.filter_map(|(record, _)| position(record.header.offset)).collect();
         let holes = State::holes_after(&had, &held, &came);
         if had != holes {
             self.change(&Change::Holes { origin, holes }, None);
@@ -349,6 +354,10 @@ impl Writer {
         // restored, and give ids a second time.
         let life = (!shadow).then(|| self.life());
         let same_payload = match self.known(&header.key_hash, &header.payload_hash.0, now).await? {
+            Known::New if self.lacks_payload(header, opening, life) => {
+                marks::hit(Mark::ArrivalPayloadElsewhere);
+                return Ok(Outcome::Retry { after_millis: PAYLOAD_RETRY_MILLIS });
+            }
             Known::New => {
                 if let Some(incarnation) = life {
                     self.hlc.observe(header.hlc, now);
@@ -393,6 +402,12 @@ impl Writer {
         }
         marks::hit(if same_payload { Mark::ArrivalDuplicate } else { Mark::ArrivalConflict });
         Ok(if same_payload { Outcome::Duplicate } else { Outcome::Rejected(Reason::Conflict) })
+    }
+
+    /// Whether the event's payload was brought to another life of this region: to a disk that was restored since.
+    fn lacks_payload(&self, header: &Header, opening: &batch::Opening, life: Option<Incarnation>) -> bool {
+        let waits = header.has_payload() && !header.is_pending();
+        waits && life.is_some() && opening.payloads_in.is_some_and(|brought| life != Some(brought))
     }
 
     /// When the next event is accepted. No two of a log at the same time, also while the clock stands behind it: a

@@ -126,6 +126,7 @@ impl World {
             | Fault::Rollback
             | Fault::Clone
             | Fault::BitRot
+            | Fault::Damage
             | Fault::Membership => {}
         }
         Ok(())

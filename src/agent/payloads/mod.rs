@@ -1,0 +1,333 @@
+//! Payloads go ahead of their events: what a link does for an event that refers to objects.
+//!
+//! For each reference the peer's store must hold the very bytes before the event is sent. What is there already is not
+//! copied again, so a repeat after a crash costs a look. Where the peer's key holds other bytes, nothing is overwritten:
+//! the copy goes beside them, to `<key>.<sha256>`, and the reference is rewritten. Hence a `latest.json` that is overwritten
+//! for each event neither lies nor blocks.
+//!
+//! Small objects do not wait for large ones: those have lanes of their own, and an event that finds none free is tried
+//! again later.
+
+mod transfer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use self::transfer::{Stop, Transfer};
+use super::pacer::Pacer;
+use crate::{
+    config::{ClaimCheck, Config, Link, Missing},
+    core::{
+        link::Failure,
+        object::{KEY_BYTES_MAX, Location},
+        reference::{self, Reference},
+    },
+    marks::{self, Mark},
+    metrics::LinkMetrics,
+    planted::{self, Bug},
+    ports::objects::{Error, Objects, Stat},
+};
+
+/// From so many bytes on an object is large.
+const LARGE_BYTES: u64 = 8 << 20;
+
+/// Up to so many bytes an object is sent without asking first whether it is there.
+const SEND_FIRST_BYTES: u64 = 64 << 10;
+
+/// So often an object may change while it is copied before the event is put off.
+const CHANGES_MAX: u32 = 3;
+
+/// A payload that is missing is looked for again at least this often.
+pub const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// An event that found no lane for its large payload is tried again after this.
+pub const LANE_WAIT: Duration = Duration::from_secs(1);
+
+/// The object stores of an embedded region and of its peers.
+#[derive(Clone)]
+pub struct Stores {
+    pub home: Arc<dyn Objects>,
+    /// One for each region that this region has an enabled link to.
+    pub peers: BTreeMap<String, Arc<dyn Objects>>,
+}
+
+impl Stores {
+    /// What a link does about payloads; `None` where no event refers to any.
+    pub fn payloads(&self, config: &Config, link: &Link, metrics: &Arc<LinkMetrics>) -> Option<Arc<Payloads>> {
+        let claim_check = &config.claim_check;
+        let peer = self.peers.get(&link.to).filter(|_| !claim_check.reference.is_empty())?;
+        let options = Options::new(claim_check, Buckets::Same, link.attempt_timeout);
+        Some(Arc::new(Payloads::new(self.home.clone(), peer.clone(), options, metrics.clone())))
+    }
+}
+
+/// Where the copies of a bucket stand at a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Buckets {
+    /// Under the same name in every region, whatever it is.
+    Same,
+    /// One bucket for each region.
+    Own { home: String, peer: String },
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// JSON pointers to the references.
+    pub pointers: Vec<String>,
+    pub buckets: Buckets,
+    /// Buckets that all regions read: references to them stay as they are.
+    pub shared: BTreeSet<String>,
+    /// What becomes of an event whose payload does not come up within `wait`.
+    pub missing: Missing,
+    pub wait: Duration,
+    /// Objects under way at once.
+    pub transfers: usize,
+    /// Objects of [`LARGE_BYTES`] and more at once, besides.
+    pub large_transfers: usize,
+    /// Larger objects go in parts of this many bytes, and go on where they were after a failure.
+    pub part_bytes: u64,
+    /// How long a call that moves no bytes may take.
+    pub call_timeout: Duration,
+}
+
+impl Options {
+    pub fn new(config: &ClaimCheck, buckets: Buckets, call_timeout: Duration) -> Self {
+        Options {
+            pointers: config.reference.clone(),
+            buckets,
+            shared: config.shared_buckets.iter().cloned().collect(),
+            missing: config.missing,
+            wait: config.wait,
+            transfers: config.transfers,
+            large_transfers: config.large_transfers,
+            part_bytes: config.part_size,
+            call_timeout,
+        }
+    }
+
+    /// Where the copy of an object of this region stands at the peer.
+    fn destination(&self, from: &Location) -> Result<Option<Location>, Unready> {
+        if self.shared.contains(&from.bucket) {
+            return Ok(None);
+        }
+        match &self.buckets {
+            Buckets::Same => Ok(Some(from.clone())),
+            Buckets::Own { home, peer } if *home == from.bucket => Ok(Some(Location::new(peer, &from.key))),
+            Buckets::Own { home, .. } => Err(Unready::Never(format!(
+                "{from}: bucket `{}` is neither this region's (`{home}`) nor in claim_check.shared_buckets",
+                from.bucket
+            ))),
+        }
+    }
+}
+
+/// Why the payloads of an event are not all at the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// The object is not here.
+    Missing(Location),
+    /// All lanes for large objects are taken, or the same object is on its way for another event.
+    Busy,
+    /// The reference can never be followed; says why.
+    Never(String),
+    Failed(Failure),
+}
+
+/// The object stores of a link's two ends.
+pub struct Payloads {
+    home: Arc<dyn Objects>,
+    peer: Arc<dyn Objects>,
+    options: Options,
+    small: Semaphore,
+    large: Semaphore,
+    /// What is on its way.
+    under_way: Mutex<BTreeSet<Location>>,
+    metrics: Arc<LinkMetrics>,
+}
+
+impl Payloads {
+    pub fn new(home: Arc<dyn Objects>, peer: Arc<dyn Objects>, options: Options, metrics: Arc<LinkMetrics>) -> Self {
+        let permits = |count: usize| Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS));
+        Payloads {
+            small: permits(options.transfers),
+            large: permits(options.large_transfers),
+            under_way: Mutex::default(),
+            home,
+            peer,
+            options,
+            metrics,
+        }
+    }
+
+    /// How long an event waits for a payload that is missing, and what becomes of it then.
+    pub fn on_missing(&self) -> (Duration, Missing) {
+        (self.options.wait, self.options.missing)
+    }
+
+    /// Makes sure that the peer has every object that `detail` refers to; answers the detail that leads to them there, if
+    /// it is another one.
+    ///
+    /// # Errors
+    /// What an event with this detail has to wait for, or why it waits in vain.
+    pub async fn bring(&self, detail: &str, pacer: &Arc<Pacer>) -> Result<Option<String>, Unready> {
+        let result = self.bring_all(detail, pacer).await;
+        if let Err(unready) = &result {
+            match unready {
+                Unready::Missing(_) => {
+                    marks::hit(Mark::PayloadMissing);
+                    self.metrics.objects_missing.inc();
+                }
+                Unready::Failed(_) => {
+                    marks::hit(Mark::PayloadFailed);
+                    self.metrics.objects_failed.inc();
+                }
+                Unready::Busy | Unready::Never(_) => {}
+            }
+        }
+        result
+    }
+
+    async fn bring_all(&self, detail: &str, pacer: &Arc<Pacer>) -> Result<Option<String>, Unready> {
+        let found = reference::find(detail, &self.options.pointers);
+        let references = found.map_err(|malformed| Unready::Never(malformed.to_string()))?;
+        let mut brought: BTreeMap<Location, Location> = BTreeMap::new();
+        let mut moved: Vec<(Reference, Location)> = Vec::with_capacity(references.len());
+        for reference in references {
+            let Some(to) = self.options.destination(&reference.target)? else { continue };
+            let to = match brought.get(&reference.target) {
+                Some(known) if reference.sha256.is_none() => known.clone(),
+                _ => self.bring_one(&reference, to, pacer).await?,
+            };
+            brought.insert(reference.target.clone(), to.clone());
+            moved.push((reference, to));
+        }
+        let changed = moved.iter().any(|(reference, to)| reference.target != *to);
+        Ok(changed.then(|| reference::rewrite(detail, &moved)))
+    }
+
+    /// Answers where the object stands at the peer.
+    async fn bring_one(&self, reference: &Reference, to: Location, pacer: &Arc<Pacer>) -> Result<Location, Unready> {
+        let from = &reference.target;
+        let Ok(_small) = self.small.acquire().await else { return Err(Unready::Busy) };
+        // Several events may refer to one object: the first brings it for all.
+        let Some(_alone) = self.alone(from) else { return Err(Unready::Busy) };
+        for _ in 0..CHANGES_MAX {
+            let transfer = Transfer { payloads: self, pacer, from };
+            match self.try_once(&transfer, reference, to.clone()).await {
+                Ok(at) => return Ok(at),
+                Err(Stop::Changed | Stop::Exists) => marks::hit(Mark::PayloadChanged),
+                Err(Stop::Unready(unready)) => return Err(unready),
+            }
+        }
+        Err(Unready::Failed(Failure::Unanswered(format!("{from} changes while it is copied"))))
+    }
+
+    fn alone(&self, from: &Location) -> Option<Alone<'_>> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.insert(from.clone()).then(|| Alone { under_way: &self.under_way, from: from.clone() })
+    }
+
+    async fn try_once(&self, transfer: &Transfer<'_>, reference: &Reference, to: Location) -> Result<Location, Stop> {
+        let from = &reference.target;
+        let Some(stat) = transfer.stat(&*self.home, from).await? else {
+            return Err(Stop::Unready(Unready::Missing(from.clone())));
+        };
+        // An older or newer object than the one that is meant: that one may still come.
+        if let Some(meant) = reference.sha256
+            && meant != transfer.sha256(&stat).await?
+        {
+            return Err(Stop::Unready(Unready::Missing(from.clone())));
+        }
+        if self.is_there(transfer, &stat, &to).await? {
+            return Ok(to);
+        }
+        marks::hit(Mark::PayloadBeside);
+        let beside = beside(&to, transfer.sha256(&stat).await?);
+        if self.is_there(transfer, &stat, &beside).await? {
+            self.metrics.objects_beside.inc();
+            return Ok(beside);
+        }
+        let why = format!("{beside} of the peer holds other bytes than its name says, so {from} cannot go there");
+        Err(Stop::Unready(Unready::Never(why)))
+    }
+
+    /// Brings the object to `to`; `false` if other bytes stand there.
+    async fn is_there(&self, transfer: &Transfer<'_>, stat: &Stat, to: &Location) -> Result<bool, Stop> {
+        if stat.size > SEND_FIRST_BYTES.min(self.options.part_bytes)
+            && let Some(there) = transfer.stat(&*self.peer, to).await?
+        {
+            return self.is_same(transfer, stat, to, &there).await;
+        }
+        match transfer.send(stat, to).await {
+            Ok(()) => {
+                marks::hit(Mark::PayloadBrought);
+                self.metrics.objects_copied.inc();
+                self.metrics.object_bytes_copied.inc_by(stat.size);
+                Ok(true)
+            }
+            // A copy that was there already, or came at the same time.
+            Err(Stop::Exists) => match transfer.stat(&*self.peer, to).await? {
+                Some(there) => self.is_same(transfer, stat, to, &there).await,
+                None => Err(Stop::Changed),
+            },
+            Err(stop) => Err(stop),
+        }
+    }
+
+    async fn is_same(&self, transfer: &Transfer<'_>, stat: &Stat, to: &Location, there: &Stat) -> Result<bool, Stop> {
+        let same = match stat.same_bytes(there) {
+            _ if planted::is(Bug::PayloadTakenByName) => true,
+            Some(same) => same,
+            None => transfer.sha256(stat).await? == transfer.sha256_at(&*self.peer, to, there).await?,
+        };
+        if same {
+            marks::hit(Mark::PayloadPresent);
+            self.metrics.objects_present.inc();
+        }
+        Ok(same)
+    }
+}
+
+/// Keeps others from bringing the same object while it lives.
+struct Alone<'a> {
+    under_way: &'a Mutex<BTreeSet<Location>>,
+    from: Location,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.from);
+    }
+}
+
+/// Where the copy goes if other bytes stand at `to`.
+fn beside(to: &Location, sha256: [u8; 32]) -> Location {
+    let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = format!("{}.{hex}", to.key);
+    // A key that has no room for more.
+    let key = if key.len() > KEY_BYTES_MAX { format!("hubweave/{hex}") } else { key };
+    Location::new(&to.bucket, key)
+}
+
+/// How long until a payload that is missing is looked for again: soon at first, as most come up a moment after their
+/// event.
+pub fn look_again(attempts: u32) -> Duration {
+    (Duration::from_millis(100) * 2u32.saturating_pow(attempts.min(10))).min(LOOK_MAX)
+}
+
+impl From<Error> for Unready {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Failure(failure) => Unready::Failed(failure),
+            other => Unready::Failed(Failure::Unanswered(other.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

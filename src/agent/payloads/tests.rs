@@ -1,0 +1,1 @@
+//! Payloads between two simulated stores.
