@@ -93,6 +93,7 @@ marks! {
     ClaimNotTakenOver "claim-not-taken-over" "A claim was kept, or taken by somebody else, in the meantime.",
     ClaimUnanswered "claim-unanswered" "An insertion was not answered.",
     ClaimLost "claim-lost" "A claim was lost before its mark.",
+    MessagePayload "message-payload" "A message waits for its payload.",
     PutUnanswered "put-unanswered" "Events may or may not be on the bus.",
     PutLater "put-later" "The bus takes an event later.",
     PutHeld "put-held" "An event that the bus put off for long went to the held queue.",

@@ -5,6 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use super::stamp::Offloaded;
 use super::{
     event::RESERVED_SOURCE,
     ingress::{Ingress, KEY_BYTES_MAX, STAMP, entry_bytes},
@@ -76,7 +77,14 @@ pub struct Event {
     pub has_payload: bool,
     /// It goes without them: they did not come up in time.
     pub pending: bool,
+    /// Its whole detail stands in an object at the peer; `detail` is what is left of it.
+    pub offloaded: Option<Offloaded>,
 }
+
+/// Members of a detail that stay in the event when the whole of it is too large and goes into an object: those of at most
+/// this many bytes each, and in all. Rules match these still.
+const KEPT_MEMBER_BYTES: usize = 1_024;
+const KEPT_BYTES: usize = 16 << 10;
 
 #[derive(Deserialize)]
 struct Wire<'a> {
@@ -145,7 +153,24 @@ impl Event {
             payload_hash,
             has_payload: reference::refers(&stamped, &ingress.reference_pointers),
             pending: false,
+            offloaded: None,
         })
+    }
+
+    /// The whole detail stands in an object: only its small members stay.
+    pub fn offload(&mut self, mut offloaded: Offloaded) {
+        let mut kept = Vec::new();
+        let mut bytes = 0;
+        for member in json::members(&self.detail).unwrap_or_default() {
+            if member.text.len() <= KEPT_MEMBER_BYTES && bytes + member.text.len() <= KEPT_BYTES {
+                bytes += member.text.len() + 1;
+                kept.push(member.text);
+            }
+        }
+        let kept = format!("{{{}}}", kept.join(","));
+        offloaded.rest = json::canonical_hash(&self.source, &self.detail_type, &kept, &offloaded.pointers);
+        self.detail = kept;
+        self.offloaded = Some(offloaded);
     }
 
     /// Heartbeats and the like, hubweave's own.
@@ -173,6 +198,7 @@ impl Event {
             time: accepted,
             hops,
             pending: self.pending,
+            offloaded: self.offloaded.as_ref(),
         };
         Entry {
             source: self.source.clone(),

@@ -311,6 +311,7 @@ impl Record {
             time: self.header.hlc,
             hops: self.header.hops,
             pending: self.header.is_pending(),
+            offloaded: None,
         };
         stamp.push(out);
     }

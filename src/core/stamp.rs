@@ -3,7 +3,7 @@
 //! A stamp is believed only if its hash is the event's own. Services copy a received `detail` into new events, and with it
 //! the stamp; such an event is a new one, and would never leave its region if its stamp were believed.
 
-use super::{event::push_json_string, ingress::STAMP, json::Json, key::PayloadHash, time::Timestamp};
+use super::{event::push_json_string, ingress::STAMP, json::Json, key::PayloadHash, object::Location, time::Timestamp};
 
 /// What a delivered event says of its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,36 @@ pub struct Stamp<'a> {
     pub hops: u8,
     /// The event went ahead of its payload, which did not come up in time: the stamp says `"payload":"pending"`.
     pub pending: bool,
+    /// The whole detail stands in an object: the stamp says where, as `"offloaded":{..}`.
+    pub offloaded: Option<&'a Offloaded>,
+}
+
+/// Where the whole detail of an event stands that was too large for the peer's hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offloaded {
+    pub at: Location,
+    pub size: u64,
+    pub sha256: [u8; 32],
+    /// Where payloads are referred to, which a payload hash leaves out.
+    pub pointers: Vec<String>,
+    /// The payload hash of what is left of the detail: by it the stamp is known to be this event's own.
+    pub rest: PayloadHash,
+}
+
+impl Offloaded {
+    fn push(&self, out: &mut String) {
+        out.push_str(",\"offloaded\":{\"bucket\":");
+        push_json_string(out, &self.at.bucket);
+        out.push_str(",\"key\":");
+        push_json_string(out, &self.at.key);
+        out.push_str(",\"size\":");
+        out.push_str(&self.size.to_string());
+        out.push_str(",\"sha256\":\"");
+        self.sha256.iter().for_each(|byte| out.push_str(&format!("{byte:02x}")));
+        out.push_str("\",\"rest\":\"");
+        out.push_str(&self.rest.to_string());
+        out.push_str("\"}");
+    }
 }
 
 impl Stamp<'_> {
@@ -45,7 +75,13 @@ impl Stamp<'_> {
         out.push_str(&self.time.to_rfc3339());
         out.push_str("\",\"hops\":");
         out.push_str(&self.hops.to_string());
-        out.push_str(if self.pending { ",\"payload\":\"pending\"}" } else { "}" });
+        if self.pending {
+            out.push_str(",\"payload\":\"pending\"");
+        }
+        if let Some(offloaded) = self.offloaded {
+            offloaded.push(out);
+        }
+        out.push('}');
     }
 
     pub fn to_json(&self) -> String {
@@ -71,7 +107,10 @@ impl Found {
     pub fn of(detail: &Json<'_>, hash: PayloadHash) -> Found {
         let Some(stamp) = detail.get(STAMP) else { return Found::Absent };
         let text = |name| stamp.get(name).and_then(Json::as_str).map(str::to_owned);
-        let fits = stamp.get("hash").and_then(Json::as_str).is_some_and(|found| found == hash.to_string());
+        let is_own =
+            |found: Option<&Json<'_>>| found.and_then(Json::as_str).is_some_and(|found| found == hash.to_string());
+        let rest = stamp.get("offloaded").and_then(|offloaded| offloaded.get("rest"));
+        let fits = is_own(stamp.get("hash")) || is_own(rest);
         let hops = match stamp.get("hops") {
             Some(Json::Number(number)) => number.parse().ok(),
             _ => None,
@@ -99,6 +138,7 @@ mod tests {
             time: Timestamp::from_millis(1_500),
             hops: 1,
             pending: false,
+            offloaded: None,
         };
         stamp.to_json()
     }

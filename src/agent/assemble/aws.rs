@@ -116,6 +116,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
             dead: queue(link_names.dead).await?,
             claims: claims(&peer, &peer_names),
             bus: bus(&peer, &peer_names),
+            objects: None,
         };
         links.insert(link.to, ports);
     }

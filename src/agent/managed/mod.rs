@@ -30,6 +30,7 @@ use super::{
     kinds::Kinds,
     local_keys::{self, LocalKeys},
     pacer::Pacer,
+    payloads::Pair,
     queue_link,
 };
 use crate::{
@@ -102,6 +103,8 @@ pub struct LinkPorts {
     /// The peer's.
     pub claims: Arc<dyn Claims>,
     pub bus: Arc<dyn Bus>,
+    /// Where both regions have a bucket.
+    pub objects: Option<Pair>,
 }
 
 /// What an agent is made of. Only the caller knows which adapters these are.
@@ -198,6 +201,11 @@ impl Managed {
                 continue;
             };
             feeds.push(ports.feed.clone());
+            let link_metrics = Arc::new(metrics.link(&link.to));
+            let payloads = ports
+                .objects
+                .as_ref()
+                .map(|objects| Arc::new(objects.payloads(&config.claim_check, CALL_TIMEOUT, link_metrics.clone())));
             // Until the region's table was read: an operator may have paused it before this start.
             let (paused, seen) = watch::channel(true);
             let options = link_options(&config, &link, &ingress)?;
@@ -218,8 +226,9 @@ impl Managed {
                 bus: ports.bus,
                 clock: clock.clone(),
                 entropy: entropy.clone(),
-                pacer: Pacer::new(link.events_per_second, link.bytes_per_second),
-                metrics: metrics.link(&link.to),
+                payloads,
+                pacer: Arc::new(Pacer::new(link.events_per_second, link.bytes_per_second)),
+                metrics: link_metrics,
                 skipped: metrics.skipped.clone(),
             };
             tasks.spawn(queue_link::run(options, Arc::new(ports), seen, stop.clone()));

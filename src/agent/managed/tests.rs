@@ -148,6 +148,7 @@ impl World {
             dead: Arc::new(MemoryQueue::default()),
             claims: Arc::new(NoClaims),
             bus: self.there.clone(),
+            objects: None,
         };
         Managed::start(Parts {
             config,

@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use self::transfer::{Stop, Transfer};
@@ -23,14 +26,16 @@ use super::pacer::Pacer;
 use crate::{
     config::{ClaimCheck, Config, Link, Missing},
     core::{
+        key::PayloadHash,
         link::Failure,
         object::{KEY_BYTES_MAX, Location},
         reference::{self, Reference},
+        stamp::Offloaded,
     },
     marks::{self, Mark},
     metrics::LinkMetrics,
     planted::{self, Bug},
-    ports::objects::{Error, Objects, Stat},
+    ports::objects::{Announced, Checksum, Error, Objects, Stat, Sums},
 };
 
 /// From so many bytes on an object is large.
@@ -44,6 +49,9 @@ const CHANGES_MAX: u32 = 3;
 
 /// A payload that is missing is looked for again at least this often.
 pub const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Where details stand that are too large for a hub, below it the region that they come from.
+const OFFLOADED: &str = "hubweave/offloaded";
 
 /// An event that found no lane for its large payload is tried again after this.
 pub const LANE_WAIT: Duration = Duration::from_secs(1);
@@ -63,6 +71,21 @@ impl Stores {
         let peer = self.peers.get(&link.to).filter(|_| !claim_check.reference.is_empty())?;
         let options = Options::new(claim_check, Buckets::Same, link.attempt_timeout);
         Some(Arc::new(Payloads::new(self.home.clone(), peer.clone(), options, metrics.clone())))
+    }
+}
+
+/// The stores of a managed link's two ends.
+#[derive(Clone)]
+pub struct Pair {
+    pub home: Arc<dyn Objects>,
+    pub peer: Arc<dyn Objects>,
+    pub buckets: Buckets,
+}
+
+impl Pair {
+    pub fn payloads(&self, config: &ClaimCheck, call_timeout: Duration, metrics: Arc<LinkMetrics>) -> Payloads {
+        let options = Options::new(config, self.buckets.clone(), call_timeout);
+        Payloads::new(self.home.clone(), self.peer.clone(), options, metrics)
     }
 }
 
@@ -192,6 +215,35 @@ impl Payloads {
         result
     }
 
+    /// Writes a detail that is too large for the peer's hub into the peer's store. The object is named by what it holds, so
+    /// a repeat finds it there.
+    ///
+    /// # Errors
+    /// The peer's store does not take it, or it has no bucket for it.
+    pub async fn offload(&self, home: &str, detail: &str, pacer: &Arc<Pacer>) -> Result<Offloaded, Unready> {
+        let Buckets::Own { peer: bucket, .. } = &self.options.buckets else {
+            return Err(Unready::Never("too large for the peer, which has no bucket for it".to_owned()));
+        };
+        let sha256: [u8; 32] = Sha256::digest(detail).into();
+        let at = Location::new(bucket, format!("{OFFLOADED}/{home}/{}.json", hex(&sha256)));
+        let announced = Announced {
+            size: detail.len() as u64,
+            sums: Sums::of([Checksum::Sha256(sha256)]),
+            attributes: [("content-type".to_owned(), "application/json".to_owned())].into(),
+        };
+        pacer.admit(0, detail.len()).await;
+        let body = stream::iter([Ok(Bytes::copy_from_slice(detail.as_bytes()))]).boxed();
+        let limit = self.options.call_timeout;
+        match tokio::time::timeout(limit, self.peer.put(&at, announced, body)).await {
+            Ok(Ok(_)) => self.metrics.object_bytes_copied.inc_by(detail.len() as u64),
+            Ok(Err(Error::Exists)) => {}
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => return Err(Unready::Failed(Failure::Unanswered(format!("no answer within {limit:?}")))),
+        }
+        let (size, pointers) = (detail.len() as u64, self.options.pointers.clone());
+        Ok(Offloaded { at, size, sha256, pointers, rest: PayloadHash([0; 32]) })
+    }
+
     async fn bring_all(&self, detail: &str, pacer: &Arc<Pacer>) -> Result<Option<String>, Unready> {
         let found = reference::find(detail, &self.options.pointers);
         let references = found.map_err(|malformed| Unready::Never(malformed.to_string()))?;
@@ -307,11 +359,15 @@ impl Drop for Alone<'_> {
 
 /// Where the copy goes if other bytes stand at `to`.
 fn beside(to: &Location, sha256: [u8; 32]) -> Location {
-    let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&sha256);
     let key = format!("{}.{hex}", to.key);
     // A key that has no room for more.
     let key = if key.len() > KEY_BYTES_MAX { format!("hubweave/{hex}") } else { key };
     Location::new(&to.bucket, key)
+}
+
+fn hex(sha256: &[u8; 32]) -> String {
+    sha256.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long until a payload that is missing is looked for again: soon at first, as most come up a moment after their

@@ -58,6 +58,7 @@ impl Work {
                 self.ports.metrics.rate_limited_seconds.inc_by(paced.as_secs_f64());
                 self.claimed(&items, sent, result, now);
             }
+            Answer::Brought { item, result } => self.brought(item, result, now),
             Answer::Looked { items, result } => self.looked(&items, result, now),
             Answer::TookOver { item, sent, result } => self.took_over(item, sent, result, now),
             Answer::Put { items, result } => self.was_put(&items, result, now),
@@ -456,7 +457,12 @@ impl Work {
         let reserved = item.event.as_ref().is_some_and(|event| event.is_reserved());
         if outcome == Outcome::Delivered {
             let lag = self.ports.clock.now().since(item.accepted).as_secs_f64();
-            let histogram = if reserved { &metrics.lag_heartbeat } else { &metrics.lag_events };
+            let has_payload = item.event.as_ref().is_some_and(|event| event.has_payload);
+            let histogram = match (reserved, has_payload) {
+                (true, _) => &metrics.lag_heartbeat,
+                (false, true) => &metrics.lag_objects,
+                (false, false) => &metrics.lag_events,
+            };
             histogram.observe(lag);
         }
         if !reserved {
@@ -467,12 +473,13 @@ impl Work {
     }
 
     /// The same again after a pause, unless that went on for too long.
-    fn retry(&mut self, seq: u64, stage: Stage, now: Timestamp) {
+    pub(super) fn retry(&mut self, seq: u64, stage: Stage, now: Timestamp) {
         let Some(item) = self.items.get_mut(&seq) else { return };
         item.attempts = item.attempts.saturating_add(1);
         let attempts = item.attempts;
         // What was begun is brought to an end also while draining, as far as its time goes.
-        let given_up = now.since(item.began) >= KEEP_MAX || self.draining && matches!(stage, Stage::Claim | Stage::Put);
+        let given_up = now.since(item.began) >= KEEP_MAX
+            || self.draining && matches!(stage, Stage::Bring | Stage::Claim | Stage::Put);
         if given_up {
             item.fate = Fate::Return;
             let claimed = item.load == Load::Claimed && !item.ambiguous;

@@ -6,11 +6,16 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Ports, item::Feed};
-use crate::agent::rounds::within;
+use super::{
+    Options, Ports,
+    item::Feed,
+    payload::{self, Brought},
+};
 use crate::{
+    agent::{payloads::Unready, rounds::within},
     core::{
         claim::{Claim, Row, Token},
+        envelope::Event,
         key::KeyHash,
         link::Failure,
         time::Timestamp,
@@ -55,6 +60,12 @@ pub enum Call {
         target: Target,
         items: Vec<u64>,
         messages: Vec<Outgoing>,
+    },
+    /// Objects that go ahead of an event.
+    Bring {
+        item: u64,
+        event: Event,
+        accepted: Timestamp,
     },
     Claim {
         items: Vec<u64>,
@@ -113,6 +124,10 @@ pub enum Answer {
         items: Vec<u64>,
         result: Results<()>,
     },
+    Brought {
+        item: u64,
+        result: Result<Brought, Unready>,
+    },
     /// `sent`: when the request left, by the steady clock; what it wrote may be there since then.
     Claimed {
         items: Vec<u64>,
@@ -169,6 +184,7 @@ pub fn perform(
 ) -> BoxFuture<'static, Answer> {
     let (limit, poll, visibility) = (options.call_timeout, options.poll, options.visibility);
     let attempt = options.attempt_timeout;
+    let (home, entry_bytes_max) = (options.home.clone(), options.entry_bytes_max);
     let steady = move || super::steady(started);
     async move {
         match call {
@@ -197,6 +213,10 @@ pub fn perform(
                 let queue = if target == Target::Dead { &ports.dead } else { &ports.held };
                 let result = within(limit, queue.send(messages)).await;
                 Answer::Sent { result: complete(items.len(), result), items }
+            }
+            Call::Bring { item, event, accepted } => {
+                let result = payload::bring(event, accepted, &ports, &home, entry_bytes_max).await;
+                Answer::Brought { item, result }
             }
             Call::Claim { items, claims, bytes } => {
                 // Before the claim, so that no lease runs out while it waits for its turn.

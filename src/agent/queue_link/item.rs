@@ -21,6 +21,8 @@ impl Feed {
 /// What happens to a message next. A message that waits for another of the same key has no stage that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// Bring the objects that go ahead of it to the peer's store.
+    Bring,
     /// Insert its row in the peer's ledger.
     Claim,
     /// Replace a claim by its own.
@@ -39,18 +41,19 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 
     pub fn index(self) -> usize {
         match self {
-            Stage::Claim => 0,
-            Stage::TakeOver(_) => 1,
-            Stage::Put => 2,
-            Stage::Mark => 3,
-            Stage::Release => 4,
-            Stage::Send => 5,
-            Stage::Delete => 6,
-            Stage::Return => 7,
+            Stage::Bring => 0,
+            Stage::Claim => 1,
+            Stage::TakeOver(_) => 2,
+            Stage::Put => 3,
+            Stage::Mark => 4,
+            Stage::Release => 5,
+            Stage::Send => 6,
+            Stage::Delete => 7,
+            Stage::Return => 8,
         }
     }
 }
@@ -62,6 +65,8 @@ pub enum Fate {
     Letter { reason: Reason, why: String },
     /// It may be, much later.
     Held,
+    /// When its payload has come up.
+    Waiting,
     /// Somebody else may try.
     Return,
 }

@@ -21,6 +21,7 @@ pub mod item;
 pub mod letter;
 pub mod next;
 pub mod options;
+pub mod payload;
 pub mod work;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::options::Options;
 use self::{calls::perform, item::Feed, work::Work};
-use super::pacer::Pacer;
+use super::{pacer::Pacer, payloads::Payloads};
 use crate::{
     core::{claim::attempt_within, link::Status, time::Timestamp},
     metrics::LinkMetrics,
@@ -60,8 +61,10 @@ pub struct Ports {
     pub bus: Arc<dyn Bus>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
-    pub pacer: Pacer,
-    pub metrics: LinkMetrics,
+    /// Where payloads are; `None` where events are only events.
+    pub payloads: Option<Arc<Payloads>>,
+    pub pacer: Arc<Pacer>,
+    pub metrics: Arc<LinkMetrics>,
     /// The skips of all links of the region, by reason.
     pub skipped: prometheus::IntCounterVec,
 }
@@ -110,6 +113,10 @@ pub async fn run(mut options: Options, ports: Arc<Ports>, mut paused: watch::Rec
         show(&work, &mut shown);
         if now >= gauged_at {
             ports.metrics.held.set(work.waiting() as f64);
+            let (waiting, since) = work.waiting_for_payload();
+            let seconds = since.map_or(0.0, |since| ports.clock.now().since(since).as_secs_f64());
+            ports.metrics.objects_waiting.set(waiting as f64);
+            ports.metrics.objects_waiting_seconds.set(seconds);
             gauged_at = now.plus(GAUGE_INTERVAL);
         }
         let wake = work.wake_at(now);

@@ -9,6 +9,7 @@ use super::{
     work::{CALLS_MAX, FILL, Work},
 };
 use crate::{
+    agent::payloads::LOOK_MAX,
     core::{
         batch::Reason,
         claim::{self, Claim, Row, State},
@@ -37,6 +38,7 @@ impl Work {
             .or_else(|| self.put(now))
             .or_else(|| self.take_over(now))
             .or_else(|| self.claim(now))
+            .or_else(|| self.bring(now))
             .or_else(|| self.extend(now))
             .or_else(|| self.receive(now))
             .or_else(|| self.depth(now))
@@ -115,7 +117,8 @@ impl Work {
         let mut bytes = 0;
         let limit = self.options.put_bytes;
         let items = self.take(Stage::Send.index(), now, queue::CALL_MESSAGES_MAX, |item| {
-            let target = if item.fate == Fate::Held { Target::Held } else { Target::Dead };
+            let held = matches!(item.fate, Fate::Held | Fate::Waiting);
+            let target = if held { Target::Held } else { Target::Dead };
             let size = item.message.body.len();
             let fits = *to.get_or_insert(target) == target && (bytes == 0 || bytes + size <= limit);
             bytes += if fits { size } else { 0 };
@@ -127,6 +130,7 @@ impl Work {
             Some(match &item.fate {
                 Fate::Letter { reason, why } => letter::dead(item, *reason, why),
                 Fate::Held => queue::Outgoing { delay, ..letter::held(item) },
+                Fate::Waiting => queue::Outgoing { delay: delay.min(LOOK_MAX), ..letter::held(item) },
                 Fate::Return => letter::dead(item, Reason::Refused, ""),
             })
         });

@@ -131,8 +131,9 @@ impl Fixture {
             }),
             clock: clock.clone(),
             entropy: Arc::new(SharedChance::new(Chance::new(3, "agent"))),
-            pacer: Pacer::new(None, None),
-            metrics: metrics.link("b"),
+            payloads: None,
+            pacer: Arc::new(Pacer::new(None, None)),
+            metrics: Arc::new(metrics.link("b")),
             skipped: metrics.skipped.clone(),
         };
         Fixture {
@@ -428,7 +429,7 @@ async fn a_link_in_shadow_mode_compares_and_delivers_nothing() {
 async fn a_link_that_waits_for_its_own_limit_stops_at_once() {
     let mut link = Fixture::new();
     if let Some(ports) = link.ports.as_mut().and_then(Arc::get_mut) {
-        ports.pacer = Pacer::new(Some(1), None);
+        ports.pacer = Arc::new(Pacer::new(Some(1), None));
     }
     (0..40).for_each(|n| link.publish("app", &keyed(n)));
     link.start();

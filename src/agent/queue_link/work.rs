@@ -12,7 +12,7 @@ use super::{
     Options, Ports,
     circuit::Circuit,
     item::{Fate, Feed, Item, Load, Stage},
-    letter,
+    letter, payload,
 };
 use crate::{
     core::{
@@ -23,6 +23,7 @@ use crate::{
         link::Status,
         time::Timestamp,
     },
+    marks::{self, Mark},
     ports::queue::Message,
 };
 
@@ -184,7 +185,10 @@ impl Work {
                 }
                 Verdict::Deliver => {
                     let bytes = event.entry(&self.options.home, accepted, None).bytes();
-                    if bytes > self.options.entry_bytes_max {
+                    if payload::has_objects(event, bytes, &self.options, &self.ports) {
+                        marks::hit(Mark::MessagePayload);
+                        (Stage::Bring, Some(event.key_hash))
+                    } else if bytes > self.options.entry_bytes_max {
                         let why =
                             format!("{bytes} bytes with its stamp; the limit is {}", self.options.entry_bytes_max);
                         fate = Fate::Letter { reason: Reason::TooLarge, why };
@@ -247,9 +251,9 @@ impl Work {
             self.by_key.remove(&key);
             return;
         };
-        let waits = |item: &Item| item.stage == Stage::Claim && item.due.is_none() && !item.out;
-        if was_first && self.items.get(&first).is_some_and(waits) {
-            self.schedule(first, Stage::Claim, now);
+        let waits = |item: &&Item| matches!(item.stage, Stage::Bring | Stage::Claim) && item.due.is_none() && !item.out;
+        if was_first && let Some(stage) = self.items.get(&first).filter(waits).map(|item| item.stage) {
+            self.schedule(first, stage, now);
         }
     }
 
@@ -258,7 +262,8 @@ impl Work {
         let idle: Vec<u64> = self.items.iter().filter(|(_, item)| !item.out).map(|(seq, _)| *seq).collect();
         for seq in idle {
             let Some(item) = self.items.get_mut(&seq) else { continue };
-            let not_put = matches!(item.stage, Stage::Claim | Stage::TakeOver(_) | Stage::Put) && item.placed.is_none();
+            let not_put = matches!(item.stage, Stage::Bring | Stage::Claim | Stage::TakeOver(_) | Stage::Put)
+                && item.placed.is_none();
             let release = item.load == Load::Claimed && !item.ambiguous;
             // What may be on the bus is put again under its claim, and a claim that cannot be released now would keep others
             // waiting for nothing: such messages stay, unless the agent ends.
@@ -309,6 +314,15 @@ impl Work {
         if self.calls[index] >= CALLS_MAX {
             return Vec::new();
         }
+        self.take_out(index, now, max, &mut fits)
+    }
+
+    /// As [`take`](Self::take), one, where more calls may be under way.
+    pub(super) fn take_one(&mut self, index: usize, now: Timestamp) -> Option<u64> {
+        self.take_out(index, now, 1, &mut |_| true).pop()
+    }
+
+    fn take_out(&mut self, index: usize, now: Timestamp, max: usize, fits: &mut dyn FnMut(&Item) -> bool) -> Vec<u64> {
         // One that does not fit must not stand before others: what makes room for it may be behind it.
         let taken: Vec<u64> =
             self.due(index, now).filter(|(_, item)| fits(item)).map(|(seq, _)| seq).take(max).collect();

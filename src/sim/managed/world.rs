@@ -257,8 +257,9 @@ impl World {
                 bus: self.bus(there, &caller),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
-                pacer: Pacer::new(self.profile.events_per_second, None),
-                metrics: metrics.link(peer),
+                payloads: None,
+                pacer: Arc::new(Pacer::new(self.profile.events_per_second, None)),
+                metrics: Arc::new(metrics.link(peer)),
                 skipped: metrics.skipped.clone(),
             };
             let (sender, receiver) = watch::channel(false);
