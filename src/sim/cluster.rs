@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     agent::Agent,
-    core::{event::Draft, json},
+    core::{event::Draft, json, object::Location},
     ports::{clock::Clock, hub::Hub},
 };
 
@@ -205,22 +206,27 @@ impl Cluster {
         let late = self.chance.millis(0, 5_000);
         let never = self.chance.hits(0.5);
         tokio::spawn(async move {
-            let mut drafts = drafts;
             let mut uploaded = Vec::with_capacity(drafts.len());
-            for (key, detail) in drafts.drain(..) {
+            for (key, detail) in drafts {
+                let (store, history, name) = (store.clone(), history.clone(), key.clone());
+                let upload = async move |(at, bytes): (Location, Bytes)| {
+                    let number = lock(&history).writes(region, &name, &at, bytes.clone());
+                    let done = store.upload(&at, bytes).await;
+                    lock(&history).wrote(&at, number);
+                    done
+                };
                 // Payloads first; a service that is too late with them, or forgets them, is one that fails.
                 let done = match payload::of(&detail) {
-                    Some((at, bytes)) if payload::is_late(&detail) => {
-                        let store = store.clone();
+                    Some(payload) if payload::is_late(&detail) => {
                         if !never {
                             tokio::spawn(async move {
                                 tokio::time::sleep(late).await;
-                                store.upload(&at, bytes).await
+                                upload(payload).await
                             });
                         }
                         true
                     }
-                    Some((at, bytes)) => store.upload(&at, bytes).await,
+                    Some(payload) => upload(payload).await,
                     None => true,
                 };
                 if done {

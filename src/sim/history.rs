@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{REGIONS, objects::Shelf, payload};
 use crate::{
@@ -74,12 +75,21 @@ struct Key {
     adrift: bool,
 }
 
+/// An object that a service wrote, or began to write.
+struct Written {
+    region: &'static str,
+    key: String,
+    bytes: Bytes,
+    started: Instant,
+    ended: Option<Instant>,
+}
+
 #[derive(Default)]
 pub struct History {
     keys: BTreeMap<String, Key>,
     order: Vec<String>,
-    /// What services wrote under each location.
-    objects: BTreeMap<Location, BTreeSet<Bytes>>,
+    /// What services wrote under each location, in the order in which they began.
+    objects: BTreeMap<Location, Vec<Written>>,
     pub acknowledged: u64,
     pub duplicates: u64,
     pub conflicts: u64,
@@ -90,9 +100,6 @@ impl History {
     pub fn attempt(&mut self, key: &str, detail: &str, passes: bool) {
         if !self.keys.contains_key(key) {
             self.order.push(key.to_owned());
-        }
-        if let Some((at, bytes)) = payload::of(detail) {
-            self.objects.entry(at).or_default().insert(bytes);
         }
         let known = self.keys.entry(key.to_owned()).or_default();
         known.late |= payload::is_late(detail);
@@ -197,8 +204,28 @@ impl History {
         }
         let at = payload::referred(&effect.detail)?;
         let Some(bytes) = objects.get(&at) else { return Some(format!("{at} is missing")) };
-        let written = self.objects.get(&payload::without_suffix(&at));
-        (!written.is_some_and(|written| written.contains(bytes))).then(|| format!("{at} holds {bytes:?}"))
+        let written = self.objects.get(&payload::without_suffix(&at)).map(Vec::as_slice).unwrap_or_default();
+        // An object that is overwritten is taken as it is when it is copied, but never as it was before the event.
+        let origin = effect.origin.as_deref();
+        let own = written.iter().find(|own| own.key == effect.key && Some(own.region) == origin);
+        let is_older = |one: &Written| {
+            own.is_some_and(|own| one.region == own.region && one.ended.is_some_and(|ended| ended < own.started))
+        };
+        let fits = written.iter().any(|one| one.bytes == *bytes && !is_older(one));
+        (!fits).then(|| format!("{at} holds {bytes:?}"))
+    }
+
+    /// A service begins to write an object; answers a number for [`wrote`](Self::wrote).
+    pub fn writes(&mut self, region: &'static str, key: &str, at: &Location, bytes: Bytes) -> usize {
+        let written = self.objects.entry(at.clone()).or_default();
+        written.push(Written { region, key: key.to_owned(), bytes, started: Instant::now(), ended: None });
+        written.len() - 1
+    }
+
+    pub fn wrote(&mut self, at: &Location, number: usize) {
+        if let Some(written) = self.objects.get_mut(at).and_then(|written| written.get_mut(number)) {
+            written.ended = Some(Instant::now());
+        }
     }
 
     /// What was acknowledged here is here. Where the region was restored, that needs a peer which kept this region's

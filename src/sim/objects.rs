@@ -68,7 +68,7 @@ impl Shelf {
         }
     }
 
-    fn read(&self, at: &Location, version: &str, range: Range<u64>) -> Result<Bytes, Error> {
+    pub fn read(&self, at: &Location, version: &str, range: Range<u64>) -> Result<Bytes, Error> {
         let stored = self.objects.get(at).filter(|stored| stored.version.to_string() == version).ok_or(Error::Gone)?;
         let end = range.end.min(stored.bytes.len() as u64) as usize;
         Ok(stored.bytes.slice((range.start as usize).min(end)..end))
@@ -128,13 +128,13 @@ impl SimStore {
     }
 }
 
-async fn collect(body: Body) -> Result<Bytes, Error> {
+pub async fn collect(body: Body) -> Result<Bytes, Error> {
     let pieces: Vec<Bytes> = body.try_collect().await?;
     Ok(pieces.concat().into())
 }
 
 /// In two pieces, as large ones come.
-fn body_of(bytes: Bytes) -> Body {
+pub fn body_of(bytes: Bytes) -> Body {
     let middle = bytes.len() / 2;
     stream::iter([Ok(bytes.slice(..middle)), Ok(bytes.slice(middle..))]).boxed()
 }

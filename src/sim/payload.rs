@@ -62,13 +62,26 @@ pub fn is_late(detail: &str) -> bool {
     detail.contains("\"late\":true")
 }
 
-/// The location without the checksum that a copy beside it has.
+/// The detail as a service of `region` publishes it, where each region has a bucket of its own.
+pub fn local(detail: &str, region: &str) -> String {
+    let moved = reference::find(detail, &[REFERENCE.to_owned()]).unwrap_or_default().into_iter();
+    let to = |at: &Location| Location::new(bucket(region), &at.key);
+    let moved: Vec<_> = moved.map(|reference| (reference.clone(), to(&reference.target))).collect();
+    reference::rewrite(detail, &moved)
+}
+
+pub fn bucket(region: &str) -> String {
+    format!("{BUCKET}-{region}")
+}
+
+/// The location as services name it whatever the region, without the checksum that a copy beside it has.
 pub fn without_suffix(at: &Location) -> Location {
     let is_sum = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match at.key.rsplit_once('.') {
-        Some((key, sum)) if is_sum(sum) => Location::new(&at.bucket, key),
-        _ => at.clone(),
-    }
+    let key = match at.key.rsplit_once('.') {
+        Some((key, sum)) if is_sum(sum) => key,
+        _ => &at.key,
+    };
+    Location::new(BUCKET, key)
 }
 
 /// The detail as it was published: the reference as it was before a link rewrote it.

@@ -20,6 +20,7 @@ use crate::{
         json::{self, Json},
         key::KeyHash,
         link::Failure,
+        object::Location,
         position::uuid,
     },
     ports::{
@@ -30,6 +31,7 @@ use crate::{
         Invariant,
         chance::Chance,
         clock::SimClock,
+        payload,
         trace::{Fault, SharedTrace},
     },
 };
@@ -63,6 +65,12 @@ pub struct Store {
     state: Mutex<State>,
     audit: Arc<queue::Store>,
     oracle: Arc<Mutex<Oracle>>,
+}
+
+/// A place that a stamp names.
+fn location(value: &Json<'_>) -> Option<Location> {
+    let text = |name| value.get(name).and_then(Json::as_str);
+    Some(Location::new(text("bucket")?, text("key")?))
 }
 
 impl Store {
@@ -112,11 +120,16 @@ impl Store {
         let envelope = self.envelope(&id, entry);
         let origin = parsed.get(STAMP).and_then(|stamp| stamp.get("origin")).and_then(Json::as_str);
         let stamped = parsed.get(STAMP).and_then(|stamp| stamp.get("key"));
+        let bare = json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone());
+        let mark = |name| parsed.get(STAMP).and_then(|stamp| stamp.get(name));
         let effect = Effect {
             region: self.region,
             name: name_of(&entry.detail_type, &parsed),
             key: stamped.or_else(|| parsed.get("idempotencyKey")).and_then(Json::as_str).map(str::to_owned),
-            detail: json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone()),
+            refers: payload::referred(&bare),
+            detail: payload::as_published(&bare),
+            pending: mark("payload").is_some(),
+            offloaded: mark("offloaded").and_then(location),
             source: entry.source.clone(),
             detail_type: entry.detail_type.clone(),
             stamped: origin.map(str::to_owned),

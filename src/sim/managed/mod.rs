@@ -8,6 +8,7 @@
 
 pub mod bus;
 pub mod ledger;
+mod objects;
 pub mod oracle;
 pub mod queue;
 pub mod scenarios;

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::world::DETAIL_TYPE;
 use crate::{
     agent::ordered::Published,
     core::{
         ingress::STAMP,
         json::{self, Json},
+        object::Location,
     },
-    sim::{Invariant, REGIONS, Violation},
+    sim::{Invariant, REGIONS, Violation, objects::Shelf, payload},
 };
 
 /// An event on a bus.
@@ -26,6 +29,12 @@ pub struct Effect {
     pub detail_type: String,
     /// The origin that its stamp names.
     pub stamped: Option<String>,
+    /// Where its payload is.
+    pub refers: Option<Location>,
+    /// It says that its payload was not there.
+    pub pending: bool,
+    /// Where the whole of its detail is.
+    pub offloaded: Option<Location>,
 }
 
 /// What tells one business event from another: its key and type, or the number that each publish has.
@@ -47,6 +56,8 @@ pub fn is_keyed(name: &str) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     pub details: BTreeSet<String>,
+    /// Its payload may come up too late, or never.
+    pub late: bool,
     /// Regions where a producer was told that it is there.
     pub acknowledged: BTreeSet<&'static str>,
     /// Publishes without the agent that a bus took, by region: nobody can keep those to one.
@@ -64,6 +75,8 @@ pub struct Oracle {
     pub effects: Vec<Effect>,
     pub known: BTreeMap<String, Known>,
     order: Vec<String>,
+    /// What producers wrote under each location.
+    objects: BTreeMap<Location, BTreeSet<Bytes>>,
     pub violations: Vec<Violation>,
     pub acknowledged: u64,
     pub duplicates: u64,
@@ -99,7 +112,11 @@ impl Oracle {
         if !self.known.contains_key(&name) {
             self.order.push(name.clone());
         }
+        if let Some((at, bytes)) = payload::of(detail) {
+            self.objects.entry(at).or_default().insert(bytes);
+        }
         let known = self.known.entry(name.clone()).or_default();
+        known.late |= payload::is_late(detail);
         known.details.insert(json::strip_top_level(detail, STAMP).unwrap_or_else(|| detail.to_owned()));
         known.refused_by =
             parsed.get("refusedBy").and_then(Json::as_str).map(str::to_owned).or(known.refused_by.take());
@@ -168,11 +185,20 @@ impl Oracle {
     }
 
     /// What must hold at any time.
-    pub fn check(&mut self) {
+    pub fn check(&mut self, objects: &BTreeMap<&'static str, Shelf>) {
         let mut found = Vec::new();
         for effect in &self.effects {
             let known = self.known.get(&effect.name);
-            if !known.is_some_and(|known| known.details.contains(&effect.detail)) {
+            let Some(objects) = objects.get(effect.region) else { continue };
+            let whole = match &effect.offloaded {
+                None => Some(effect.detail.clone()),
+                Some(at) => objects.get(at).map(|bytes| payload::as_published(&String::from_utf8_lossy(bytes))),
+            };
+            if let Some(why) = self.lacks_payload(effect, whole.is_none(), objects) {
+                let what = format!("{} is on the bus of {}, and {why}", effect.name, effect.region);
+                found.push(Violation::new(Invariant::Payload, what));
+            }
+            if !known.is_some_and(|known| whole.is_none_or(|whole| known.details.contains(&whole))) {
                 let what = format!("{} is in {} with {}", effect.name, effect.region, effect.detail);
                 found.push(Violation::new(Invariant::Invented, what));
             }
@@ -183,6 +209,17 @@ impl Oracle {
             }
         }
         self.violations.extend(found);
+    }
+
+    fn lacks_payload(&self, effect: &Effect, lacks_detail: bool, objects: &Shelf) -> Option<String> {
+        if lacks_detail {
+            return Some(format!("its detail is not at {:?}", effect.offloaded));
+        }
+        let late = self.known.get(&effect.name).is_some_and(|known| known.late);
+        let at = effect.refers.as_ref().filter(|_| !effect.pending && (effect.stamped.is_some() || !late))?;
+        let Some(bytes) = objects.get(at) else { return Some(format!("its payload is not at {at}")) };
+        let written = self.objects.get(&payload::without_suffix(at));
+        (!written.is_some_and(|written| written.contains(bytes))).then(|| format!("{at} holds {bytes:?}"))
     }
 
     /// How many effects of a name are too many: those of publishes without the agent are the producers' own.
@@ -225,6 +262,7 @@ impl Oracle {
                 let known = self.known.get(name);
                 let right = match reason.as_str() {
                     "conflict" => known.is_some_and(|known| known.details.len() > 1),
+                    "payload_missing" => known.is_some_and(|known| known.late),
                     "refused" => known.is_some_and(|known| known.refused_by.as_deref() == Some(region)),
                     _ => false,
                 };

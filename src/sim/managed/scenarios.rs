@@ -77,6 +77,10 @@ pub fn run(scenario: Scenario, seed: u64) -> Result<Outcome, String> {
             unmarked_max: 50,
             events_per_second: None,
             api_only: true,
+            payloads: 0,
+            forward: false,
+            part_bytes: 1_000,
+            server_side: true,
         };
         let mut world = World::new(seed, &settings, profile, Chance::new(seed, "scenario"));
         for index in 0..world.nodes.len() {

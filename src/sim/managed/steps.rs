@@ -7,7 +7,7 @@ use super::{
     wire::{Op, Quality},
     world::{DETAIL_TYPE, World, lock},
 };
-use crate::sim::{Fault, REGIONS};
+use crate::sim::{Fault, REGIONS, payload};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -75,7 +75,13 @@ impl World {
                 format!("{{\"n\":{number},\"idempotencyKey\":\"k{n}-{number}\",\"refusedBy\":\"{region}\"}}")
             }
             None if self.chance.hits(0.1) => format!("{{\"n\":{number}}}"),
-            None => format!("{{\"n\":{number},\"idempotencyKey\":\"k{n}-{number}\"}}"),
+            None => {
+                let members = payload::Kind::draw(&mut self.chance, self.profile.payloads).members(n as u64);
+                // Too large for a peer's bus.
+                let big =
+                    if self.chance.hits(0.03) { format!(",\"big\":\"{}\"", "x".repeat(3_000)) } else { String::new() };
+                format!("{{\"n\":{number},\"idempotencyKey\":\"k{n}-{number}\"{members}{big}}}")
+            }
         }
     }
 
@@ -118,6 +124,7 @@ impl World {
             Fault::Drop => self.wire.change(home, region, |quality| quality.lose_request = strength),
             Fault::TimeoutAfterSuccess => self.wire.change(home, region, |quality| quality.lose_reply = strength),
             Fault::Hold => self.regions[there].bus.change(|quality| quality.put_later = strength),
+            Fault::Damage => self.wire.change(home, region, |quality| quality.damage = strength),
             Fault::Error => self.regions[there].ledger.set_row_fails(strength),
             // These queues keep no order anyway, and managed services have neither disk nor members of ours.
             Fault::Reorder
@@ -126,7 +133,6 @@ impl World {
             | Fault::Rollback
             | Fault::Clone
             | Fault::BitRot
-            | Fault::Damage
             | Fault::Membership => {}
         }
         Ok(())

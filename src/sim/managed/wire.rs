@@ -36,11 +36,13 @@ pub enum Op {
     Release,
     Get,
     Put,
+    Object,
 }
 
 impl Op {
     /// Those after which a crash leaves something behind.
-    pub const DEADLY: [Op; 7] = [Op::Receive, Op::Insert, Op::TakeOver, Op::Put, Op::Mark, Op::Send, Op::Release];
+    pub const DEADLY: [Op; 8] =
+        [Op::Object, Op::Receive, Op::Insert, Op::TakeOver, Op::Put, Op::Mark, Op::Send, Op::Release];
 }
 
 /// What the way from one region to another does to calls.
@@ -51,12 +53,14 @@ pub struct Quality {
     /// Time-out after success.
     pub lose_reply: f64,
     pub throttle: f64,
+    /// Bodies of objects arrive cut off, or with a wrong byte.
+    pub damage: f64,
     pub delay_max_ms: u64,
 }
 
 impl Quality {
     pub const GOOD: Quality =
-        Quality { cut: false, lose_request: 0.0, lose_reply: 0.0, throttle: 0.0, delay_max_ms: 5 };
+        Quality { cut: false, lose_request: 0.0, lose_reply: 0.0, throttle: 0.0, damage: 0.0, delay_max_ms: 5 };
 }
 
 /// An agent in one of its lives.
@@ -212,6 +216,18 @@ impl Wire {
             quick: chance.hits(0.5),
             detached: chance.hits(0.5),
         }
+    }
+
+    /// Whether a body on its way to a region is spoiled: cut off, or with a wrong byte, and where.
+    pub fn damage(&self, caller: &Caller, region: &'static str) -> Option<(bool, usize)> {
+        let mut state = self.state();
+        let Way { chance, quality } = self.way(&mut state, caller.home, region);
+        let damage = quality.damage;
+        chance.hits(damage).then(|| (chance.hits(0.5), chance.below(1_000) as usize))
+    }
+
+    pub fn trace(&self) -> &SharedTrace {
+        &self.trace
     }
 
     /// A crashed agent hears nothing, for ever.

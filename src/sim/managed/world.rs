@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bus, ledger,
+    objects::SimBucket,
     oracle::{Counted, Effect, Oracle, name_of},
     queue,
     wire::{Caller, Wire},
@@ -21,14 +22,17 @@ use crate::{
         kinds::Kinds,
         local_keys::{self, LocalKeys},
         ordered::{self, Publisher},
+        payloads::{Buckets, Pair},
         queue_link::{self, letter},
     },
+    config::{ClaimCheck, Missing},
     core::{
         backoff::Backoff,
         envelope::Rules,
         ingress::Ingress,
         json::{self, Json},
         key::KeyHash,
+        object::Location,
         pattern::Pattern,
     },
     metrics::Metrics,
@@ -42,6 +46,10 @@ use crate::{
         Invariant, REGIONS, Settings,
         chance::{Chance, SharedChance},
         clock::SimClock,
+        disk::{Handle, SimDisk},
+        node::REFERENCE,
+        objects::SimStore,
+        payload,
         trace::SharedTrace,
     },
 };
@@ -64,6 +72,14 @@ pub struct Profile {
     pub events_per_second: Option<u32>,
     /// All producers publish through the agent.
     pub api_only: bool,
+    /// One in so many events refers to an object; 0: none does.
+    pub payloads: u64,
+    /// What does not come up in time is forwarded.
+    pub forward: bool,
+    /// Larger objects go in parts.
+    pub part_bytes: u64,
+    /// Copies are made without the agent.
+    pub server_side: bool,
 }
 
 impl Profile {
@@ -75,6 +91,10 @@ impl Profile {
             unmarked_max: pick(&[1, 5, 50]) as usize,
             events_per_second: Some(pick(&[0, 0, 20, 200]) as u32).filter(|rate| *rate > 0),
             api_only: pick(&[0, 1]) == 1,
+            payloads: pick(&[0, 2, 5]),
+            forward: pick(&[0, 1]) == 1,
+            part_bytes: pick(&[16, 1_000]),
+            server_side: pick(&[0, 1]) == 1,
         }
     }
 }
@@ -85,6 +105,8 @@ pub struct Region {
     pub ledger: Arc<ledger::Store>,
     pub keys: Arc<queue::Store>,
     pub audit: Arc<queue::Store>,
+    /// Holds the region's bucket.
+    pub disk: SimDisk,
     pub links: BTreeMap<&'static str, Link>,
 }
 
@@ -147,7 +169,7 @@ pub fn lock(oracle: &Mutex<Oracle>) -> MutexGuard<'_, Oracle> {
 fn ingress() -> Ingress {
     Ingress {
         key_pointers: vec!["/detail/idempotencyKey".to_owned()],
-        reference_pointers: Vec::new(),
+        reference_pointers: vec![REFERENCE.to_owned()],
         max_entry_bytes: 1 << 20,
     }
 }
@@ -177,7 +199,8 @@ impl World {
             let mut local: Vec<_> = links.values().map(|link| link.feed.clone()).collect();
             local.push(keys.clone());
             let bus = bus::Store::new(seed, name, started, trace.clone(), local, audit.clone(), oracle.clone());
-            Region { name, bus, ledger: ledger::Store::new(seed, name, trace.clone()), keys, audit, links }
+            let disk = SimDisk::new(Chance::new(seed, &format!("bucket {name}")));
+            Region { name, bus, ledger: ledger::Store::new(seed, name, trace.clone()), keys, audit, disk, links }
         };
         let regions = REGIONS.map(region).into();
         let nodes = (0..REGIONS.len()).flat_map(|home| (0..profile.agents).map(move |number| (home, number)));
@@ -228,6 +251,22 @@ impl World {
         })
     }
 
+    fn bucket(&self, region: &Region, caller: &Caller, copies_from: Option<Handle>) -> Arc<SimBucket> {
+        let chance = Chance::new(self.seed, &format!("bucket {} {caller}", region.name));
+        let store = Arc::new(SimStore::new(region.disk.handle(Arc::default()), SharedChance::new(chance)));
+        Arc::new(SimBucket { store, region: region.name, caller: caller.clone(), wire: self.wire.clone(), copies_from })
+    }
+
+    /// What a link does about payloads.
+    fn pair(&self, home: &Region, there: &Region, caller: &Caller) -> Pair {
+        let copies_from = self.profile.server_side.then(|| home.disk.handle(Arc::default()));
+        Pair {
+            home: self.bucket(home, caller, None),
+            peer: self.bucket(there, caller, copies_from),
+            buckets: Buckets::Own { home: payload::bucket(home.name), peer: payload::bucket(there.name) },
+        }
+    }
+
     /// Starts an agent: its links, its local keys, its audit, and whatever publishes through it.
     ///
     /// # Errors
@@ -249,6 +288,15 @@ impl World {
         let mut paused = Vec::new();
         for (peer, queues) in &region.links {
             let Some(there) = self.regions.iter().find(|region| region.name == *peer) else { continue };
+            let link_metrics = Arc::new(metrics.link(peer));
+            let claim_check = ClaimCheck {
+                reference: vec![REFERENCE.to_owned()],
+                missing: if self.profile.forward { Missing::Forward } else { Missing::Hold },
+                wait: Duration::from_secs(20),
+                part_size: self.profile.part_bytes,
+                ..ClaimCheck::default()
+            };
+            let payloads = self.pair(region, there, &caller).payloads(&claim_check, CALL, link_metrics.clone());
             let ports = queue_link::Ports {
                 feed: self.queue(&queues.feed, &caller),
                 held: self.queue(&queues.held, &caller),
@@ -257,9 +305,9 @@ impl World {
                 bus: self.bus(there, &caller),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
-                payloads: None,
+                payloads: Some(Arc::new(payloads)),
                 pacer: Arc::new(Pacer::new(self.profile.events_per_second, None)),
-                metrics: Arc::new(metrics.link(peer)),
+                metrics: link_metrics,
                 skipped: metrics.skipped.clone(),
             };
             let (sender, receiver) = watch::channel(false);
@@ -356,7 +404,7 @@ impl World {
             claimed_max: 50,
             unmarked_max: self.profile.unmarked_max,
             put_bytes: 1 << 20,
-            entry_bytes_max: 1 << 20,
+            entry_bytes_max: 2_500,
             retention: 15 * DAY,
             backoff: backoff(),
             hold_after: Duration::from_secs(20),
@@ -405,9 +453,10 @@ impl World {
         let (publisher, caller) = (running.publisher.clone(), running.caller.clone());
         let (oracle, wire, trace) = (self.oracle.clone(), self.wire.clone(), self.trace.clone());
         let names: Vec<String> = details.iter().map(|detail| lock(&oracle).attempt(DETAIL_TYPE, detail)).collect();
-        let drafts =
-            details.iter().filter_map(|detail| ingress().draft(SOURCE, DETAIL_TYPE, detail, None, Vec::new()).ok());
+        let local = details.iter().map(|detail| payload::local(detail, caller.home));
+        let drafts = local.filter_map(|detail| ingress().draft(SOURCE, DETAIL_TYPE, &detail, None, Vec::new()).ok());
         let drafts: Vec<_> = drafts.collect();
+        details.iter().for_each(|detail| self.upload(&self.regions[self.nodes[index].home], detail));
         tokio::spawn(async move {
             let answers = publisher.publish(drafts).await;
             if !wire.is_alive(&caller) {
@@ -420,14 +469,33 @@ impl World {
         });
     }
 
+    /// A producer writes the payload, before it publishes or too late; one in two of the late ones forgets it.
+    fn upload(&self, region: &Region, detail: &str) {
+        let Some((at, bytes)) = payload::of(detail) else { return };
+        let at = Location::new(payload::bucket(region.name), at.key);
+        let bucket = region.disk.handle(Arc::default());
+        let write = move || drop(bucket.shelf(|shelf| shelf.write(&at, bytes)));
+        if !payload::is_late(detail) {
+            return write();
+        }
+        let salt = detail.bytes().map(u64::from).sum::<u64>();
+        if salt % 2 == 0 {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(salt % 40)).await;
+                write();
+            });
+        }
+    }
+
     /// A producer publishes on the bus itself; `told`: it hears of it.
     pub fn publish_raw(&self, region: usize, detail_type: &str, detail: &str, told: bool) {
         let name = lock(&self.oracle).attempt(detail_type, detail);
         let region = &self.regions[region];
+        self.upload(region, detail);
         let entry = Entry {
             source: SOURCE.to_owned(),
             detail_type: detail_type.to_owned(),
-            detail: detail.to_owned(),
+            detail: payload::local(detail, region.name),
             ..Default::default()
         };
         if let Put::Accepted(_) = region.bus.put(&entry) {
@@ -489,7 +557,8 @@ impl World {
                 oracle.violate(Invariant::Fenced, late);
             }
         }
-        oracle.check();
+        let objects = self.regions.iter().map(|region| (region.name, region.disk.objects())).collect();
+        oracle.check(&objects);
     }
 
     pub fn check_end(&self) {
