@@ -64,7 +64,7 @@ pub enum Call {
     /// Objects that go ahead of an event.
     Bring {
         item: u64,
-        event: Event,
+        event: Box<Event>,
         accepted: Timestamp,
     },
     Claim {
@@ -215,7 +215,7 @@ pub fn perform(
                 Answer::Sent { result: complete(items.len(), result), items }
             }
             Call::Bring { item, event, accepted } => {
-                let result = payload::bring(event, accepted, &ports, &home, entry_bytes_max).await;
+                let result = payload::bring(*event, accepted, &ports, &home, entry_bytes_max).await;
                 Answer::Brought { item, result }
             }
             Call::Claim { items, claims, bytes } => {

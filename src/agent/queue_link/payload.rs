@@ -74,7 +74,7 @@ impl Work {
         }
         let item = self.take_one(index, now)?;
         let found = self.items.get(&item)?;
-        Some(Call::Bring { item, event: found.event.clone()?, accepted: found.accepted })
+        Some(Call::Bring { item, event: Box::new(found.event.clone()?), accepted: found.accepted })
     }
 
     pub(super) fn brought(&mut self, seq: u64, result: Result<Brought, Unready>, now: Timestamp) {
