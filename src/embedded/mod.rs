@@ -4,5 +4,6 @@ pub mod disk;
 pub mod hub;
 pub mod ledger;
 pub mod log;
+pub mod objects;
 pub mod peer;
 pub mod system;
