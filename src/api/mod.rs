@@ -8,16 +8,19 @@
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
 //! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
+//! | `GET`, `PUT`, `POST` `/peer/v1/objects/…` | [`peer_objects`] | reads and takes in objects |
 //!
 //! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
 //! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
 pub(crate) mod answer;
+mod bodies;
 pub mod cloudevents;
 mod events;
 pub mod listener;
 pub mod managed;
 mod peer;
+mod peer_objects;
 mod publish;
 pub mod put_events;
 #[cfg(test)]
@@ -33,7 +36,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -46,6 +49,7 @@ use crate::{
         clock::Entropy,
         hub::{Hub, Published},
         inbox::Inbox,
+        objects::Objects,
     },
 };
 
@@ -87,6 +91,8 @@ pub struct Options {
     pub region: String,
     pub hub: Arc<dyn Hub>,
     pub inbox: Arc<dyn Inbox>,
+    /// The region's own store, for its peers.
+    pub objects: Arc<dyn Objects>,
     pub ingress: Ingress,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
@@ -102,6 +108,7 @@ pub struct Api {
     /// Streams and long polls, which no time-out bounds. Half of the connections at most, so that publishers and peers
     /// always find room.
     waiting: Arc<Semaphore>,
+    bodies: bodies::Bodies,
 }
 
 impl Api {
@@ -109,7 +116,8 @@ impl Api {
         let region = &options.region;
         let hub_names = vec![region.clone(), format!("arn:aws:events:{region}:000000000000:event-bus/default")];
         let waiting = (options.limits.max_connections / 2).clamp(1, Semaphore::MAX_PERMITS);
-        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), options }
+        let bodies = bodies::Bodies::new(&options.limits);
+        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), bodies, options }
     }
 }
 
@@ -123,6 +131,12 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/peer/v1/deliver", post(peer::deliver))
         .route("/peer/v1/hello", get(peer::hello))
         .route("/peer/v1/repair", post(peer::repair))
+        .route("/peer/v1/objects/stat", get(peer_objects::stat))
+        .route("/peer/v1/objects/body", get(peer_objects::read).put(peer_objects::put))
+        .route("/peer/v1/objects/part", put(peer_objects::put_part))
+        .route("/peer/v1/objects/begin", post(peer_objects::begin))
+        .route("/peer/v1/objects/finish", post(peer_objects::finish))
+        .route("/peer/v1/objects/abort", post(peer_objects::abort))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize_peer));
     services
         .merge(peers)

@@ -248,7 +248,9 @@ mod tests {
 
     #[test]
     fn checksums_have_a_text() {
-        for sum in [Checksum::Sha256([0xab; 32]), Checksum::Crc32c(7), Checksum::Crc32(u32::MAX), Checksum::Crc64Nvme(1)] {
+        for sum in
+            [Checksum::Sha256([0xab; 32]), Checksum::Crc32c(7), Checksum::Crc32(u32::MAX), Checksum::Crc64Nvme(1)]
+        {
             assert_eq!(sum.to_string().parse(), Ok(sum));
         }
         for text in ["", "crc32", "crc32:7", "crc32:0000000g", "md5:00000000", "crc32c:000000000"] {
@@ -263,7 +265,20 @@ mod tests {
         }
         let long = "a".repeat(64);
         for name in [
-            "", "ab", "v1", "peer", &long, "-ab", "ab-", "a..b", "Abc", "a_b", "192.168.0.1", "xn--abc", "abc--x-s3", "a/b",
+            "",
+            "ab",
+            "v1",
+            "peer",
+            &long,
+            "-ab",
+            "ab-",
+            "a..b",
+            "Abc",
+            "a_b",
+            "192.168.0.1",
+            "xn--abc",
+            "abc--x-s3",
+            "a/b",
         ] {
             assert!(check_bucket(name).is_err(), "{name}");
         }

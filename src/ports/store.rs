@@ -191,11 +191,7 @@ pub trait Store: Send + Sync {
     /// Whether something stood there.
     fn remove<'a>(&'a self, at: &'a Location, condition: Condition) -> BoxFuture<'a, Result<bool, Error>>;
 
-    fn list<'a>(
-        &'a self,
-        bucket: &'a str,
-        query: &'a Query,
-    ) -> BoxFuture<'a, Result<Page<(String, Object)>, Error>>;
+    fn list<'a>(&'a self, bucket: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page<(String, Object)>, Error>>;
 
     fn begin_upload<'a>(
         &'a self,

@@ -205,6 +205,13 @@ impl Index {
         Ok(self.0.begin_write()?)
     }
 
+    /// Writes down what the next start would else find out by reading the whole index.
+    pub fn checkpoint(&self) -> Result<(), Broken> {
+        let mut transaction = self.0.begin_write()?;
+        transaction.set_quick_repair(true);
+        Ok(transaction.commit()?)
+    }
+
     pub fn snapshot(&self) -> Result<ReadTransaction, Broken> {
         Ok(self.0.begin_read()?)
     }

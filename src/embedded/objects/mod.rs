@@ -127,6 +127,11 @@ impl LocalObjects {
         self.writer.failed().await
     }
 
+    /// Takes in what waits and nothing more. Without this the next start has to read the whole index.
+    pub async fn close(&self) {
+        self.writer.close().await;
+    }
+
     /// Removes uploads that were begun before `age` ago and never came to an end; answers how many.
     ///
     /// # Errors

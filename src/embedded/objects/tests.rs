@@ -226,14 +226,13 @@ async fn a_listing_has_prefixes_delimiters_and_pages() {
     for key in ["a", "a/1", "a/2", "a/b/3", "b//x", "b/y", "c", "ä/1"] {
         write(&store, key, &Bytes::from_static(b"x")).await;
     }
-    store.write(&Location::new("bucket-2", "z"), Intent::default(), Expected::default(), body(&noise(1, 1))).await.unwrap();
+    store
+        .write(&Location::new("bucket-2", "z"), Intent::default(), Expected::default(), body(&noise(1, 1)))
+        .await
+        .unwrap();
     let all = async |prefix: &str, delimiter: Option<&str>, limit: usize| {
-        let mut query = Query {
-            prefix: prefix.to_owned(),
-            delimiter: delimiter.map(str::to_owned),
-            after: String::new(),
-            limit,
-        };
+        let mut query =
+            Query { prefix: prefix.to_owned(), delimiter: delimiter.map(str::to_owned), after: String::new(), limit };
         let (mut names, mut pages) = (Vec::new(), 0);
         loop {
             let page = store.list("bucket", &query).await.unwrap();

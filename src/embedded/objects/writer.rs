@@ -23,10 +23,15 @@ const WAITING_MAX: usize = 512;
 type Reply = Box<dyn FnOnce() + Send>;
 type Job = Box<dyn FnOnce(&mut Tables<'_>) -> Result<Reply, Broken> + Send>;
 
+enum Message {
+    Change(Job),
+    Close(oneshot::Sender<()>),
+}
+
 /// Hands changes to the writer. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer {
-    jobs: mpsc::Sender<Job>,
+    messages: mpsc::Sender<Message>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -46,8 +51,17 @@ impl Writer {
             Ok(Box::new(move || drop(answer.send(value))))
         });
         let failure = |_| Failure::Unanswered("the object store failed and has to be opened again".to_owned());
-        self.jobs.send(job).await.map_err(|_| failure(()))?;
+        self.messages.send(Message::Change(job)).await.map_err(|_| failure(()))?;
         answered.await.map_err(|_| failure(()))
+    }
+
+    /// Ends the writer in a way that makes the next start quick.
+    pub async fn close(&self) {
+        let (closed, closing) = oneshot::channel();
+        if self.messages.send(Message::Close(closed)).await.is_ok() {
+            // Without an answer the writer has failed, which `failed` tells.
+            let _ = closing.await;
+        }
     }
 
     /// Resolves when the writer has failed, with the reason.
@@ -71,26 +85,16 @@ pub fn start(
     totals: Totals,
     watcher: Watcher,
 ) -> io::Result<Writer> {
-    let (sender, mut jobs) = mpsc::channel::<Job>(WAITING_MAX);
+    let (sender, mut messages) = mpsc::channel(WAITING_MAX);
     let (failing, failed) = watch::channel(None);
     let mut thread = Thread { index, files, doomed, totals, watcher };
     std::thread::Builder::new().name("objects-writer".to_owned()).spawn(move || {
-        while let Some(first) = jobs.blocking_recv() {
-            let mut group = vec![first];
-            while group.len() < WAITING_MAX {
-                match jobs.try_recv() {
-                    Ok(job) => group.push(job),
-                    Err(_) => break,
-                }
-            }
-            if let Err(error) = thread.commit(group) {
-                tracing::error!(%error, "the object store failed");
-                failing.send_replace(Some(error.to_string()));
-                return;
-            }
+        if let Err(error) = thread.run(&mut messages) {
+            tracing::error!(%error, "the object store failed");
+            failing.send_replace(Some(error.to_string()));
         }
     })?;
-    Ok(Writer { jobs: sender, failed })
+    Ok(Writer { messages: sender, failed })
 }
 
 struct Thread {
@@ -110,6 +114,33 @@ enum Error {
 }
 
 impl Thread {
+    fn run(&mut self, messages: &mut mpsc::Receiver<Message>) -> Result<(), Error> {
+        while let Some(first) = messages.blocking_recv() {
+            let mut next = Some(first);
+            let mut group = Vec::new();
+            let mut closing = None;
+            while let Some(message) = next.take() {
+                match message {
+                    Message::Change(job) => group.push(job),
+                    Message::Close(closed) => closing = Some(closed),
+                }
+                if closing.is_none() && group.len() < WAITING_MAX {
+                    next = messages.try_recv().ok();
+                }
+            }
+            if !group.is_empty() {
+                self.commit(group)?;
+            }
+            if let Some(closed) = closing {
+                self.index.checkpoint()?;
+                // Nobody may wait any more.
+                let _ = closed.send(());
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     fn commit(&mut self, group: Vec<Job>) -> Result<(), Error> {
         let transaction = self.index.begin_write()?;
         let mut tables = Tables::open(&transaction)?;

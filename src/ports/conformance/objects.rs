@@ -30,7 +30,8 @@ pub fn noise(seed: u64, length: usize) -> Bytes {
 
 /// A body in pieces of 10,000 bytes.
 pub fn body(bytes: &Bytes) -> Body {
-    let pieces: Vec<_> = (0..bytes.len()).step_by(10_000).map(|at| bytes.slice(at..bytes.len().min(at + 10_000))).collect();
+    let pieces: Vec<_> =
+        (0..bytes.len()).step_by(10_000).map(|at| bytes.slice(at..bytes.len().min(at + 10_000))).collect();
     stream::iter(pieces.into_iter().map(Ok)).boxed()
 }
 
@@ -114,7 +115,10 @@ async fn damaged(store: &dyn Objects, bucket: &str) {
             let refused = store.put(&at, lie, body(&bytes)).await;
             // One that streams over a network may see its connection go instead of the answer.
             assert!(
-                matches!(refused, Err(Error::Damaged(_) | Error::Failure(Failure::Unanswered(_) | Failure::Refused(_)))),
+                matches!(
+                    refused,
+                    Err(Error::Damaged(_) | Error::Failure(Failure::Unanswered(_) | Failure::Refused(_)))
+                ),
                 "{at}: {refused:?}"
             );
             assert_eq!(store.stat(&at).await, Ok(None), "{at}: nothing was kept");
@@ -172,7 +176,10 @@ pub async fn uploads(store: Arc<dyn Objects>, bucket: &str) {
     let written = store.finish(&at, &upload, 3, said.clone()).await.unwrap();
     assert_eq!(store.stat(&at).await.unwrap().map(|stat| stat.version), Some(written.version.clone()));
     assert!(read(store, &at, &written.version, 0..written.size).await.unwrap() == bytes);
-    assert!(read(store, &at, &written.version, PART as u64 - 5..PART as u64 + 5).await.unwrap() == bytes[PART - 5..PART + 5]);
+    assert!(
+        read(store, &at, &written.version, PART as u64 - 5..PART as u64 + 5).await.unwrap()
+            == bytes[PART - 5..PART + 5]
+    );
 
     let late = store.begin(&at, &said, "tag 3").await.unwrap();
     put_part(&late, 1).await.unwrap();
