@@ -27,6 +27,9 @@ use crate::{
 /// Bodies on their way at the same time, in both directions; each may hold some 600 KiB in memory.
 const BODIES_MAX: usize = 256;
 
+/// How long a caller waits for room before it is told to come again.
+const ROOM_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a caller should wait that found no room.
 pub const PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,9 +47,9 @@ impl Bodies {
         Bodies { room: Arc::new(Semaphore::new(room)), patience: limits.request_timeout }
     }
 
-    /// Room for one body; `None` where there is none.
-    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
-        self.room.clone().try_acquire_owned().ok()
+    /// Room for one body, after a wait if need be; `None` where there is none.
+    pub async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(ROOM_WAIT, self.room.clone().acquire_owned()).await.ok()?.ok()
     }
 
     /// A request's body.

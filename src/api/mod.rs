@@ -3,6 +3,7 @@
 //! | route | handler | answers |
 //! |---|---|---|
 //! | `POST /` with `X-Amz-Target: AWSEvents.PutEvents` | [`publish`] | EventBridge's PutEvents |
+//! | `GET /`, `/{bucket}`, `/{bucket}/{key}` | [`s3`] | S3's path-style protocol |
 //! | `POST /v1/events` | [`publish`] | CloudEvents 1.0: structured, batched, binary |
 //! | `GET /v1/events` | [`events`] | a page of events, or after a wait the first; or a stream of them |
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
@@ -10,7 +11,7 @@
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
 //! | `GET`, `PUT`, `POST` `/peer/v1/objects/…` | [`peer_objects`] | reads and takes in objects |
 //!
-//! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
+//! Every other path below `/v1` and `/peer` is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
 //! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
 pub(crate) mod answer;
@@ -23,6 +24,7 @@ mod peer;
 mod peer_objects;
 mod publish;
 pub mod put_events;
+mod s3;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -36,7 +38,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post, put},
+    routing::{any, get, post, put},
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -50,6 +52,7 @@ use crate::{
         hub::{Hub, Published},
         inbox::Inbox,
         objects::Objects,
+        store::Store,
     },
 };
 
@@ -58,6 +61,11 @@ pub trait Observer: Send + Sync {
     /// A request was answered. `route` is the route's pattern, empty for a path that is none.
     fn request(&self, route: &str, status: StatusCode) {
         let _ = (route, status);
+    }
+
+    /// A request for objects was answered. `operation` is S3's name for it.
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        let _ = (operation, status);
     }
 
     /// Events of services got their answers.
@@ -93,6 +101,8 @@ pub struct Options {
     pub inbox: Arc<dyn Inbox>,
     /// The region's own store, for its peers.
     pub objects: Arc<dyn Objects>,
+    /// The same, for services.
+    pub store: Arc<dyn Store>,
     pub ingress: Ingress,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
@@ -109,6 +119,7 @@ pub struct Api {
     /// always find room.
     waiting: Arc<Semaphore>,
     bodies: bodies::Bodies,
+    s3: s3::S3,
 }
 
 impl Api {
@@ -117,7 +128,14 @@ impl Api {
         let hub_names = vec![region.clone(), format!("arn:aws:events:{region}:000000000000:event-bus/default")];
         let waiting = (options.limits.max_connections / 2).clamp(1, Semaphore::MAX_PERMITS);
         let bodies = bodies::Bodies::new(&options.limits);
-        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), bodies, options }
+        let s3 = s3::S3::new(
+            region,
+            options.store.clone(),
+            options.hub.clone(),
+            options.auth.api_token.as_ref(),
+            options.observer.clone(),
+        );
+        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), bodies, s3, options }
     }
 }
 
@@ -138,14 +156,25 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/peer/v1/objects/finish", post(peer_objects::finish))
         .route("/peer/v1/objects/abort", post(peer_objects::abort))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize_peer));
+    // These judge for themselves: S3's clients show tokens in another way.
+    let objects = Router::new()
+        .route("/", get(s3::serve))
+        .route("/{bucket}", any(s3::serve))
+        .route("/{bucket}/", any(s3::serve))
+        .route("/{bucket}/{*key}", any(s3::serve));
     services
         .merge(peers)
+        .merge(objects)
         .method_not_allowed_fallback(async || {
             answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
         })
-        .fallback(async || answer::error(StatusCode::NOT_FOUND, "no such path"))
+        .fallback(async || no_such_path())
         .layer(middleware::from_fn_with_state(api.clone(), observe))
         .with_state(api)
+}
+
+fn no_such_path() -> Response {
+    answer::error(StatusCode::NOT_FOUND, "no such path")
 }
 
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {

@@ -98,7 +98,7 @@ pub async fn stat(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Res
 pub async fn read(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Response> {
     let (at, Read { version, from, to }): (Location, _) = (query(&uri)?, query(&uri)?);
     let range: Range<u64> = from..to;
-    let room = api.bodies.enter().ok_or_else(no_room)?;
+    let room = api.bodies.enter().await.ok_or_else(no_room)?;
     let admission = admit(&api, &uri).await?;
     match api.options.objects.read(&at, &version, range.clone()).await {
         Ok(body) if !admission.answer_lost => {
@@ -157,7 +157,7 @@ pub async fn finish(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Response> {
-    let _room = api.bodies.enter().ok_or_else(no_room)?;
+    let _room = api.bodies.enter().await.ok_or_else(no_room)?;
     let (admission, wire::Finish { at, upload, parts, announced }) = said(&api, request).await?;
     connection.lift_timeout();
     let upload = Upload { id: upload, parts: Default::default() };
@@ -194,7 +194,7 @@ impl Call {
         body: body::Body,
         connection: &Connection,
     ) -> Result<Call, Response> {
-        let room = api.bodies.enter().ok_or_else(no_room)?;
+        let room = api.bodies.enter().await.ok_or_else(no_room)?;
         let admission = admit(api, uri).await?;
         connection.lift_timeout();
         Ok(Call { admission, incoming: api.bodies.incoming(headers, body), _room: room })

@@ -157,6 +157,7 @@ fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Rou
         hub: assembled.agent.hub.clone(),
         inbox: assembled.inbox.clone(),
         objects: Arc::new(assembled.objects.clone()),
+        store: Arc::new(assembled.objects.clone()),
         ingress,
         entropy: assembled.entropy.clone(),
         auth: config.auth.clone(),
@@ -184,6 +185,10 @@ pub(super) struct Counted(pub Arc<Metrics>);
 impl Observer for Counted {
     fn request(&self, route: &str, status: StatusCode) {
         self.0.requests.with_label_values(&[route, status.as_str()]).inc();
+    }
+
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        self.0.objects_requests.with_label_values(&[operation, status.as_str()]).inc();
     }
 
     fn published(&self, published: &[Published]) {
