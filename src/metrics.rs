@@ -45,6 +45,9 @@ pub struct Metrics {
     pub skipped: IntCounterVec,
     pub heartbeat_received: GaugeVec,
     pub log_bytes: Gauge,
+    pub objects_stored: Gauge,
+    pub objects_stored_bytes: Gauge,
+    pub objects_requests: IntCounterVec,
     pub faults_active: IntGaugeVec,
     pub invariant_violations: IntCounterVec,
     /// Handed to the clients of AWS regions.
@@ -171,6 +174,13 @@ impl Metrics {
                 &["origin"],
             )?,
             log_bytes: declare.gauge("hubweave_log_bytes", "Size of the hub's log on disk.")?,
+            objects_stored: declare.gauge("hubweave_objects_stored", "Objects in the region's object store.")?,
+            objects_stored_bytes: declare.gauge("hubweave_objects_stored_bytes", "Bytes of these objects.")?,
+            objects_requests: declare.counters(
+                "hubweave_objects_requests_total",
+                "Requests of services to the object store, by S3's name of the operation and HTTP status.",
+                &["operation", "status"],
+            )?,
             faults_active: declare.int_gauges(
                 "hubweave_faults_active",
                 "Injected faults that are in force, by kind: not 0 means that what hurts was ordered.",

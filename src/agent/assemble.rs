@@ -9,6 +9,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{Agent, Parts};
@@ -17,14 +18,17 @@ use crate::{
     embedded::{
         disk::LocalDisk,
         hub::{self, EmbeddedHub},
+        objects::{self, LocalObjects},
         peer::{self, HttpPeer},
+        remote_objects::{self, RemoteObjects},
         system::{Random, SystemClock},
     },
-    faults::{self, Faults, clock::SkewedClock, inbox::FaultyInbox, peer::FaultyPeer},
+    faults::{self, Faults, clock::SkewedClock, inbox::FaultyInbox, objects::FaultyObjects, peer::FaultyPeer},
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
         inbox::Inbox,
+        objects::Objects,
         peer::Peer,
     },
 };
@@ -64,6 +68,8 @@ pub enum Error {
     #[error(transparent)]
     Hub(#[from] hub::OpenError),
     #[error(transparent)]
+    Objects(#[from] objects::OpenError),
+    #[error(transparent)]
     Start(#[from] crate::ports::hub::Error),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -82,6 +88,9 @@ pub struct Assembled {
     pub hub: EmbeddedHub,
     /// With the faults on order.
     pub inbox: Arc<dyn Inbox>,
+    pub objects: LocalObjects,
+    /// The object stores of the peers that this region has links to, with the faults on order.
+    pub remote_objects: BTreeMap<String, Arc<dyn Objects>>,
     pub entropy: Arc<dyn Entropy>,
     /// Keeps other agents out of the data directory while it lives.
     _lock: fs::File,
@@ -117,8 +126,13 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         .name("hub-writer".to_owned())
         .spawn(move || runtime.block_on(writer.run()))
         .map_err(disk_error)?;
+    let others: Vec<String> =
+        config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
+    let metrics = Arc::new(Metrics::new(region, &others)?);
+    let objects = open_objects(&home.data_dir, clock.clone(), &*entropy, metrics.clone())?;
     let crash: faults::CrashHook = Arc::new(|| std::process::abort());
     let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
+    let mut remote_objects: BTreeMap<String, Arc<dyn Objects>> = BTreeMap::new();
     for link in config.links().into_iter().filter(|link| link.from == region && link.enabled) {
         let Some(address) = config.region(&link.to).and_then(|peer| peer.api.clone()) else { continue };
         let options = peer::Options {
@@ -126,12 +140,12 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
             attempt_timeout: link.attempt_timeout,
             ..peer::Options::new(address, region)
         };
+        let remote = RemoteObjects::new(remote_objects::Options::new(&config.cluster.name, options.clone()));
+        let remote = FaultyObjects::new(Arc::new(remote), &link.to, faults.clone(), crash.clone());
+        remote_objects.insert(link.to.clone(), Arc::new(remote));
         let peer = FaultyPeer::new(Arc::new(HttpPeer::new(options)), &link.to, faults.clone(), crash.clone());
         peers.insert(link.to, Arc::new(peer));
     }
-    let others: Vec<String> =
-        config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
-    let metrics = Arc::new(Metrics::new(region, &others)?);
     let agent = Agent::start(Parts {
         config,
         region: region.to_owned(),
@@ -145,7 +159,40 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
     })
     .await?;
     let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
-    Ok(Assembled { agent, hub, inbox, entropy, _lock: lock })
+    Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, _lock: lock })
+}
+
+/// Uploads in parts that nobody ended are forgotten after this.
+const UPLOAD_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often such are looked for.
+const UPLOAD_SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Opens the region's object store and keeps it tidy.
+fn open_objects(
+    data_dir: &Path,
+    clock: Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+    metrics: Arc<Metrics>,
+) -> Result<LocalObjects, objects::OpenError> {
+    let watcher = Box::new(move |totals: objects::Totals| {
+        metrics.objects_stored.set(totals.objects as f64);
+        metrics.objects_stored_bytes.set(totals.bytes as f64);
+    });
+    let objects = LocalObjects::open(&data_dir.join("objects"), clock, entropy, watcher)?;
+    let swept = objects.clone();
+    tokio::spawn(async move {
+        loop {
+            match swept.drop_stale_uploads(UPLOAD_AGE_MAX).await {
+                Ok(0) => {}
+                Ok(dropped) => tracing::info!(dropped, "forgot uploads in parts that nobody ended"),
+                // The process ends for this reason.
+                Err(_) => return,
+            }
+            tokio::time::sleep(UPLOAD_SWEEP_INTERVAL).await;
+        }
+    });
+    Ok(objects)
 }
 
 /// First line of the file that says whose data a directory holds.

@@ -26,7 +26,7 @@ use crate::{
     ports::{
         clock::Clock,
         hub::{self, Hub},
-        inbox::{Inbox, Refusal},
+        inbox::{Admission, Inbox, Refusal},
         peer::{Hello, RepairRequest},
     },
 };
@@ -195,6 +195,10 @@ impl RegionInbox {
 }
 
 impl Inbox for RegionInbox {
+    fn admit<'a>(&'a self, cluster: &'a str, asker: &'a str) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        async move { self.check_sender(cluster, asker).map(|()| Admission::default()) }.boxed()
+    }
+
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
             let received = self.clock.now();

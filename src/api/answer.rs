@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// A body that is too large is still read up to this many bytes and forgotten: a caller that is busy sending would
 /// otherwise see a reset instead of the answer.
-const FORGOTTEN_BYTES_MAX: usize = 64 << 20;
+pub const FORGOTTEN_BYTES_MAX: usize = 64 << 20;
 
 /// Memory set aside on the word of a `content-length`; what comes beyond makes it grow.
 const BELIEVED_BYTES_MAX: u64 = 1 << 20;

@@ -3,23 +3,28 @@
 //! | route | handler | answers |
 //! |---|---|---|
 //! | `POST /` with `X-Amz-Target: AWSEvents.PutEvents` | [`publish`] | EventBridge's PutEvents |
+//! | `GET /`, `/{bucket}`, `/{bucket}/{key}` | [`s3`] | S3's path-style protocol |
 //! | `POST /v1/events` | [`publish`] | CloudEvents 1.0: structured, batched, binary |
 //! | `GET /v1/events` | [`events`] | a page of events, or after a wait the first; or a stream of them |
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
 //! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
+//! | `GET`, `PUT`, `POST` `/peer/v1/objects/…` | [`peer_objects`] | reads and takes in objects |
 //!
-//! Every other path is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
+//! Every other path below `/v1` and `/peer` is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
 //! `health`; [`put_events`] and [`cloudevents`] read what services send, before it has to do with HTTP.
 
 pub(crate) mod answer;
+mod bodies;
 pub mod cloudevents;
 mod events;
 pub mod listener;
 pub mod managed;
 mod peer;
+mod peer_objects;
 mod publish;
 pub mod put_events;
+mod s3;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -33,7 +38,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{any, get, post, put},
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -46,6 +51,8 @@ use crate::{
         clock::Entropy,
         hub::{Hub, Published},
         inbox::Inbox,
+        objects::Objects,
+        store::Store,
     },
 };
 
@@ -54,6 +61,11 @@ pub trait Observer: Send + Sync {
     /// A request was answered. `route` is the route's pattern, empty for a path that is none.
     fn request(&self, route: &str, status: StatusCode) {
         let _ = (route, status);
+    }
+
+    /// A request for objects was answered. `operation` is S3's name for it.
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        let _ = (operation, status);
     }
 
     /// Events of services got their answers.
@@ -87,6 +99,10 @@ pub struct Options {
     pub region: String,
     pub hub: Arc<dyn Hub>,
     pub inbox: Arc<dyn Inbox>,
+    /// The region's own store, for its peers.
+    pub objects: Arc<dyn Objects>,
+    /// The same, for services.
+    pub store: Arc<dyn Store>,
     pub ingress: Ingress,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
@@ -102,6 +118,8 @@ pub struct Api {
     /// Streams and long polls, which no time-out bounds. Half of the connections at most, so that publishers and peers
     /// always find room.
     waiting: Arc<Semaphore>,
+    bodies: bodies::Bodies,
+    s3: s3::S3,
 }
 
 impl Api {
@@ -109,7 +127,15 @@ impl Api {
         let region = &options.region;
         let hub_names = vec![region.clone(), format!("arn:aws:events:{region}:000000000000:event-bus/default")];
         let waiting = (options.limits.max_connections / 2).clamp(1, Semaphore::MAX_PERMITS);
-        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), options }
+        let bodies = bodies::Bodies::new(&options.limits);
+        let s3 = s3::S3::new(
+            region,
+            options.store.clone(),
+            options.hub.clone(),
+            options.auth.api_token.as_ref(),
+            options.observer.clone(),
+        );
+        Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), bodies, s3, options }
     }
 }
 
@@ -123,15 +149,32 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/peer/v1/deliver", post(peer::deliver))
         .route("/peer/v1/hello", get(peer::hello))
         .route("/peer/v1/repair", post(peer::repair))
+        .route("/peer/v1/objects/stat", get(peer_objects::stat))
+        .route("/peer/v1/objects/body", get(peer_objects::read).put(peer_objects::put))
+        .route("/peer/v1/objects/part", put(peer_objects::put_part))
+        .route("/peer/v1/objects/begin", post(peer_objects::begin))
+        .route("/peer/v1/objects/finish", post(peer_objects::finish))
+        .route("/peer/v1/objects/abort", post(peer_objects::abort))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize_peer));
+    // These judge for themselves: S3's clients show tokens in another way.
+    let objects = Router::new()
+        .route("/", get(s3::serve))
+        .route("/{bucket}", any(s3::serve))
+        .route("/{bucket}/", any(s3::serve))
+        .route("/{bucket}/{*key}", any(s3::serve));
     services
         .merge(peers)
+        .merge(objects)
         .method_not_allowed_fallback(async || {
             answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
         })
-        .fallback(async || answer::error(StatusCode::NOT_FOUND, "no such path"))
+        .fallback(async || no_such_path())
         .layer(middleware::from_fn_with_state(api.clone(), observe))
         .with_state(api)
+}
+
+fn no_such_path() -> Response {
+    answer::error(StatusCode::NOT_FOUND, "no such path")
 }
 
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {

@@ -83,17 +83,19 @@ pub async fn repair(State(api): State<Arc<Api>>, request: Request) -> Response {
     }
 }
 
-fn refused(refusal: &Refusal) -> Response {
+pub fn refused(refusal: &Refusal) -> Response {
     let text = refusal.to_string();
     match refusal {
         Refusal::Foreign(_) => answer::error(StatusCode::CONFLICT, &text),
         Refusal::Malformed(_) => answer::error(StatusCode::BAD_REQUEST, &text),
         Refusal::Unavailable { retry_after, .. } => answer::unavailable(&text, *retry_after),
-        Refusal::CutOff => {
-            let mut response = answer::error(StatusCode::BAD_GATEWAY, &text);
-            // The listener sees this and closes the connection without an answer.
-            response.extensions_mut().insert(CutOff);
-            response
-        }
+        Refusal::CutOff => cut_off(),
     }
+}
+
+/// The listener sees this and closes the connection without an answer.
+pub fn cut_off() -> Response {
+    let mut response = answer::error(StatusCode::BAD_GATEWAY, &Refusal::CutOff.to_string());
+    response.extensions_mut().insert(CutOff);
+    response
 }

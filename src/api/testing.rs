@@ -16,7 +16,10 @@ use super::{Api, Observer, Options, listener, router};
 use crate::{
     config::{Address, Auth, Config, Limits},
     core::ingress::Ingress,
-    embedded::system::Random,
+    embedded::{
+        objects::LocalObjects,
+        system::{Random, SystemClock},
+    },
     ports::testing::{FakeHub, FakeInbox},
 };
 
@@ -47,9 +50,12 @@ pub struct Server {
     pub address: SocketAddr,
     pub hub: Arc<FakeHub>,
     pub inbox: Arc<FakeInbox>,
+    pub objects: LocalObjects,
     pub counted: Arc<Counted>,
     pub shutdown: CancellationToken,
     pub stopped: JoinHandle<()>,
+    /// What the store lies in.
+    pub folder: tempfile::TempDir,
 }
 
 /// The tokens of a topology file.
@@ -64,12 +70,17 @@ pub async fn start() -> Server {
 
 pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut listener::Options)) -> Server {
     let (hub, inbox, counted) = (Arc::new(FakeHub::default()), Arc::new(FakeInbox::default()), Arc::default());
+    let folder = tempfile::tempdir().unwrap();
+    let objects =
+        LocalObjects::open(folder.path(), Arc::new(SystemClock), &Random::from_system(), Box::new(|_| {})).unwrap();
     let mut options = listener::Options::from(&limits);
     guards(&mut options);
     let api = Api::new(Options {
         region: "eu".to_owned(),
         hub: hub.clone(),
         inbox: inbox.clone(),
+        objects: Arc::new(objects.clone()),
+        store: Arc::new(objects.clone()),
         ingress: Ingress {
             key_pointers: vec!["/detail/key".to_owned()],
             reference_pointers: Vec::new(),
@@ -84,7 +95,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
     let address = socket.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let served = listener::serve(socket, router(Arc::new(api)), options, shutdown.clone());
-    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served) }
+    Server { address, hub, inbox, objects, counted, shutdown, stopped: tokio::spawn(served), folder }
 }
 
 #[derive(Debug)]

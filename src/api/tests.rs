@@ -174,11 +174,13 @@ async fn a_caller_that_expects_100_is_told_to_send_or_why_not() {
 #[tokio::test]
 async fn other_paths_are_404_and_other_methods_405() {
     let server = start().await;
-    for path in ["/nothing", "/v1/state/profile/1", "/peer/v1", "/v1/events/1"] {
+    for path in ["//", "/v1/state/profile/1", "/peer/v1", "/v1/events/1", "/v1", "/peer/"] {
         let answer = server.get(path).await;
         assert_eq!((answer.status, answer.error().as_str()), (404, "no such path"), "{path}");
     }
-    for (line, allow) in [("PUT /v1/events", "get,head,post"), ("GET /", "post"), ("GET /peer/v1/deliver", "post")] {
+    for (line, allow) in
+        [("PUT /v1/events", "get,head,post"), ("PUT /", "get,head,post"), ("GET /peer/v1/deliver", "post")]
+    {
         let answer = server.call(line, &[], b"").await;
         assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{line}");
         assert_eq!(answer.error(), "this path does not know the method");

@@ -40,8 +40,8 @@ pub enum Error {
     #[error("signals cannot be received: {0}")]
     Signals(std::io::Error),
     /// What was acknowledged is safe; what was on its way is not known.
-    #[error("the hub failed and the agent must start again: {0}")]
-    Hub(String),
+    #[error("the disk failed and the agent must start again: {0}")]
+    Disk(String),
 }
 
 /// After this a stop goes on whatever is still running.
@@ -117,6 +117,7 @@ pub async fn run(
     let failed = loop {
         tokio::select! {
             why = assembled.hub.failed() => break Some(why),
+            why = assembled.objects.failed() => break Some(why),
             _ = terminate.recv() => break None,
             _ = tokio::signal::ctrl_c() => break None,
             () = &mut gone => break None,
@@ -128,7 +129,7 @@ pub async fn run(
     };
     if let Some(why) = failed {
         // No draining: nothing may be acknowledged any more.
-        return Err(Error::Hub(why));
+        return Err(Error::Disk(why));
     }
     assembled.agent.drain();
     let stopping = async {
@@ -136,6 +137,7 @@ pub async fn run(
         servers.close();
         servers.wait().await;
         assembled.agent.stop().await;
+        assembled.objects.close().await;
     };
     if tokio::time::timeout(STOP_WAIT, stopping).await.is_err() {
         tracing::warn!("stopped before everything had ended; nothing that was acknowledged is lost");
@@ -154,6 +156,8 @@ fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Rou
         region: region.to_owned(),
         hub: assembled.agent.hub.clone(),
         inbox: assembled.inbox.clone(),
+        objects: Arc::new(assembled.objects.clone()),
+        store: Arc::new(assembled.objects.clone()),
         ingress,
         entropy: assembled.entropy.clone(),
         auth: config.auth.clone(),
@@ -181,6 +185,10 @@ pub(super) struct Counted(pub Arc<Metrics>);
 impl Observer for Counted {
     fn request(&self, route: &str, status: StatusCode) {
         self.0.requests.with_label_values(&[route, status.as_str()]).inc();
+    }
+
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        self.0.objects_requests.with_label_values(&[operation, status.as_str()]).inc();
     }
 
     fn published(&self, published: &[Published]) {

@@ -11,7 +11,8 @@ use super::{
 };
 
 /// What is logged unless RUST_LOG says otherwise.
-const DEFAULT_FILTER: &str = "info";
+/// `s3s` logs each error that it answers, as an error.
+const DEFAULT_FILTER: &str = "info,s3s=off";
 
 pub async fn run(context: &Context, args: args::Run) -> Result<(), Error> {
     context.region(&args.region)?;

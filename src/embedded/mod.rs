@@ -1,8 +1,10 @@
-//! The durable default: hub, ledger and links of one region on local disk; HTTP between regions.
+//! The durable default: hub, ledger, object store and links of one region on local disk; HTTP between regions.
 
 pub mod disk;
 pub mod hub;
 pub mod ledger;
 pub mod log;
+pub mod objects;
 pub mod peer;
+pub mod remote_objects;
 pub mod system;

@@ -10,6 +10,7 @@ use futures::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
+    body::Body,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use hyper_util::{
@@ -66,6 +67,30 @@ impl Options {
     }
 }
 
+/// A client that keeps connections for a while.
+pub(super) fn client<B>(options: &Options) -> Client<HttpConnector, B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(options.connect_timeout));
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(options.idle_timeout)
+        .pool_timer(TokioTimer::new())
+        .build(connector)
+}
+
+/// The header that shows the token.
+pub(super) fn authorization(options: &Options) -> Option<HeaderValue> {
+    // Configuration admits visible ASCII only, so every token makes a header.
+    let token = options.token.as_ref()?;
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// A [`Peer`] behind an address.
 pub struct HttpPeer {
     options: Options,
@@ -76,19 +101,7 @@ pub struct HttpPeer {
 impl HttpPeer {
     /// Connects when it is first called.
     pub fn new(options: Options) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.connect_timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(options.idle_timeout)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
-        // Configuration admits visible ASCII only, so every token makes a header.
-        let authorization = options.token.as_ref().and_then(|token| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose())).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
+        let (authorization, client) = (authorization(&options), client(&options));
         HttpPeer { options, authorization, client }
     }
 
@@ -199,7 +212,7 @@ impl Peer for HttpPeer {
 }
 
 /// The first cause: what stands around it names layers of the client.
-fn deepest(error: &dyn std::error::Error) -> String {
+pub(super) fn deepest(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -208,7 +221,7 @@ fn deepest(error: &dyn std::error::Error) -> String {
 }
 
 /// The `error` of a JSON answer, else the beginning of whatever it is, on one line.
-fn message(body: &[u8]) -> String {
+pub(super) fn message(body: &[u8]) -> String {
     let json = serde_json::from_slice(body).unwrap_or(serde_json::Value::Null);
     let text = match json.get("error").and_then(serde_json::Value::as_str) {
         Some(text) => text.to_owned(),
@@ -222,7 +235,7 @@ fn message(body: &[u8]) -> String {
     }
 }
 
-fn retry_after(headers: &HeaderMap) -> Duration {
+pub(super) fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     seconds.map_or(PAUSE_DEFAULT, Duration::from_secs).min(PAUSE_MAX)
 }

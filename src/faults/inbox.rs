@@ -8,7 +8,7 @@ use super::{CrashHook, Direction, Fault, Faults, Kind};
 use crate::{
     core::batch::{Batch, Reply},
     ports::{
-        inbox::{Inbox, Refusal},
+        inbox::{Admission, Inbox, Refusal},
         peer::{Hello, RepairRequest},
     },
 };
@@ -50,6 +50,19 @@ impl FaultyInbox {
 }
 
 impl Inbox for FaultyInbox {
+    fn admit<'a>(&'a self, cluster: &'a str, asker: &'a str) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        async move {
+            let hits = self.faults.draw(asker, Direction::In);
+            self.before(&hits).await?;
+            let mut admission = self.inner.admit(cluster, asker).await?;
+            admission.answer_lost |= hits.iter().any(|fault| fault.kind == Kind::TimeoutAfterSuccess);
+            let (faults, asker) = (self.faults.clone(), asker.to_owned());
+            admission.cut = Some(Arc::new(move || faults.is_cut(&asker, Direction::In)));
+            Ok(admission)
+        }
+        .boxed()
+    }
+
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
             let hits = self.faults.draw(&batch.opening.sender, Direction::In);

@@ -1,12 +1,13 @@
 //! Faults on order: decorators around the ports, seeded, the same in simulation, in drills and in production.
 //!
-//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`] spoils what goes out,
-//! [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the services of a region on
-//! managed ones. A partition cuts everything between two regions, whatever the call.
+//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`] and [`objects::FaultyObjects`]
+//! spoil what goes out, [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the
+//! services of a region on managed ones. A partition cuts everything between two regions, whatever the call.
 
 pub mod clock;
 pub mod inbox;
 pub mod managed;
+pub mod objects;
 pub mod peer;
 
 use std::{
@@ -258,6 +259,17 @@ impl Faults {
                 && (fault.probability >= 1.0 || self.entropy.next_f64() < fault.probability)
         });
         hits
+    }
+
+    /// Whether a certain partition is in force: it cuts what is under way as well.
+    fn is_cut(&self, peer: &str, direction: Direction) -> bool {
+        !self.read().is_empty()
+            && self.list().iter().any(|fault| {
+                fault.kind == Kind::Partition
+                    && fault.probability >= 1.0
+                    && fault.direction.covers(direction)
+                    && fault.peer.as_deref().is_none_or(|hit| hit == peer)
+            })
     }
 
     /// What is added to the clock, in milliseconds.

@@ -13,20 +13,30 @@ use crate::{
     ports::peer::{Hello, Peer, RepairRequest},
 };
 
-pub struct FaultyPeer {
-    inner: Arc<dyn Peer>,
+/// The way to a peer, as faults on order have it.
+pub(super) struct Way {
     name: String,
     faults: Arc<Faults>,
     crash: CrashHook,
 }
 
-impl FaultyPeer {
-    pub fn new(inner: Arc<dyn Peer>, name: &str, faults: Arc<Faults>, crash: CrashHook) -> Self {
-        Self { inner, name: name.to_owned(), faults, crash }
+impl Way {
+    pub(super) fn new(name: &str, faults: Arc<Faults>, crash: CrashHook) -> Self {
+        Self { name: name.to_owned(), faults, crash }
+    }
+
+    pub(super) fn draw(&self) -> Vec<Fault> {
+        self.faults.draw(&self.name, Direction::Out)
+    }
+
+    /// Says whether what is under way is cut by now.
+    pub(super) fn cut(&self) -> impl Fn() -> bool + Send + use<> {
+        let (faults, name) = (self.faults.clone(), self.name.clone());
+        move || faults.is_cut(&name, Direction::Out)
     }
 
     /// What hits before the call is made.
-    async fn before(&self, hits: &[Fault]) -> Result<(), Failure> {
+    pub(super) async fn before(&self, hits: &[Fault]) -> Result<(), Failure> {
         for fault in hits {
             let injected = || Err(Failure::Unanswered(format!("injected {}", fault.kind)));
             match fault.kind {
@@ -41,44 +51,56 @@ impl FaultyPeer {
         Ok(())
     }
 
-    fn after<T>(hits: &[Fault], result: Result<T, Failure>) -> Result<T, Failure> {
+    /// What hits after it.
+    pub(super) fn after<T, E: From<Failure>>(hits: &[Fault], result: Result<T, E>) -> Result<T, E> {
         match hits.iter().any(|fault| fault.kind == Kind::TimeoutAfterSuccess) {
-            true => result.and(Err(Failure::Unanswered("injected timeout-after-success".to_owned()))),
+            true => result.and(Err(Failure::Unanswered("injected timeout-after-success".to_owned()).into())),
             false => result,
         }
+    }
+}
+
+pub struct FaultyPeer {
+    inner: Arc<dyn Peer>,
+    way: Way,
+}
+
+impl FaultyPeer {
+    pub fn new(inner: Arc<dyn Peer>, name: &str, faults: Arc<Faults>, crash: CrashHook) -> Self {
+        Self { inner, way: Way::new(name, faults, crash) }
     }
 }
 
 impl Peer for FaultyPeer {
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Failure>> {
         async move {
-            let hits = self.faults.draw(&self.name, Direction::Out);
-            self.before(&hits).await?;
+            let hits = self.way.draw();
+            self.way.before(&hits).await?;
             let twice = hits.iter().any(|fault| fault.kind == Kind::Duplicate).then(|| batch.clone());
             let reply = self.inner.deliver(batch).await;
             if let Some(again) = twice {
                 // Its answer is the one that nobody waits for.
                 let _ = tokio::time::timeout(Duration::from_secs(10), self.inner.deliver(again)).await;
             }
-            Self::after(&hits, reply)
+            Way::after(&hits, reply)
         }
         .boxed()
     }
 
     fn hello(&self) -> BoxFuture<'_, Result<Hello, Failure>> {
         async move {
-            let hits = self.faults.draw(&self.name, Direction::Out);
-            self.before(&hits).await?;
-            Self::after(&hits, self.inner.hello().await)
+            let hits = self.way.draw();
+            self.way.before(&hits).await?;
+            Way::after(&hits, self.inner.hello().await)
         }
         .boxed()
     }
 
     fn request_repair(&self, request: RepairRequest) -> BoxFuture<'_, Result<(), Failure>> {
         async move {
-            let hits = self.faults.draw(&self.name, Direction::Out);
-            self.before(&hits).await?;
-            Self::after(&hits, self.inner.request_repair(request).await)
+            let hits = self.way.draw();
+            self.way.before(&hits).await?;
+            Way::after(&hits, self.inner.request_repair(request).await)
         }
         .boxed()
     }

@@ -1,8 +1,8 @@
 //! The receiving half of a link: what a region does with what its peers send.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 
 use super::peer::{Hello, RepairRequest};
 use crate::core::batch::{Batch, Reply};
@@ -24,7 +24,28 @@ pub enum Refusal {
     CutOff,
 }
 
+/// A peer's call besides batches, let in.
+#[derive(Clone, Default)]
+pub struct Admission {
+    /// An injected fault: it is done, and its answer must not arrive. Close the connection.
+    pub answer_lost: bool,
+    /// Whether an injected fault cuts the connection by now: asked while bytes go over it.
+    pub cut: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl Admission {
+    pub fn is_cut(&self) -> bool {
+        self.cut.as_ref().is_some_and(|cut| cut())
+    }
+}
+
 pub trait Inbox: Send + Sync {
+    /// Whether a call of `asker` may go on, besides those below; before anything is done.
+    fn admit<'a>(&'a self, cluster: &'a str, asker: &'a str) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        let _ = (cluster, asker);
+        async { Ok(Admission::default()) }.boxed()
+    }
+
     /// Takes a batch in; what the reply says is durable.
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>>;
 

@@ -12,5 +12,6 @@ pub mod objects;
 pub mod peer;
 pub mod queue;
 pub mod shared;
+pub mod store;
 #[cfg(test)]
 pub mod testing;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range, pin::Pin};
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture};
+use serde::{Deserialize, Serialize};
 
 use crate::core::link::Failure;
 pub use crate::core::object::{Checksum, Location, Stat, Sums};
@@ -28,7 +29,7 @@ pub enum Error {
 }
 
 /// What is about to be written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announced {
     pub size: u64,
     /// Of all the bytes, as far as known. The store refuses bytes that do not fit.
@@ -45,11 +46,52 @@ impl Announced {
 }
 
 /// An upload in parts that was begun, perhaps long ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     pub id: String,
     /// Parts that are there already, by number (from 1), with their sizes.
     pub parts: BTreeMap<u32, u64>,
+}
+
+/// What agents say to each other of objects, where the URL does not say it. Bodies go as they are.
+pub mod wire {
+    use super::{Announced, Deserialize, Location, Serialize};
+
+    /// Bytes of any of these, and of an [`Announced`] before a body, at most.
+    pub const BYTES_MAX: u64 = 64 << 10;
+
+    /// `POST /peer/v1/objects/begin`.
+    #[derive(Debug, Serialize, Deserialize)]
+    pub struct Begin {
+        pub at: Location,
+        pub announced: Announced,
+        pub tag: String,
+    }
+
+    /// `POST /peer/v1/objects/finish`.
+    #[derive(Debug, Serialize, Deserialize)]
+    pub struct Finish {
+        pub at: Location,
+        pub upload: String,
+        pub parts: u32,
+        pub announced: Announced,
+    }
+
+    /// `POST /peer/v1/objects/abort`.
+    #[derive(Debug, Serialize, Deserialize)]
+    pub struct Abort {
+        pub at: Location,
+        pub upload: String,
+    }
+
+    /// The `code` of an error that is more than an error.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Code {
+        Gone,
+        Exists,
+        Damaged,
+    }
 }
 
 /// Contract, checked by `conformance::objects`:

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     hub::{Error, Hub, Note, Published, ReadError, Reader},
-    inbox::{Inbox, Refusal},
+    inbox::{Admission, Inbox, Refusal},
     peer::{Hello, RepairRequest},
 };
 use crate::core::{
@@ -202,6 +202,7 @@ impl Reader for FakeReader {
 #[derive(Default)]
 pub struct FakeInbox {
     pub refusal: Mutex<Option<Refusal>>,
+    pub admission: Mutex<Admission>,
     pub batches: Mutex<Vec<Batch>>,
     pub repairs: Mutex<Vec<RepairRequest>>,
 }
@@ -213,6 +214,17 @@ impl FakeInbox {
 }
 
 impl Inbox for FakeInbox {
+    fn admit<'a>(&'a self, cluster: &'a str, _: &'a str) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        async move {
+            self.check()?;
+            match cluster {
+                "local" => Ok(self.admission.lock().unwrap().clone()),
+                other => Err(Refusal::Foreign(format!("this is cluster local, not {other}"))),
+            }
+        }
+        .boxed()
+    }
+
     fn deliver(&self, batch: Batch) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move {
             self.check()?;

@@ -1,0 +1,247 @@
+//! S3's path-style protocol over the region's object store, for services. The `s3s` crate reads requests and writes
+//! answers; [`operations`] does what they ask.
+//!
+//! Without an `auth.api_token` any signature will do, or none: it is taken off, and what it frames is unpacked here
+//! ([`chunked`]). With one a request shows it as `Authorization: Bearer`, or is signed with it as the secret key of any
+//! access key id, which `s3s` verifies.
+//!
+//! Bodies may take as long as they move ([`super::bodies`]).
+
+mod chunked;
+mod convert;
+mod listing;
+mod objects;
+mod operations;
+#[cfg(test)]
+mod tests;
+mod uploads;
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Extension, Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    response::Response,
+};
+use futures::TryStreamExt;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use s3s::{
+    S3Result,
+    auth::{S3Auth, SecretKey},
+    service::{S3Service, S3ServiceBuilder},
+};
+
+use super::{Api, Observer, answer, bodies, listener::Connection, shows};
+use crate::{
+    config::Secret,
+    core::object::RESERVED_BUCKETS,
+    ports::{hub::Hub, inbox::Admission, store::Store},
+};
+use chunked::Trailers;
+use operations::Operations;
+
+/// What S3's clients send in place of a checksum where the body is in chunks.
+const STREAMING: &str = "STREAMING-";
+
+/// Serves S3's requests, with and without signatures.
+pub struct S3 {
+    open: S3Service,
+    signed: Option<S3Service>,
+}
+
+impl S3 {
+    pub fn new(
+        region: &str,
+        store: Arc<dyn Store>,
+        hub: Arc<dyn Hub>,
+        token: Option<&Secret>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let builder = || S3ServiceBuilder::new(Operations::new(region, store.clone(), hub.clone(), observer.clone()));
+        let signed = token.map(|token| {
+            let mut builder = builder();
+            builder.set_auth(TokenAsKey(SecretKey::from(token.expose())));
+            builder.build()
+        });
+        S3 { open: builder().build(), signed }
+    }
+}
+
+/// Whatever the access key id is, the secret key is the token.
+struct TokenAsKey(SecretKey);
+
+#[async_trait::async_trait]
+impl S3Auth for TokenAsKey {
+    async fn get_secret_key(&self, _: &str) -> S3Result<SecretKey> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Every path that is no other route's.
+pub async fn serve(
+    State(api): State<Arc<Api>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    request: Request,
+) -> Response {
+    let first = request.uri().path().split('/').nth(1).unwrap_or_default();
+    if RESERVED_BUCKETS.contains(&first) {
+        return super::no_such_path();
+    }
+    if is_form(request.headers()) {
+        return failed(StatusCode::NOT_IMPLEMENTED, "NotImplemented", "forms are not taken: use PUT");
+    }
+    let Some(room) = api.bodies.enter().await else {
+        return slow_down("too many requests for objects are on their way");
+    };
+    connection.lift_timeout();
+    let (mut head, body) = request.into_parts();
+    let incoming = api.bodies.incoming(&head.headers, body);
+    let is_open = shows(&head.headers, api.options.auth.api_token.as_ref());
+    let (service, body) = match &api.s3.signed {
+        Some(signed) if !is_open => (signed, incoming.stream(Admission::default())),
+        _ => {
+            let body = incoming.stream(Admission::default());
+            let body = match unpack(&mut head.headers) {
+                true => {
+                    let trailers = Trailers::default();
+                    head.extensions.insert(trailers.clone());
+                    chunked::unpack(body, trailers)
+                }
+                false => body,
+            };
+            take_signature_off(&mut head.headers, &mut head.uri);
+            (&api.s3.open, body)
+        }
+    };
+    let is_head = head.method == Method::HEAD;
+    let length = answer::content_length(&head.headers);
+    let body = s3s::Body::http_body_unsync(Sized { body: StreamBody::new(body.map_ok(Frame::data)), length });
+    let response = match service.call(hyper::Request::from_parts(head, body)).await {
+        Ok(response) => response,
+        Err(error) => {
+            let error: s3s::StdError = error.into();
+            tracing::error!(%error, "a request for objects failed");
+            return failed(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "see the agent's log");
+        }
+    };
+    if !response.status().is_success() && !is_head {
+        incoming.forget().await;
+    }
+    let (mut head, body) = response.into_parts();
+    if head.status == StatusCode::SERVICE_UNAVAILABLE {
+        head.headers.insert(header::RETRY_AFTER, HeaderValue::from(bodies::PAUSE.as_secs()));
+    }
+    // The room is taken until the answer has been sent.
+    let body = Kept { body, _room: room };
+    Response::from_parts(head, Body::new(body))
+}
+
+/// A browser's upload would be gathered in memory.
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("multipart/form-data"))
+}
+
+/// Whether the body is in chunks; the headers then say what is in them.
+fn unpack(headers: &mut HeaderMap) -> bool {
+    let sha256 = headers.get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
+    if !sha256.is_some_and(|value| value.starts_with(STREAMING)) {
+        return false;
+    }
+    match headers.get("x-amz-decoded-content-length").cloned() {
+        Some(length) => headers.insert(header::CONTENT_LENGTH, length),
+        None => headers.remove(header::CONTENT_LENGTH),
+    };
+    true
+}
+
+/// Nobody verifies it here, and `s3s` refuses what it cannot verify.
+fn take_signature_off(headers: &mut HeaderMap, uri: &mut Uri) {
+    headers.remove(header::AUTHORIZATION);
+    let Some(query) = uri.query() else { return };
+    let signs = |name: &str| {
+        const NAMES: [&str; 10] = [
+            "x-amz-algorithm",
+            "x-amz-credential",
+            "x-amz-date",
+            "x-amz-expires",
+            "x-amz-signedheaders",
+            "x-amz-signature",
+            "x-amz-security-token",
+            "awsaccesskeyid",
+            "signature",
+            "expires",
+        ];
+        NAMES.contains(&name.to_ascii_lowercase().as_str())
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !signs(pair.split('=').next().unwrap_or_default())).collect();
+    let kept = format!("{}?{}", uri.path(), kept.join("&"));
+    // A part of a URI is one.
+    if let Ok(kept) = kept.parse() {
+        *uri = kept;
+    }
+}
+
+fn slow_down(why: &str) -> Response {
+    let mut response = failed(StatusCode::SERVICE_UNAVAILABLE, "SlowDown", why);
+    answer::set_retry_after(&mut response, bodies::PAUSE);
+    response
+}
+
+/// An error in S3's form.
+fn failed(status: StatusCode, code: &str, message: &str) -> Response {
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
+    answer::with_type(status, "application/xml", text.into())
+}
+
+/// A body of a known length, where it is known.
+struct Sized<B> {
+    body: B,
+    length: Option<u64>,
+}
+
+impl<B: hyper::body::Body + Unpin> hyper::body::Body for Sized<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.length.map_or_else(|| self.body.size_hint(), hyper::body::SizeHint::with_exact)
+    }
+}
+
+/// An answer's body that keeps its room.
+struct Kept {
+    body: s3s::Body,
+    _room: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Kept {
+    type Data = bytes::Bytes;
+    type Error = s3s::StdError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<bytes::Bytes>, s3s::StdError>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::Body::size_hint(&self.body)
+    }
+}
