@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Parts};
+use super::{Agent, Parts, payloads::Stores};
 use crate::{
     config::{Backend, Config},
     embedded::{
@@ -89,8 +89,6 @@ pub struct Assembled {
     /// With the faults on order.
     pub inbox: Arc<dyn Inbox>,
     pub objects: LocalObjects,
-    /// The object stores of the peers that this region has links to, with the faults on order.
-    pub remote_objects: BTreeMap<String, Arc<dyn Objects>>,
     pub entropy: Arc<dyn Entropy>,
     /// Keeps other agents out of the data directory while it lives.
     _lock: fs::File,
@@ -151,7 +149,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         region: region.to_owned(),
         hub: Arc::new(hub.clone()),
         peers,
-        objects: None,
+        objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects }),
         clock,
         entropy: entropy.clone(),
         faults: faults.clone(),
@@ -159,7 +157,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
     })
     .await?;
     let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
-    Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, _lock: lock })
+    Ok(Assembled { agent, hub, inbox, objects, entropy, _lock: lock })
 }
 
 /// Uploads in parts that nobody ended are forgotten after this.

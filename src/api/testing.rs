@@ -50,12 +50,11 @@ pub struct Server {
     pub address: SocketAddr,
     pub hub: Arc<FakeHub>,
     pub inbox: Arc<FakeInbox>,
-    pub objects: LocalObjects,
     pub counted: Arc<Counted>,
     pub shutdown: CancellationToken,
     pub stopped: JoinHandle<()>,
     /// What the store lies in.
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// The tokens of a topology file.
@@ -95,7 +94,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
     let address = socket.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let served = listener::serve(socket, router(Arc::new(api)), options, shutdown.clone());
-    Server { address, hub, inbox, objects, counted, shutdown, stopped: tokio::spawn(served), folder }
+    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served), _folder: folder }
 }
 
 #[derive(Debug)]

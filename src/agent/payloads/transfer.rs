@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::{LARGE_BYTES, Payloads, Unready};
+use super::{LARGE_BYTES, Payloads, Unready, hex};
 use crate::{
     agent::pacer::Pacer,
     core::{link::Failure, object::Location},
@@ -111,7 +111,8 @@ impl Transfer<'_> {
         let peer = &*self.payloads.peer;
         // Another version of the object, or other parts, is another upload.
         let part = self.payloads.options.part_bytes.max(stat.size.div_ceil(PARTS_MAX));
-        let tag = format!("{:x}", Sha256::digest(format!("{} {} {} {part}", self.from, stat.version, stat.size)));
+        let what = format!("{} {} {} {part}", self.from, stat.version, stat.size);
+        let tag = hex(&Sha256::digest(what).into());
         let upload = self.within(0, peer.begin(to, &announced, &tag)).await?;
         let parts = u32::try_from(stat.size.div_ceil(part)).unwrap_or(u32::MAX);
         let range = |number: u32| {

@@ -161,6 +161,9 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Broken> {
 #[derive(Clone)]
 pub struct Index(Arc<Database>);
 
+/// An entry, and its body if that stands in the index.
+type Found = (Entry, Option<Vec<u8>>);
+
 impl Index {
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let path = root.join(FILE);
@@ -231,7 +234,7 @@ impl Index {
     }
 
     /// The entry, and its body if that stands in the index, of one snapshot.
-    pub fn find_body(&self, at: &Location) -> Result<Option<(Entry, Option<Vec<u8>>)>, Broken> {
+    pub fn find_body(&self, at: &Location) -> Result<Option<Found>, Broken> {
         let snapshot = self.snapshot()?;
         let Some(found) = snapshot.open_table(OBJECTS)?.get(key_of(at).as_slice())? else { return Ok(None) };
         let entry: Entry = decode(found.value())?;
