@@ -81,6 +81,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
         inbox: inbox.clone(),
         objects: Arc::new(objects.clone()),
         store: Arc::new(objects.clone()),
+        elsewhere: Default::default(),
         ingress: Ingress {
             key_pointers: vec!["/detail/key".to_owned()],
             reference_pointers: Vec::new(),

@@ -96,11 +96,19 @@ pub struct ClaimCheck {
     /// How long a payload that is missing at home is waited for. Default 10 m. Raising it costs held events
     /// (`max_held`) and counts into the longest redelivery (`idempotency.retention`).
     pub wait: Duration,
+    /// Whether an object that is not here yet is read from a peer that has it, for a service that asks for it. Default
+    /// false. Costs the peers a call for each object that is nowhere, and hides from a service that its region is behind.
+    pub read_through: bool,
 }
 
 impl Default for ClaimCheck {
     fn default() -> Self {
-        ClaimCheck { reference: Vec::new(), missing: Missing::Hold, wait: Duration::from_secs(600) }
+        ClaimCheck {
+            reference: Vec::new(),
+            missing: Missing::Hold,
+            wait: Duration::from_secs(600),
+            read_through: false,
+        }
     }
 }
 
@@ -116,6 +124,7 @@ impl ClaimCheck {
                 .unwrap_or(default.reference),
             missing: section.parsed("missing", missing).unwrap_or(default.missing),
             wait: section.duration("wait", default.wait, MILLISECOND..=4 * DAY),
+            read_through: section.boolean("read_through", default.read_through),
         };
         section.finish();
         claim_check
