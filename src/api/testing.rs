@@ -37,6 +37,10 @@ impl Observer for Counted {
         self.seen.lock().unwrap().push(format!("{route} {}", status.as_u16()));
     }
 
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        self.seen.lock().unwrap().push(format!("{operation} {}", status.as_u16()));
+    }
+
     fn stamp_stripped(&self) {
         self.seen.lock().unwrap().push("stamp".to_owned());
     }

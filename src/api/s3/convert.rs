@@ -225,12 +225,9 @@ pub fn incoming(body: Option<StreamingBlob>) -> Body {
     }
 }
 
-/// Why a body ended, if it is ours to know; `s3s` wraps what it reads.
+/// Why a body ended: whatever it was, it came from the caller.
 fn broken(error: &StdError) -> Failure {
-    match error.downcast_ref::<Failure>() {
-        Some(failure) => failure.clone(),
-        None => Failure::Refused(format!("the body: {error}")),
-    }
+    Failure::Refused(error.to_string())
 }
 
 /// The SHA-1 of bytes that pass. It is judged and not kept: the store computes what is better.
