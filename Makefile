@@ -11,8 +11,9 @@ PYTHON := python3
 test: tools
 	@$(PYTHON) tests/run.py
 
-# What the tests need on a fresh machine: the AWS clients in a virtual environment of this folder.
+# What the tests need on a fresh machine: the AWS clients in a virtual environment of this folder, and rclone.
 tools: $(VENV)/.installed
+	@command -v rclone > /dev/null || { apt-get update --quiet && apt-get install --yes --no-install-recommends rclone; }
 
 $(VENV)/.installed: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -48,6 +48,7 @@ pub struct Metrics {
     pub objects_stored: Gauge,
     pub objects_stored_bytes: Gauge,
     pub objects_requests: IntCounterVec,
+    pub objects_read_through: IntCounterVec,
     pub faults_active: IntGaugeVec,
     pub invariant_violations: IntCounterVec,
     /// Handed to the clients of AWS regions.
@@ -180,6 +181,11 @@ impl Metrics {
                 "hubweave_objects_requests_total",
                 "Requests of services to the object store, by S3's name of the operation and HTTP status.",
                 &["operation", "status"],
+            )?,
+            objects_read_through: declare.counters(
+                "hubweave_objects_read_through_total",
+                "Requests of services for an object that was not here and was answered from a peer.",
+                &["peer"],
             )?,
             faults_active: declare.int_gauges(
                 "hubweave_faults_active",
@@ -327,6 +333,7 @@ impl Metrics {
             metrics.deduplicated.with_label_values(&[result]);
         }
         for peer in peers {
+            metrics.objects_read_through.with_label_values(&[peer]);
             metrics.applied.with_label_values(&[peer]);
             metrics.heartbeat_received.with_label_values(&[peer]).set(0.0);
             for result in ["duplicate", "conflict"] {

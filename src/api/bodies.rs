@@ -1,13 +1,17 @@
 //! Bodies of objects, which are streamed: however long they take, as long as they move.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     body,
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -58,6 +62,7 @@ impl Bodies {
             slot: Arc::new(Mutex::new(Some(body))),
             patience: self.patience,
             asks_first: headers.contains_key(header::EXPECT),
+            was_read: Arc::default(),
         }
     }
 }
@@ -67,16 +72,18 @@ pub struct Incoming {
     /// Where the body is while nobody waits for its next bytes.
     slot: Arc<Mutex<Option<body::Body>>>,
     patience: Duration,
-    /// The caller sends nothing before it is told to.
+    /// The caller sends nothing before it is told to, which the first read does.
     asks_first: bool,
+    was_read: Arc<AtomicBool>,
 }
 
 impl Incoming {
     /// The bytes. A fault may cut them off.
     pub fn stream(&self, admission: Admission) -> Body {
-        let (slot, patience) = (self.slot.clone(), self.patience);
+        let (slot, patience, was_read) = (self.slot.clone(), self.patience, self.was_read.clone());
         let step = move |slot: Arc<Mutex<Option<body::Body>>>| {
             let admission = admission.clone();
+            was_read.store(true, Ordering::Relaxed);
             async move {
                 loop {
                     if admission.is_cut() {
@@ -100,18 +107,25 @@ impl Incoming {
     }
 
     /// Reads what is left and forgets it, within bounds: a caller that is busy sending would otherwise see a reset instead
-    /// of the answer.
-    pub async fn forget(self) {
-        if self.asks_first {
-            return;
-        }
+    /// of the answer. Where nobody can know what comes next over the connection, the answer is its last.
+    pub async fn forget(self, response: &mut Response) {
         let mut rest = self.stream(Admission::default());
         let mut size = 0;
-        while let Some(Ok(bytes)) = rest.next().await {
-            size += bytes.len();
-            if size > FORGOTTEN_BYTES_MAX {
-                return;
-            }
+        let ended = match self.asks_first && !self.was_read.load(Ordering::Relaxed) {
+            true => false,
+            false => loop {
+                match rest.next().await {
+                    Some(Ok(bytes)) => size += bytes.len(),
+                    Some(Err(_)) => break false,
+                    None => break true,
+                }
+                if size > FORGOTTEN_BYTES_MAX {
+                    break false;
+                }
+            },
+        };
+        if !ended {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
 }

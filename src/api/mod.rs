@@ -30,7 +30,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -68,6 +68,11 @@ pub trait Observer: Send + Sync {
         let _ = (operation, status);
     }
 
+    /// A service reads an object that is not here: from this peer.
+    fn object_read_through(&self, peer: &str) {
+        let _ = peer;
+    }
+
     /// Events of services got their answers.
     fn published(&self, published: &[Published]) {
         let _ = published;
@@ -103,6 +108,8 @@ pub struct Options {
     pub objects: Arc<dyn Objects>,
     /// The same, for services.
     pub store: Arc<dyn Store>,
+    /// Peers whose objects services may read that are not here, by region.
+    pub elsewhere: BTreeMap<String, Arc<dyn Objects>>,
     pub ingress: Ingress,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
@@ -128,13 +135,7 @@ impl Api {
         let hub_names = vec![region.clone(), format!("arn:aws:events:{region}:000000000000:event-bus/default")];
         let waiting = (options.limits.max_connections / 2).clamp(1, Semaphore::MAX_PERMITS);
         let bodies = bodies::Bodies::new(&options.limits);
-        let s3 = s3::S3::new(
-            region,
-            options.store.clone(),
-            options.hub.clone(),
-            options.auth.api_token.as_ref(),
-            options.observer.clone(),
-        );
+        let s3 = s3::S3::new(&options);
         Api { hub_names, waiting: Arc::new(Semaphore::new(waiting)), bodies, s3, options }
     }
 }

@@ -205,9 +205,9 @@ impl Call {
     }
 
     async fn end<T: serde::Serialize>(self, result: Result<T, Error>) -> Response {
-        let response = answered(&self.admission, result);
+        let mut response = answered(&self.admission, result);
         if response.status() != StatusCode::OK && !self.admission.is_cut() {
-            self.incoming.forget().await;
+            self.incoming.forget(&mut response).await;
         }
         response
     }

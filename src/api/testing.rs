@@ -37,6 +37,10 @@ impl Observer for Counted {
         self.seen.lock().unwrap().push(format!("{route} {}", status.as_u16()));
     }
 
+    fn object_request(&self, operation: &str, status: StatusCode) {
+        self.seen.lock().unwrap().push(format!("{operation} {}", status.as_u16()));
+    }
+
     fn stamp_stripped(&self) {
         self.seen.lock().unwrap().push("stamp".to_owned());
     }
@@ -80,6 +84,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
         inbox: inbox.clone(),
         objects: Arc::new(objects.clone()),
         store: Arc::new(objects.clone()),
+        elsewhere: Default::default(),
         ingress: Ingress {
             key_pointers: vec!["/detail/key".to_owned()],
             reference_pointers: Vec::new(),

@@ -1,6 +1,6 @@
 //! One region's process: the agent, its listeners, and how it ends.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use futures::FutureExt;
@@ -158,6 +158,10 @@ fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Rou
         inbox: assembled.inbox.clone(),
         objects: Arc::new(assembled.objects.clone()),
         store: Arc::new(assembled.objects.clone()),
+        elsewhere: match config.claim_check.read_through {
+            true => assembled.remote_objects.clone(),
+            false => BTreeMap::new(),
+        },
         ingress,
         entropy: assembled.entropy.clone(),
         auth: config.auth.clone(),
@@ -189,6 +193,10 @@ impl Observer for Counted {
 
     fn object_request(&self, operation: &str, status: StatusCode) {
         self.0.objects_requests.with_label_values(&[operation, status.as_str()]).inc();
+    }
+
+    fn object_read_through(&self, peer: &str) {
+        self.0.objects_read_through.with_label_values(&[peer]).inc();
     }
 
     fn published(&self, published: &[Published]) {

@@ -107,6 +107,9 @@ pub struct ClaimCheck {
     /// Larger objects go in parts of this size and go on where they were after a failure. Default 32 MiB. Raising it
     /// repeats more after a failure; lowering it costs more calls.
     pub part_size: u64,
+    /// Whether an object that is not here yet is read from a peer that has it, for a service that asks for it. Default
+    /// false. Costs the peers a call for each object that is nowhere, and hides from a service that its region is behind.
+    pub read_through: bool,
 }
 
 impl Default for ClaimCheck {
@@ -119,6 +122,7 @@ impl Default for ClaimCheck {
             transfers: 64,
             large_transfers: 4,
             part_size: 32 << 20,
+            read_through: false,
         }
     }
 }
@@ -142,6 +146,7 @@ impl ClaimCheck {
             transfers: section.integer("transfers", default.transfers as u64, 1..=1_000) as usize,
             large_transfers: section.integer("large_transfers", default.large_transfers as u64, 1..=100) as usize,
             part_size: section.size("part_size", default.part_size, 5 << 20..=1 << 30),
+            read_through: section.boolean("read_through", default.read_through),
         };
         section.finish();
         claim_check

@@ -33,6 +33,7 @@ mod metrics;
 #[cfg(feature = "aws")]
 #[path = "../support/ministack.rs"]
 mod ministack;
+mod objects_s3;
 mod operations;
 mod reload;
 mod start;

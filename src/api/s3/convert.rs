@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -10,6 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, TryStreamExt};
 use s3s::{
     S3Error, S3ErrorCode, S3Result, StdError,
+    crypto::{Checksum as _, Sha1},
     dto::{self, ETag, ETagCondition, StreamingBlob},
     s3_error,
 };
@@ -204,14 +206,14 @@ pub fn decode<const N: usize>(text: &str) -> Result<[u8; N], String> {
 /// The kind of checksum that S3 names so, if it has to be computed apart.
 ///
 /// # Errors
-/// SHA-1, which the store does not keep.
+/// One that S3 does not know.
 pub fn crc(name: &str) -> S3Result<Option<Crc>> {
     match name.to_ascii_uppercase().as_str() {
         "CRC32" => Ok(Some(Crc::Crc32)),
         "CRC32C" => Ok(Some(Crc::Crc32c)),
         "CRC64NVME" => Ok(Some(Crc::Crc64Nvme)),
-        "SHA256" => Ok(None),
-        _ => Err(s3_error!(NotImplemented, "checksums are CRC32, CRC32C, CRC64NVME and SHA256")),
+        "SHA256" | "SHA1" => Ok(None),
+        _ => Err(s3_error!(InvalidArgument, "checksums are CRC32, CRC32C, CRC64NVME, SHA1 and SHA256")),
     }
 }
 
@@ -223,11 +225,33 @@ pub fn incoming(body: Option<StreamingBlob>) -> Body {
     }
 }
 
-/// Why a body ended, if it is ours to know; `s3s` wraps what it reads.
+/// Why a body ended: whatever it was, it came from the caller.
 fn broken(error: &StdError) -> Failure {
-    match error.downcast_ref::<Failure>() {
-        Some(failure) => failure.clone(),
-        None => Failure::Refused(format!("the body: {error}")),
+    Failure::Refused(error.to_string())
+}
+
+/// The SHA-1 of bytes that pass. It is judged and not kept: the store computes what is better.
+#[derive(Clone)]
+pub struct Sha1Watch(Arc<Mutex<Sha1>>);
+
+impl Sha1Watch {
+    /// The same body, watched.
+    pub fn begin(body: Body) -> (Body, Sha1Watch) {
+        let watch = Sha1Watch(Arc::new(Mutex::new(Sha1::new())));
+        let watching = watch.clone();
+        let body =
+            body.inspect_ok(move |bytes| watching.0.lock().unwrap_or_else(PoisonError::into_inner).update(bytes));
+        (body.boxed(), watch)
+    }
+
+    /// Whether the bytes so far have this SHA-1, in base64.
+    pub fn check(&self, announced: &str) -> Result<(), String> {
+        let sha1 =
+            std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Sha1::new()).finalize();
+        match decode::<20>(announced)? == sha1 {
+            true => Ok(()),
+            false => Err(format!("the SHA-1 is {}, not {announced}", STANDARD.encode(sha1))),
+        }
     }
 }
 

@@ -81,6 +81,15 @@ pub async fn location(
     Ok(S3Response::new(output))
 }
 
+/// Buckets have none, and never had.
+pub async fn versioning(
+    operations: &Operations,
+    request: S3Request<GetBucketVersioningInput>,
+) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+    exists(operations, &request.input.bucket).await?;
+    Ok(S3Response::new(GetBucketVersioningOutput::default()))
+}
+
 pub async fn delete_bucket(
     operations: &Operations,
     request: S3Request<DeleteBucketInput>,

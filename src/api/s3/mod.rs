@@ -9,6 +9,7 @@
 
 mod chunked;
 mod convert;
+mod elsewhere;
 mod listing;
 mod objects;
 mod operations;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{Extension, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::Response,
 };
 use futures::TryStreamExt;
@@ -33,12 +34,8 @@ use s3s::{
     service::{S3Service, S3ServiceBuilder},
 };
 
-use super::{Api, Observer, answer, bodies, listener::Connection, shows};
-use crate::{
-    config::Secret,
-    core::object::RESERVED_BUCKETS,
-    ports::{hub::Hub, inbox::Admission, store::Store},
-};
+use super::{Api, Options, answer, bodies, listener::Connection, shows};
+use crate::{core::object::RESERVED_BUCKETS, ports::inbox::Admission};
 use chunked::Trailers;
 use operations::Operations;
 
@@ -52,15 +49,9 @@ pub struct S3 {
 }
 
 impl S3 {
-    pub fn new(
-        region: &str,
-        store: Arc<dyn Store>,
-        hub: Arc<dyn Hub>,
-        token: Option<&Secret>,
-        observer: Arc<dyn Observer>,
-    ) -> Self {
-        let builder = || S3ServiceBuilder::new(Operations::new(region, store.clone(), hub.clone(), observer.clone()));
-        let signed = token.map(|token| {
+    pub fn new(options: &Options) -> Self {
+        let builder = || S3ServiceBuilder::new(Operations::new(options));
+        let signed = options.auth.api_token.as_ref().map(|token| {
             let mut builder = builder();
             builder.set_auth(TokenAsKey(SecretKey::from(token.expose())));
             builder.build()
@@ -115,7 +106,6 @@ pub async fn serve(
             (&api.s3.open, body)
         }
     };
-    let is_head = head.method == Method::HEAD;
     let length = answer::content_length(&head.headers);
     let body = s3s::Body::http_body_unsync(Sized { body: StreamBody::new(body.map_ok(Frame::data)), length });
     let response = match service.call(hyper::Request::from_parts(head, body)).await {
@@ -126,16 +116,15 @@ pub async fn serve(
             return failed(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "see the agent's log");
         }
     };
-    if !response.status().is_success() && !is_head {
-        incoming.forget().await;
-    }
-    let (mut head, body) = response.into_parts();
-    if head.status == StatusCode::SERVICE_UNAVAILABLE {
-        head.headers.insert(header::RETRY_AFTER, HeaderValue::from(bodies::PAUSE.as_secs()));
-    }
     // The room is taken until the answer has been sent.
-    let body = Kept { body, _room: room };
-    Response::from_parts(head, Body::new(body))
+    let mut response = response.map(|body| Body::new(Kept { body, _room: room }));
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        answer::set_retry_after(&mut response, bodies::PAUSE);
+    }
+    if !response.status().is_success() {
+        incoming.forget(&mut response).await;
+    }
+    response
 }
 
 /// A browser's upload would be gathered in memory.

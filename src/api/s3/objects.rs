@@ -1,6 +1,6 @@
 //! Objects as a whole: written, read, copied, removed.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use axum::http::{HeaderMap, StatusCode};
 use futures::future::join_all;
@@ -8,13 +8,14 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_erro
 
 use super::{
     chunked::Trailers,
-    convert::{self, Fields, decode, error, etag, incoming, outgoing, size, time},
+    convert::{self, Fields, Sha1Watch, decode, error, etag, incoming, outgoing, size, time},
+    elsewhere::Found,
     operations::{Operations, absent},
 };
 use crate::{
     core::object::{Checksum, Location, unhex},
     ports::{
-        objects::Body,
+        objects::{self, Body, Objects},
         store::{self, Condition, Crc, Expected, Intent, Late, Store},
     },
 };
@@ -34,12 +35,9 @@ pub struct Said {
     pub algorithm: Option<ChecksumAlgorithm>,
 }
 
-/// What is to be expected of a body, from everything that is said of it.
-pub fn expected<T>(request: &S3Request<T>, said: Said) -> S3Result<Expected> {
+/// What is to be expected of a body, from everything that is said of it; and the body.
+pub fn expected<T>(request: &S3Request<T>, said: Said, body: Body) -> S3Result<(Expected, Body)> {
     let invalid = |why: String| S3Error::with_message(S3ErrorCode::InvalidDigest, why);
-    if said.sha1.is_some() {
-        convert::crc("SHA1")?;
-    }
     let mut sums = said.fields.sums().map_err(invalid)?;
     // What the signature covers, also where nobody verifies it. `UNSIGNED-PAYLOAD` and the like are no digits.
     let signed = request.headers.get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
@@ -58,17 +56,25 @@ pub fn expected<T>(request: &S3Request<T>, said: Said) -> S3Result<Expected> {
     for name in announced.split(',').filter_map(|name| name.trim().strip_prefix("x-amz-checksum-")) {
         kinds.extend(convert::crc(name)?);
     }
-    Ok(Expected {
+    let (body, sha1) = match said.sha1.is_some() || announced.contains("x-amz-checksum-sha1") {
+        true => {
+            let (body, watch) = Sha1Watch::begin(body);
+            (body, Some((watch, said.sha1)))
+        }
+        false => (body, None),
+    };
+    let expected = Expected {
         size: said.content_length.and_then(|length| u64::try_from(length).ok()),
         md5: said.content_md5.as_deref().map(decode).transpose().map_err(invalid)?,
         sums,
         kinds,
-        late: (!announced.is_empty()).then(|| late(request)),
-    })
+        late: (!announced.is_empty() || sha1.is_some()).then(|| late(request, sha1)),
+    };
+    Ok((expected, body))
 }
 
 /// Reads the trailers when the body has ended, wherever it was unpacked.
-fn late<T>(request: &S3Request<T>) -> Late {
+fn late<T>(request: &S3Request<T>, sha1: Option<(Sha1Watch, Option<String>)>) -> Late {
     let verified = request.trailing_headers.clone();
     let unpacked = request.extensions.get::<Trailers>().cloned();
     Box::new(move || {
@@ -77,6 +83,10 @@ fn late<T>(request: &S3Request<T>) -> Late {
             (None, Some(unpacked)) => unpacked.get(),
             (None, None) => HeaderMap::new(),
         };
+        if let Some((watch, announced)) = sha1 {
+            let trailed = trailers.get("x-amz-checksum-sha1").and_then(|value| value.to_str().ok());
+            watch.check(announced.as_deref().or(trailed).unwrap_or_default())?;
+        }
         convert::trailed(&trailers).sums()
     })
 }
@@ -109,7 +119,7 @@ pub async fn put(
         attributes: convert::attributes(&request.headers)?,
         condition: convert::condition(request.input.if_match.as_ref(), request.input.if_none_match.as_ref())?,
     };
-    let expected = expected(&request, said)?;
+    let (expected, body) = expected(&request, said, body)?;
     let at = Location::new(request.input.bucket, request.input.key);
     let object = operations.store.write(&at, intent, expected, body).await.map_err(error)?;
     let fields = Fields::of(&object.stat.sums);
@@ -188,6 +198,20 @@ async fn find(operations: &Operations, at: &Location) -> S3Result<store::Object>
     }
 }
 
+/// An object that is read, and where it is if it is not here.
+async fn find_anywhere(operations: &Operations, at: &Location) -> S3Result<(store::Object, Option<Arc<dyn Objects>>)> {
+    if let Some(object) = operations.store.find(at).await.map_err(error)? {
+        return Ok((object, None));
+    }
+    match operations.elsewhere.find(at).await {
+        Some(Found { object, peer, store }) => {
+            operations.read_through(&peer);
+            Ok((object, Some(store)))
+        }
+        None => Err(absent(&*operations.store, &at.bucket).await),
+    }
+}
+
 /// Checksums go with a whole object only, and where they are asked for.
 fn checksums(object: &store::Object, mode: Option<&ChecksumMode>, whole: bool) -> (Fields, Option<ChecksumType>) {
     match whole && mode.is_some() {
@@ -207,10 +231,17 @@ pub async fn get(operations: &Operations, request: S3Request<GetObjectInput>) ->
     };
     let at = Location::new(input.bucket, input.key);
     for _ in 0..LOOKS_MAX {
-        let object = find(operations, &at).await?;
+        let (object, peer) = find_anywhere(operations, &at).await?;
         conditions.judge(&object)?;
         let (range, content_range) = part(&object, input.range.as_ref())?;
-        let body = match operations.store.open(&at, &object.stat.version, range.clone()).await {
+        let opened = match &peer {
+            None => operations.store.open(&at, &object.stat.version, range.clone()).await,
+            Some(peer) => peer.read(&at, &object.stat.version, range.clone()).await.map_err(|failed| match failed {
+                objects::Error::Failure(failure) => store::Error::Failure(failure),
+                _ => store::Error::NoObject,
+            }),
+        };
+        let body = match opened {
             Ok(body) => body,
             // Replaced or removed since the look.
             Err(store::Error::NoObject) => continue,
@@ -248,7 +279,7 @@ pub async fn head(
         if_modified_since: input.if_modified_since.as_ref(),
         if_unmodified_since: input.if_unmodified_since.as_ref(),
     };
-    let object = find(operations, &Location::new(input.bucket, input.key)).await?;
+    let (object, _) = find_anywhere(operations, &Location::new(input.bucket, input.key)).await?;
     conditions.judge(&object)?;
     let (range, content_range) = part(&object, input.range.as_ref())?;
     let (fields, kind) = checksums(&object, input.checksum_mode.as_ref(), content_range.is_none());

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 
-use super::{listing, objects, uploads};
+use super::{elsewhere::Elsewhere, listing, objects, uploads};
 use crate::{
-    api::Observer,
+    api::{Observer, Options},
     ports::{hub::Hub, store::Store},
 };
 
@@ -16,13 +16,25 @@ use crate::{
 pub struct Operations {
     pub region: String,
     pub store: Arc<dyn Store>,
+    pub elsewhere: Elsewhere,
     hub: Arc<dyn Hub>,
     observer: Arc<dyn Observer>,
 }
 
 impl Operations {
-    pub fn new(region: &str, store: Arc<dyn Store>, hub: Arc<dyn Hub>, observer: Arc<dyn Observer>) -> Self {
-        Operations { region: region.to_owned(), store, hub, observer }
+    pub fn new(options: &Options) -> Self {
+        Operations {
+            region: options.region.clone(),
+            store: options.store.clone(),
+            elsewhere: Elsewhere(options.elsewhere.clone()),
+            hub: options.hub.clone(),
+            observer: options.observer.clone(),
+        }
+    }
+
+    /// Notes that a peer's object is answered.
+    pub fn read_through(&self, peer: &str) {
+        self.observer.object_read_through(peer);
     }
 
     fn counted<T>(&self, operation: &str, result: S3Result<S3Response<T>>) -> S3Result<S3Response<T>> {
@@ -80,6 +92,8 @@ operations! {
     create_bucket "CreateBucket" CreateBucketInput -> CreateBucketOutput: write listing::create_bucket,
     head_bucket "HeadBucket" HeadBucketInput -> HeadBucketOutput: read listing::head_bucket,
     get_bucket_location "GetBucketLocation" GetBucketLocationInput -> GetBucketLocationOutput: read listing::location,
+    get_bucket_versioning "GetBucketVersioning" GetBucketVersioningInput -> GetBucketVersioningOutput:
+        read listing::versioning,
     delete_bucket "DeleteBucket" DeleteBucketInput -> DeleteBucketOutput: write listing::delete_bucket,
     list_objects "ListObjects" ListObjectsInput -> ListObjectsOutput: read listing::objects,
     list_objects_v2 "ListObjectsV2" ListObjectsV2Input -> ListObjectsV2Output: read listing::objects_v2,

@@ -82,7 +82,7 @@ pub async fn part(
         sha1: input.checksum_sha1.take(),
         algorithm: input.checksum_algorithm.take(),
     };
-    let expected = expected(&request, said)?;
+    let (expected, body) = expected(&request, said, body)?;
     let input = request.input;
     let (at, number) = (Location::new(input.bucket, input.key), number(input.part_number)?);
     let part = operations.store.write_part(&at, &input.upload_id, number, expected, body).await.map_err(error)?;

@@ -38,6 +38,10 @@ impl Request {
         Request { body: body.into(), ..Request::new("POST", path) }
     }
 
+    pub fn put(path: &str, body: impl Into<Vec<u8>>) -> Request {
+        Request { body: body.into(), ..Request::new("PUT", path) }
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
