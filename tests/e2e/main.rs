@@ -19,6 +19,8 @@ mod aws_faults;
 #[cfg(feature = "aws")]
 mod aws_operations;
 #[cfg(feature = "aws")]
+mod aws_options;
+#[cfg(feature = "aws")]
 mod aws_regions;
 #[cfg(feature = "aws")]
 mod aws_safety;

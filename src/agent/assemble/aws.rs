@@ -151,7 +151,10 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         links,
         bus,
         claims: ledger,
-        local_keys: queue(names.local_keys()).await?,
+        local_keys: match aws.local_keys {
+            true => Some(queue(names.local_keys()).await?),
+            false => None,
+        },
         audit: queue(names.audit()).await?,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),

@@ -113,7 +113,8 @@ pub struct Parts {
     /// The region's own.
     pub bus: Arc<dyn Bus>,
     pub claims: Arc<dyn Claims>,
-    pub local_keys: Arc<dyn Queue>,
+    /// `None` where the region does without (`region.aws.local_keys`).
+    pub local_keys: Option<Arc<dyn Queue>>,
     pub audit: Arc<dyn Queue>,
     pub shared: Arc<dyn Shared>,
     pub clock: Arc<dyn Clock>,
@@ -248,27 +249,30 @@ impl Managed {
             disabled,
         });
         let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
-        let options = local_keys::Options {
-            home: region.clone(),
-            ingress: ingress.clone(),
-            call_timeout: CALL_TIMEOUT,
-            visibility: VISIBILITY,
-            poll: POLL,
-            receives: RECEIVES,
-            retention: config.idempotency.retention,
-            backoff,
-        };
-        let ports = local_keys::Ports {
-            queue: local_keys.clone(),
-            claims,
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            metrics: metrics.clone(),
-            kinds: kinds.clone(),
-        };
-        let keys = LocalKeys::new(options, ports);
-        let (stopped, tasks) = (stop.clone(), &managed.tasks);
-        tasks.spawn(async move { keys.run(stopped).await });
+        let tasks = &managed.tasks;
+        if let Some(queue) = &local_keys {
+            let options = local_keys::Options {
+                home: region.clone(),
+                ingress: ingress.clone(),
+                call_timeout: CALL_TIMEOUT,
+                visibility: VISIBILITY,
+                poll: POLL,
+                receives: RECEIVES,
+                retention: config.idempotency.retention,
+                backoff,
+            };
+            let ports = local_keys::Ports {
+                queue: queue.clone(),
+                claims,
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+                kinds: kinds.clone(),
+            };
+            let keys = LocalKeys::new(options, ports);
+            let stopped = stop.clone();
+            tasks.spawn(async move { keys.run(stopped).await });
+        }
         let options = audit::Options {
             home: region,
             ingress,
@@ -280,7 +284,7 @@ impl Managed {
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
         };
         let mut targets: Vec<Arc<dyn Queue>> = feeds;
-        targets.push(local_keys);
+        targets.extend(local_keys);
         let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics, kinds };
         tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());
