@@ -179,6 +179,8 @@ impl Intercept for Counted {
 fn outcome(error: &OrchestratorError<Error>, response: Option<&HttpResponse>) -> &'static str {
     let Some(response) = response.filter(|_| !error.is_timeout_error()) else { return OUTCOMES[4] };
     match response.status().as_u16() {
+        // Whatever was done, its answer cannot be read.
+        200..300 => OUTCOMES[4],
         429 => OUTCOMES[1],
         500.. => OUTCOMES[3],
         _ if error_code(response).is_some_and(|code| is_throttling(&code)) => OUTCOMES[1],
