@@ -26,6 +26,8 @@ mod aws_regions;
 mod aws_safety;
 #[cfg(feature = "aws")]
 mod aws_topology;
+#[cfg(feature = "aws")]
+mod aws_verify;
 mod chaos;
 mod cloudevents;
 mod commands;

@@ -5,6 +5,7 @@
 
 mod beat;
 pub mod explain;
+pub mod keys;
 pub mod letters;
 mod status;
 #[cfg(test)]
@@ -99,6 +100,8 @@ pub struct LinkPorts {
     pub feed: Arc<dyn Queue>,
     pub held: Arc<dyn Queue>,
     pub dead: Arc<dyn Queue>,
+    /// When the feed was made: what was published before never came into it.
+    pub since: Timestamp,
     /// The peer's.
     pub claims: Arc<dyn Claims>,
     pub bus: Arc<dyn Bus>,
@@ -130,6 +133,8 @@ struct Link {
     metrics: LinkMetrics,
     watermark: Mutex<Watermark>,
     ports: LinkPorts,
+    /// It has a pattern.
+    filtered: bool,
     shadow: bool,
     expire_after: Duration,
 }
@@ -147,6 +152,12 @@ pub struct Managed {
     kinds: Arc<Kinds>,
     /// Whose turn it is to walk through dead letters.
     walks: tokio::sync::Mutex<()>,
+    /// Whose turn it is to read the whole ledger.
+    reads: tokio::sync::Mutex<()>,
+    local_keys: bool,
+    /// Keys are remembered for so long after the last of their events may come.
+    told_for: Duration,
+    retention: Duration,
     links: BTreeMap<String, Link>,
     disabled: Vec<String>,
     /// Names this agent in logs and in the shared table; another one after each start.
@@ -208,6 +219,7 @@ impl Managed {
                 metrics: metrics.link(&link.to),
                 watermark: Mutex::default(),
                 ports: ports.clone(),
+                filtered: !options.rules.pattern.is_everything(),
                 shadow,
                 expire_after,
             };
@@ -245,6 +257,10 @@ impl Managed {
             ingress: ingress.clone(),
             kinds: kinds.clone(),
             walks: tokio::sync::Mutex::default(),
+            reads: tokio::sync::Mutex::default(),
+            local_keys: local_keys.is_some(),
+            retention: config.idempotency.retention,
+            told_for: config.idempotency.retention.saturating_sub(config.expiry()),
             faults,
             disabled,
         });

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     embedded::system::{Random, SystemClock},
     ports::{
-        claims::{Claim, Inserted, Row, Token},
+        claims::{Claim, Inserted, Part, Row, Token},
         queue::{Depth, Message, Outgoing},
     },
 };
@@ -118,6 +118,14 @@ impl Claims for NoClaims {
         async move { Ok(vec![Ok(true); claims.len()]) }.boxed()
     }
 
+    fn list(
+        &self,
+        _: Part,
+        _: Option<crate::core::key::KeyHash>,
+    ) -> BoxFuture<'_, Result<crate::ports::claims::Listed, Failure>> {
+        async { Ok(crate::ports::claims::Listed::default()) }.boxed()
+    }
+
     fn get(&self, keys: Vec<crate::core::key::KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>> {
         async move { Ok(vec![None; keys.len()]) }.boxed()
     }
@@ -147,6 +155,7 @@ impl World {
             feed: self.feed.clone(),
             held: Arc::new(MemoryQueue::default()),
             dead: Arc::new(MemoryQueue::default()),
+            since: Timestamp::ZERO,
             claims: Arc::new(NoClaims),
             bus: self.there.clone(),
         };

@@ -170,6 +170,11 @@ impl Doctor<'_> {
             }
         }
         self.ledger(clients, &plan.place, &plan.names, "", findings).await;
+        if let Err(failure) = probe::ledger_reading(clients, &plan.names.ledger(), self.clock.clone()).await {
+            // Nobody but `verify` needs it.
+            let detail = format!("`verify` cannot read it: {failure}; allow `dynamodb:Scan`");
+            findings.note(format!("ledger {}", plan.names.ledger()), detail);
+        }
         self.others(clients, plan, findings).await;
     }
 
