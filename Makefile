@@ -11,12 +11,18 @@ PYTHON := python3
 test: tools
 	@$(PYTHON) tests/run.py
 
-# What the tests need on a fresh machine: the AWS clients in a virtual environment of this folder.
-tools: $(VENV)/.installed
+# What the tests need on a fresh machine, in virtual environments of this folder: the AWS clients and the emulator, and what
+# plays AWS's troubles, which needs other versions.
+tools: $(VENV)/.installed $(VENV)/microburst/.installed
 
 $(VENV)/.installed: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+$(VENV)/microburst/.installed: tests/requirements-microburst.txt $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)/microburst
+	$(VENV)/microburst/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements-microburst.txt
 	touch $@
 
 demo:

@@ -17,6 +17,8 @@ mod aws_cli;
 #[cfg(feature = "aws")]
 mod aws_faults;
 #[cfg(feature = "aws")]
+mod aws_microburst;
+#[cfg(feature = "aws")]
 mod aws_operations;
 #[cfg(feature = "aws")]
 mod aws_options;
