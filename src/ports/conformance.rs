@@ -1,10 +1,12 @@
 //! One suite per port. Every adapter runs the suite of its port; a suite panics with what was broken.
 
 mod managed;
+pub mod objects;
 
 use std::sync::Arc;
 
 pub use managed::{bus, claims, queue, racing_claims};
+pub use objects::{objects, uploads};
 
 use super::{
     disk::Disk,
