@@ -69,7 +69,7 @@ const RECEIVES: usize = 8;
 const IN_FLIGHT: usize = 2_000;
 const IN_FLIGHT_BYTES: usize = 64 << 20;
 
-/// Events of one link that a crash may make a second effect of.
+/// Events that a crash may make a second effect of, divided among the agent's links.
 const UNMARKED_MAX: usize = 50;
 
 /// Events with a claim that wait for the bus.
@@ -203,6 +203,7 @@ impl Managed {
         let mut disabled = Vec::new();
         let mut feeds = Vec::new();
         let mut carried = links;
+        let enabled = carried.len();
         for link in config.links().into_iter().filter(|link| link.from == region) {
             let Some(ports) = carried.remove(&link.to).filter(|_| link.enabled) else {
                 metrics.link(&link.to).set_state("disabled");
@@ -212,7 +213,7 @@ impl Managed {
             feeds.push(ports.feed.clone());
             // Until the region's table was read: an operator may have paused it before this start.
             let (paused, seen) = watch::channel(true);
-            let options = link_options(&config, &link, &ingress)?;
+            let options = link_options(&config, &link, &ingress, enabled)?;
             let (shadow, expire_after) = (options.shadow, options.rules.expire_after);
             let handle = Link {
                 paused,
@@ -472,6 +473,7 @@ fn link_options(
     config: &Config,
     link: &config::Link,
     ingress: &Ingress,
+    links: usize,
 ) -> Result<queue_link::Options, crate::core::pattern::Error> {
     Ok(queue_link::Options {
         home: link.from.clone(),
@@ -493,7 +495,7 @@ fn link_options(
         in_flight: IN_FLIGHT,
         in_flight_bytes: IN_FLIGHT_BYTES,
         claimed_max: CLAIMED_MAX,
-        unmarked_max: UNMARKED_MAX,
+        unmarked_max: (UNMARKED_MAX / links.max(1)).max(1),
         put_bytes: PUT_BYTES,
         entry_bytes_max: PUT_BYTES,
         retention: config.idempotency.retention,

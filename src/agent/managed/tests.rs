@@ -293,3 +293,15 @@ async fn an_arrival_with_a_stamp_that_does_not_fit_goes_where_its_rule_would_hav
     assert_eq!(*world.audit.deleted.lock().unwrap(), ["receipt-forged"]);
     assert!(agent.metrics.text().contains("hubweave_events_applied_total{origin=\"us\",region=\"eu\"} 0"));
 }
+
+#[test]
+fn what_an_agent_may_leave_unmarked_is_divided_among_its_links() {
+    let text = ["eu", "us", "ap"]
+        .map(|name| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n"));
+    let config = Config::parse(&text.concat(), "x.toml", &|_| None).unwrap();
+    let ingress = Ingress { key_pointers: Vec::new(), reference_pointers: Vec::new(), max_entry_bytes: usize::MAX };
+    let links: Vec<_> = config.links().into_iter().filter(|link| link.from == "eu").collect();
+    let options = links.iter().map(|link| link_options(&config, link, &ingress, links.len()).unwrap());
+    assert_eq!(options.map(|options| options.unmarked_max).collect::<Vec<_>>(), [25, 25]);
+    assert_eq!(link_options(&config, &links[0], &ingress, 0).unwrap().unmarked_max, UNMARKED_MAX);
+}
