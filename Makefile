@@ -11,13 +11,19 @@ PYTHON := python3
 test: tools
 	@$(PYTHON) tests/run.py
 
-# What the tests need on a fresh machine: the AWS clients in a virtual environment of this folder, and rclone.
-tools: $(VENV)/.installed
+# What the tests need on a fresh machine, in virtual environments of this folder: the AWS clients and the emulator, and what
+# plays AWS's troubles, which needs other versions; and rclone.
+tools: $(VENV)/.installed $(VENV)/microburst/.installed
 	@command -v rclone > /dev/null || { apt-get update --quiet && apt-get install --yes --no-install-recommends rclone; }
 
 $(VENV)/.installed: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+$(VENV)/microburst/.installed: tests/requirements-microburst.txt $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)/microburst
+	$(VENV)/microburst/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements-microburst.txt
 	touch $@
 
 demo:

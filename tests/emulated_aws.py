@@ -7,7 +7,8 @@ that it does not outlive the test that started it; `--stay` keeps it.
 
 What is closed here: a rule's target may be a bus of another region; PutEvents checks entries (`InvalidArgument`,
 `MalformedDetail`) and the size of the request as AWS does; an event keeps the caller's `Time`; a message that was sent
-in a batch keeps its trace header. It patches private functions, hence the pinned version in `requirements.txt`;
+in a batch keeps its trace header; S3 copies nothing to where something stands if `If-None-Match` says so, and knows
+checksums over the whole of an object that was uploaded in parts. It patches private functions, hence the pinned version in `requirements.txt`;
 `src/aws/tests` assert what it closes.
 """
 
@@ -16,9 +17,10 @@ import json
 import os
 import sys
 import threading
+from xml.etree import ElementTree
 
 from ministack.core.responses import get_account_id, get_region, json_response, request_scope
-from ministack.services import eventbridge, sqs
+from ministack.services import eventbridge, s3, sqs
 
 # AWS's own since January 2026; MiniStack has the 256 KiB of before.
 REQUEST_BYTES_MAX = int(os.environ.get("EB_MAX_ENTRY_BYTES", 1 << 20))
@@ -113,6 +115,46 @@ def send(data, url):
     return _send(data, url)
 
 
+_copy, _create_upload, _complete_upload = s3._copy_object, s3._create_multipart_upload, s3._complete_multipart_upload
+
+
+def texts(xml, name):
+    return [element.text for element in ElementTree.fromstring(xml).iter() if element.tag.split("}")[-1] == name]
+
+
+def copy_object(bucket, key, headers):
+    there = (s3._ensure_bucket(bucket) or {}).get("objects", {}).get(key)
+    conditions = {"if-none-match": headers.get("if-none-match", "")}
+    return s3._check_put_preconditions(conditions, there) or _copy(bucket, key, headers)
+
+
+def create_upload(bucket, key, headers):
+    answer = _create_upload(bucket, key, headers)
+    if answer[0] == 200 and headers.get("x-amz-checksum-type") == "FULL_OBJECT":
+        s3._multipart_uploads[texts(answer[2], "UploadId")[0]]["whole"] = True
+    return answer
+
+
+def complete_upload(bucket, key, body, query, headers=None):
+    upload = s3._multipart_uploads.get(s3._qp(query, "uploadId"), {})
+    algorithm = upload.get("checksum_algorithm")
+    if not (algorithm and upload.get("whole")):
+        return _complete_upload(bucket, key, body, query, headers)
+    headers = dict(headers or {})
+    parts = [upload["parts"].get(int(number), {}) for number in texts(body, "PartNumber")]
+    found = s3._compute_s3_checksum(algorithm, b"".join(part.get("body", b"") for part in parts))
+    announced = headers.pop(f"x-amz-checksum-{algorithm.lower()}", None)
+    if announced and announced != found:
+        return s3._error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.", 400)
+    upload["checksum_algorithm"] = None
+    answer = _complete_upload(bucket, key, body, query, headers)
+    upload["checksum_algorithm"] = algorithm
+    if answer[0] == 200:
+        made = s3._ensure_bucket(bucket)["objects"][key]
+        made["checksums"], made["checksum_type"] = {algorithm: found}, "FULL_OBJECT"
+    return answer
+
+
 def end_with_standard_input():
     sys.stdin.buffer.read()
     os._exit(0)
@@ -120,6 +162,7 @@ def end_with_standard_input():
 
 eventbridge._now_ts, eventbridge._put_events, eventbridge._dispatch_to_event_bus = now, put_events, to_bus
 sqs._act_send_message = send
+s3._copy_object, s3._create_multipart_upload, s3._complete_multipart_upload = copy_object, create_upload, complete_upload
 sqs._HANDLERS["SendMessageBatch"] = send_batch
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
+//! | `GET /v1/keys`, `POST /v1/keys` | the ledger's rows, all or some, for `verify` |
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
@@ -28,7 +29,7 @@ use super::{
     probe, unauthorized, with_fallbacks,
 };
 use crate::{
-    agent::managed::{self, Managed, explain::Asked, letters::Selection},
+    agent::managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
     api::{answer, listener::Connection, shows},
     config::Auth,
     faults::{Direction, Order},
@@ -42,8 +43,6 @@ pub struct ManagedAdmin {
 
 type Shared = State<Arc<ManagedAdmin>>;
 
-const NO_KEYS: &str = "a region on AWS has no log to compare: `hubweave explain --key K` looks a key up in the ledgers, \
-                       `hubweave dlq list` shows what did not get through";
 const NO_REPLAY: &str = "a region on AWS has no log to send again from: publish the events again in their region, under \
                          their keys; what the peer has is suppressed there";
 const NO_REPAIR: &str = "a region on AWS is not refilled by its peers: its queues and its ledger do not lie on an agent's \
@@ -57,7 +56,7 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/explain", get(explain))
-        .route("/v1/keys", get(async || absent(NO_KEYS)))
+        .route("/v1/keys", get(keys).post(found_keys))
         .route("/v1/dlq", get(letters))
         .route("/v1/dlq/{id}", get(letter))
         .route("/v1/dlq/redrive", post(redrive))
@@ -137,6 +136,34 @@ async fn explain(
 ) -> Response {
     connection.lift_timeout();
     answered(admin.agent.explain(&asked).await)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    /// `false`: the first line alone.
+    #[serde(default = "all")]
+    rows: bool,
+}
+
+fn all() -> bool {
+    true
+}
+
+async fn keys(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(Keys { rows }): Query<Keys>,
+) -> Response {
+    connection.lift_timeout();
+    answer::lines(admin.agent.keys(rows))
+}
+
+async fn found_keys(State(admin): Shared, body: Bytes) -> Response {
+    match parse::<AskedKeys>(&body) {
+        Ok(asked) => answered(admin.agent.found_keys(&asked).await),
+        Err(response) => *response,
+    }
 }
 
 async fn letters(

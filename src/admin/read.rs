@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Extension,
-    body::Body,
     extract::{Path, Query, State},
     http::StatusCode,
     response::Response,
 };
-use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
@@ -79,10 +77,7 @@ pub async fn keys(
 ) -> Response {
     connection.lift_timeout();
     let range = Range { from: keys.from, to: keys.to, envelope: keys.envelope };
-    let pieces = admin.agent.keys(range);
-    let stream = futures::stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
-    let body = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>));
-    answer::with_type(StatusCode::OK, "application/x-ndjson", body)
+    answer::lines(admin.agent.keys(range))
 }
 
 pub async fn letters(State(admin): Shared, Query(selection): Query<Selection>) -> Response {

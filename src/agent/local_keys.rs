@@ -156,7 +156,7 @@ impl LocalKeys {
                     self.ports.metrics.stamps_stripped.inc();
                 }
                 let delivered = matches!(event.provenance, Provenance::Stamped { .. });
-                let ours = !delivered && !event.is_reserved();
+                let ours = !delivered && !event.is_reserved() && !event.is_of_aws();
                 if ours {
                     self.ports.kinds.note(&event.source, &event.detail_type);
                 }
@@ -183,6 +183,7 @@ impl LocalKeys {
             at,
             expires: at.plus(self.options.retention),
             origin: self.options.home.clone(),
+            reserved: false,
         }
     }
 

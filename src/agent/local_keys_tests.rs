@@ -85,7 +85,8 @@ impl Fixture {
         let event = Event::read(&envelope("x"), "a", &self.keys.options.ingress).unwrap();
         let at = self.clock.now();
         let payload = payload.unwrap_or(event.payload_hash);
-        let row = Row { payload, state, at, expires: at.plus(LEASE * 1_000), origin: origin.to_owned() };
+        let row =
+            Row { payload, state, at, expires: at.plus(LEASE * 1_000), origin: origin.to_owned(), reserved: false };
         self.claims.insert(vec![Claim { key: event.key_hash, row }]).await.unwrap();
     }
 

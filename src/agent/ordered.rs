@@ -222,6 +222,7 @@ impl Publisher {
             at,
             expires: at.plus(self.options.retention),
             origin: self.options.home.clone(),
+            reserved: false,
         };
         Some(Claim { key: attempt.key?, row })
     }

@@ -8,8 +8,10 @@ use axum::{
     response::Response,
 };
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 /// A body that is too large is still read up to this many bytes and forgotten: a caller that is busy sending would
 /// otherwise see a reset instead of the answer.
@@ -37,6 +39,13 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: Body) -> 
 /// `{"error":"…"}`.
 pub fn error(status: StatusCode, message: &str) -> Response {
     json(status, &serde_json::json!({ "error": message }))
+}
+
+/// JSON lines, sent as they come.
+pub fn lines(pieces: mpsc::Receiver<Bytes>) -> Response {
+    let stream = futures::stream::unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
+    let body = Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>));
+    with_type(StatusCode::OK, "application/x-ndjson", body)
 }
 
 /// 503 with `Retry-After`.

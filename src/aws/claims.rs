@@ -12,6 +12,7 @@
 //! | `x` | number | from when on it does not count, in nanoseconds |
 //! | `e` | number | the same in seconds, rounded up: the table's time to live, which deletes late |
 //! | `o` | string | the region of the first publish |
+//! | `r` | boolean | there for hubweave's own events alone |
 //!
 //! Every change is one conditional write of one row; the condition is judged where the row lies, so any number of
 //! agents race without coordination. Claims and marks go 25 in a request as PartiQL statements, each at the price of a
@@ -41,7 +42,7 @@ use crate::{
         time::Timestamp,
     },
     ports::{
-        claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Row, State, Token},
+        claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Listed, Part, Row, State, Token},
         clock::Clock,
     },
 };
@@ -267,6 +268,31 @@ impl ClaimsTable {
     }
 }
 
+impl ClaimsTable {
+    async fn list_page(&self, part: Part, after: Option<KeyHash>) -> Result<Listed, Failure> {
+        let whole = |number| i32::try_from(number).unwrap_or(i32::MAX);
+        let request = self
+            .clients
+            .dynamodb
+            .scan()
+            .table_name(&self.table)
+            .segment(whole(part.number))
+            .total_segments(whole(part.of))
+            .set_exclusive_start_key(after.map(|key| Item::from([("k".to_owned(), binary(&key.0))])));
+        let page = request.send().await.map_err(|error| failure(&error))?;
+        let now = self.clock.now();
+        let mut rows = Vec::with_capacity(page.items().len());
+        for item in page.items() {
+            let (key, row) = from_item(item)?;
+            if row.expires > now {
+                rows.push((key, row));
+            }
+        }
+        let next = page.last_evaluated_key().map(key_of).transpose()?;
+        Ok(Listed { rows, next })
+    }
+}
+
 impl Claims for ClaimsTable {
     fn insert(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Result<Inserted, Failure>>, Failure>> {
         async move {
@@ -330,6 +356,10 @@ impl Claims for ClaimsTable {
         .boxed()
     }
 
+    fn list(&self, part: Part, after: Option<KeyHash>) -> BoxFuture<'_, Result<Listed, Failure>> {
+        self.list_page(part, after).boxed()
+    }
+
     fn get(&self, keys: Vec<KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>> {
         async move {
             let rows = self.read(keys).await?;
@@ -384,6 +414,9 @@ fn to_fields(claim: &Claim) -> Vec<(&'static str, AttributeValue)> {
         ("e", number(row.expires.0.div_ceil(1_000_000_000))),
         ("o", text(&row.origin)),
     ];
+    if row.reserved {
+        fields.push(("r", AttributeValue::Bool(true)));
+    }
     match &row.state {
         State::Claimed { token, lease } => fields.extend([
             ("s", text(CLAIMED)),
@@ -402,13 +435,23 @@ fn to_item(claim: &Claim) -> Item {
     to_fields(claim).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// A row that this program did not write, or not like this, is no answer to build on.
-fn from_item(item: &Item) -> Result<(KeyHash, Row), Failure> {
-    let malformed = |name: &str| Failure::Refused(format!("a row of the ledger without a usable `{name}`"));
-    let bytes = |name: &str| match item.get(name) {
+fn malformed(name: &str) -> Failure {
+    Failure::Refused(format!("a row of the ledger without a usable `{name}`"))
+}
+
+fn bytes<'i>(item: &'i Item, name: &str) -> Result<&'i [u8], Failure> {
+    match item.get(name) {
         Some(AttributeValue::B(blob)) => Ok(blob.as_ref()),
         _ => Err(malformed(name)),
-    };
+    }
+}
+
+fn key_of(item: &Item) -> Result<KeyHash, Failure> {
+    Ok(KeyHash(bytes(item, "k")?.try_into().map_err(|_| malformed("k"))?))
+}
+
+/// A row that this program did not write, or not like this, is no answer to build on.
+fn from_item(item: &Item) -> Result<(KeyHash, Row), Failure> {
     let string = |name: &str| item.get(name).and_then(|value| value.as_s().ok());
     let number = |name: &str| {
         let number = item.get(name).and_then(|value| value.as_n().ok());
@@ -422,13 +465,14 @@ fn from_item(item: &Item) -> Result<(KeyHash, Row), Failure> {
         _ => return Err(malformed("s")),
     };
     let row = Row {
-        payload: PayloadHash(bytes("p")?.try_into().map_err(|_| malformed("p"))?),
+        payload: PayloadHash(bytes(item, "p")?.try_into().map_err(|_| malformed("p"))?),
         state,
         at: Timestamp(number("a")?),
         expires: Timestamp(number("x")?),
         origin: string("o").cloned().unwrap_or_default(),
+        reserved: item.contains_key("r"),
     };
-    Ok((KeyHash(bytes("k")?.try_into().map_err(|_| malformed("k"))?), row))
+    Ok((key_of(item)?, row))
 }
 
 #[cfg(test)]
@@ -444,6 +488,7 @@ mod tests {
             at: Timestamp(1_700_000_000_123_456_789),
             expires: Timestamp(1_700_000_001_000_000_001),
             origin: "eu".to_owned(),
+            reserved: false,
         };
         Claim { key: KeyHash([9; 16]), row }
     }
@@ -456,8 +501,11 @@ mod tests {
             State::Done { id: Some("id".to_owned()) },
         ];
         for state in states {
-            let claim = claim(state);
-            assert_eq!(from_item(&to_item(&claim)), Ok((claim.key, claim.row)));
+            let mut claim = claim(state);
+            for reserved in [false, true] {
+                claim.row.reserved = reserved;
+                assert_eq!(from_item(&to_item(&claim)), Ok((claim.key, claim.row.clone())));
+            }
         }
     }
 

@@ -37,7 +37,10 @@ use crate::config::{Aws, Service};
 pub const POLL_MAX: Duration = Duration::from_secs(20);
 
 /// A service that is reached at all answers the handshake in far less.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// As metrics call it.
+const S3: &str = "s3";
 
 /// How a client set behaves.
 #[derive(Clone, Debug)]
@@ -87,7 +90,7 @@ impl Clients {
         tables.set_interceptors(intercepted("dynamodb"));
         let mut objects = s3::config::Builder::from(shared).force_path_style(true);
         objects.set_endpoint_url(endpoint(Service::S3));
-        objects.set_interceptors(intercepted("s3"));
+        objects.set_interceptors(intercepted(S3));
 
         Clients {
             events: eventbridge::Client::from_conf(events.build()),
@@ -168,7 +171,7 @@ impl Intercept for Counted {
         let operation = cfg.load::<Metadata>().map_or("", |metadata| metadata.name());
         let outcome = match context.output_or_error() {
             Some(Ok(_)) => OUTCOMES[0],
-            Some(Err(error)) => outcome(error, context.response()),
+            Some(Err(error)) => outcome(self.service, error, context.response()),
             None => OUTCOMES[4],
         };
         self.requests.with_label_values(&[self.service, operation, outcome]).inc();
@@ -176,10 +179,15 @@ impl Intercept for Counted {
     }
 }
 
-fn outcome(error: &OrchestratorError<Error>, response: Option<&HttpResponse>) -> &'static str {
+fn outcome(service: &str, error: &OrchestratorError<Error>, response: Option<&HttpResponse>) -> &'static str {
     let Some(response) = response.filter(|_| !error.is_timeout_error()) else { return OUTCOMES[4] };
     match response.status().as_u16() {
+        // Whatever was done, its answer cannot be read.
+        200..300 => OUTCOMES[4],
         429 => OUTCOMES[1],
+        // What stands there, or does not, is what was asked; and S3 says so where it is asked too often.
+        404 | 412 if service == S3 => OUTCOMES[0],
+        503 if service == S3 => OUTCOMES[1],
         500.. => OUTCOMES[3],
         _ if error_code(response).is_some_and(|code| is_throttling(&code)) => OUTCOMES[1],
         _ => OUTCOMES[2],

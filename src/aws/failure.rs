@@ -57,8 +57,12 @@ fn is_internal(code: &str) -> bool {
     )
 }
 
+/// What SQS puts before some of its codes.
+const OF_SQS: &str = "AWS.SimpleQueueService.";
+
 /// The failure of one entry of a call, or of a whole one, by its code.
 pub fn of_code(code: &str, why: &str) -> Failure {
+    let code = code.strip_prefix(OF_SQS).unwrap_or(code);
     let text = match why.is_empty() {
         true => code.to_owned(),
         false => format!("{code}: {why}"),
@@ -82,6 +86,8 @@ where
             let why = context.err().message().unwrap_or_default();
             let status = context.raw().status().as_u16();
             match status {
+                // It was done, and what the answer says is lost: it broke off on its way.
+                200..300 => Failure::Unanswered(format!("an answer that cannot be read: {}", chain(error))),
                 429 | 503 if !is_internal(code) => Failure::Throttled { after: THROTTLED_PAUSE },
                 500.. => Failure::Unanswered(format!("{code} ({status}): {why}")),
                 _ => of_code(code, why),
@@ -123,5 +129,6 @@ mod tests {
         assert!(matches!(of_code("ThrottlingException", ""), Failure::Throttled { .. }));
         assert_eq!(of_code("InternalFailure", "x"), Failure::Unanswered("InternalFailure: x".to_owned()));
         assert_eq!(of_code("MalformedDetail", ""), Failure::Refused("MalformedDetail".to_owned()));
+        assert!(matches!(of_code("AWS.SimpleQueueService.ThrottlingException", ""), Failure::Throttled { .. }));
     }
 }

@@ -56,6 +56,18 @@ impl SqsQueue {
         &self.name
     }
 
+    /// When the queue was made, to the second.
+    ///
+    /// # Errors
+    /// It may not be asked for.
+    pub async fn made_at(&self) -> Result<Timestamp, Failure> {
+        let name = QueueAttributeName::CreatedTimestamp;
+        let request = self.clients.sqs.get_queue_attributes().queue_url(&self.url).attribute_names(name.clone());
+        let answer = request.send().await.map_err(|error| failure(&error))?;
+        let seconds = answer.attributes().and_then(|attributes| attributes.get(&name)?.parse::<u64>().ok());
+        Ok(Timestamp::from_millis(seconds.unwrap_or_default().saturating_mul(1_000)))
+    }
+
     async fn receive_now(&self, max: usize, wait: Duration, visibility: Duration) -> Result<Vec<Message>, Failure> {
         let request = self
             .clients

@@ -68,7 +68,7 @@ impl Context {
     /// Where a region's operators go.
     pub fn admin_of(&self, region: &Region) -> Listener {
         let token = self.config.auth.admin_token.clone();
-        Listener { region: region.name.clone(), address: region.admin.clone(), token }
+        Listener { region: region.name.clone(), address: region.admin.clone(), backend: region.backend, token }
     }
 
     /// Where a region's services go.
@@ -76,7 +76,7 @@ impl Context {
         let region = self.region(region)?;
         let token = self.config.auth.api_token.clone();
         match region.api.clone() {
-            Some(address) => Ok(Listener { region: region.name.clone(), address, token }),
+            Some(address) => Ok(Listener { region: region.name.clone(), address, backend: region.backend, token }),
             None if region.backend == Backend::Aws => Err(Error::usage(format!(
                 "{} is on AWS and has no `api` listener in {}: put events on its bus (`aws events put-events`), or give \
                  the region an `api` and restart its agents",

@@ -13,7 +13,7 @@ use hyper_util::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::Address;
+use crate::config::{Address, Backend};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a call as a whole; for a stream, between two pieces.
@@ -29,6 +29,8 @@ pub struct Listener {
     /// The region's name, for messages.
     pub region: String,
     pub address: Address,
+    /// What its region is made of, for what may be done where nobody answers.
+    pub backend: Backend,
     /// Sent as a bearer token.
     pub token: Option<crate::config::Secret>,
 }
@@ -218,6 +220,7 @@ impl Lines {
 pub struct Error {
     pub region: String,
     pub address: Address,
+    backend: Backend,
     failure: Box<Failure>,
 }
 
@@ -279,7 +282,12 @@ impl Failure {
 
 impl Error {
     fn new(listener: &Listener, failure: Failure) -> Error {
-        Error { region: listener.region.clone(), address: listener.address.clone(), failure: Box::new(failure) }
+        Error {
+            region: listener.region.clone(),
+            address: listener.address.clone(),
+            backend: listener.backend,
+            failure: Box::new(failure),
+        }
     }
 
     /// The status, if the agent answered and said no.
@@ -308,7 +316,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}) ", self.region, self.address)?;
         match self.failure.as_ref() {
-            Failure::Unreachable(why) => write!(f, "is unreachable: {why}; is it running? `hubweave up`"),
+            Failure::Unreachable(why) => {
+                write!(f, "is unreachable: {why}; is it running? ")?;
+                match self.backend {
+                    Backend::Embedded => f.write_str("`hubweave up`"),
+                    Backend::Aws => write!(f, "`hubweave run --region {}`", self.region),
+                }
+            }
             Failure::TimedOut(after) => {
                 write!(f, "did not answer within {}", crate::config::format_duration(*after))
             }
@@ -361,7 +375,12 @@ mod tests {
                 }
             }
         });
-        Listener { region: "us-east-1".to_owned(), address: Address::loopback(port), token: None }
+        listener(port)
+    }
+
+    fn listener(port: u16) -> Listener {
+        let (region, address) = ("us-east-1".to_owned(), Address::loopback(port));
+        Listener { region, address, backend: Backend::Embedded, token: None }
     }
 
     async fn failure(answer: &'static [u8], close: bool) -> Error {
@@ -375,12 +394,15 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = socket.local_addr().expect("bound").port();
         drop(socket);
-        let listener = Listener { region: "us-east-1".to_owned(), address: Address::loopback(port), token: None };
+        let listener = listener(port);
         let error = Http::default().json::<Value>(&listener, Call::get("/")).await.expect_err("nobody listens");
         let expected =
             format!("us-east-1 (127.0.0.1:{port}) is unreachable: connection refused; is it running? `hubweave up`");
         assert_eq!(error.to_string(), expected);
         assert!(error.is_passing());
+        let on_aws = Listener { backend: Backend::Aws, ..listener };
+        let error = Http::default().json::<Value>(&on_aws, Call::get("/")).await.expect_err("nobody listens");
+        assert!(error.to_string().ends_with("is it running? `hubweave run --region us-east-1`"), "{error}");
     }
 
     #[tokio::test]

@@ -1,10 +1,13 @@
 //! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
 
+mod ledgers;
+
 use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
 use futures::future::join_all;
 use serde_json::Value;
 
+use self::ledgers::Ledgers;
 use super::{
     Context, Error, args,
     http::{self, Call, Listener},
@@ -14,6 +17,7 @@ use crate::{
     verify::{
         Input, Report, Snapshot, Topology, compare,
         journal::{self, Acknowledged},
+        ledger::Again,
         report::{Unreachable, Verdict},
         snapshot::Line,
     },
@@ -23,12 +27,6 @@ use crate::{
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> {
-    if context.config.regions.iter().all(|region| region.backend == Backend::Aws) {
-        return Err(Error::no(
-            "regions on AWS have no log to compare: `hubweave explain --key K` looks a key up in the ledgers, \
-             `hubweave dlq list` shows what did not get through",
-        ));
-    }
     let journal = args.journal.as_ref().map(|file| read_journal(context, file)).transpose()?;
     let report = compare_regions(context, journal.as_deref(), args.wait).await;
     context.print(&report, || report.to_string())?;
@@ -57,23 +55,50 @@ pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>
             .map(|link| (link.from, link.to))
             .collect(),
     };
+    let is_embedded = |name: &str| is_embedded(context, name);
+    let of_hubs: Option<Vec<Acknowledged>> =
+        journal.map(|journal| journal.iter().filter(|event| is_embedded(&event.region)).cloned().collect());
+    let mut ledgers = Ledgers::new(context, &topology.links, journal);
+    let mut again = Again::new();
     let mut starts = BTreeMap::new();
     let mut snapshots = BTreeMap::new();
     let mut pause = Duration::from_millis(100);
+    let mut letters_read = false;
     let mut report = loop {
         let mut unreachable = fix_starts(context, &mut starts).await;
+        unreachable.extend(ledgers.fix_starts().await);
         unreachable.extend(refresh(context, &starts, &mut snapshots).await);
-        let input = Input { topology: &topology, snapshots: &snapshots, starts: &starts, journal };
-        let mut report = compare(input);
-        report.unreachable = unreachable;
-        let limit = if report.unreachable.is_empty() { wait } else { wait.min(UNREACHABLE_WAIT) };
-        let may_settle = report.has_missing() || !report.unreachable.is_empty();
-        if !may_settle || began.elapsed() >= limit {
+        unreachable.extend(ledgers.refresh(&again).await);
+        let compare_all = |ledgers: &Ledgers<'_>| {
+            let input =
+                Input { topology: &topology, snapshots: &snapshots, starts: &starts, journal: of_hubs.as_deref() };
+            let mut report = compare(input);
+            let again = ledgers.compare(&mut report);
+            (report, again)
+        };
+        let (mut report, mut look_again) = compare_all(&ledgers);
+        let limit = if unreachable.is_empty() { wait } else { wait.min(UNREACHABLE_WAIT) };
+        let is_last = |report: &Report| {
+            let may_settle = report.has_missing() || !unreachable.is_empty();
+            !may_settle || began.elapsed() >= limit
+        };
+        // What is a dead letter is not waited for, and what became one meanwhile is told as such.
+        if !letters_read || is_last(&report) {
+            letters_read = true;
+            let failed = ledgers.read_letters(report.has_missing() || report.conflicts_count > 0).await;
+            (report, look_again) = compare_all(&ledgers);
+            report.unreachable.extend(failed);
+        }
+        let done = is_last(&report);
+        report.unreachable.splice(0..0, unreachable);
+        if done {
             break report;
         }
+        again = look_again;
         tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     };
+    ledgers.name(&mut report).await;
     name(context, &mut report).await;
     report.seconds = began.elapsed().as_secs_f64();
     let report = report.judge();
@@ -81,9 +106,18 @@ pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>
     report
 }
 
+fn is_embedded(context: &Context, region: &str) -> bool {
+    context.config.region(region).is_some_and(|region| region.backend == Backend::Embedded)
+}
+
+/// The regions whose hubs can be read.
+fn hubs(context: &Context) -> Vec<Listener> {
+    context.admins().into_iter().filter(|listener| is_embedded(context, &listener.region)).collect()
+}
+
 /// Writes down where each region's log ends now, once. All starts stand before any event is fetched.
 async fn fix_starts(context: &Context, starts: &mut BTreeMap<String, u64>) -> Vec<Unreachable> {
-    let listeners = context.admins();
+    let listeners = hubs(context);
     let ask = listeners.iter().filter(|listener| !starts.contains_key(&listener.region)).map(|listener| async {
         let head = async {
             let mut lines = context.http.lines(listener, Call::get("/v1/keys?from=0&to=0")).await?;
@@ -109,7 +143,7 @@ async fn refresh(
     starts: &BTreeMap<String, u64>,
     snapshots: &mut BTreeMap<String, Snapshot>,
 ) -> Vec<Unreachable> {
-    let listeners = context.admins().into_iter().filter(|listener| starts.contains_key(&listener.region));
+    let listeners = hubs(context).into_iter().filter(|listener| starts.contains_key(&listener.region));
     let fetches = listeners.map(|listener| {
         let before = snapshots.remove(&listener.region);
         async move {

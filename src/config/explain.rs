@@ -47,6 +47,10 @@ pub struct RegionView {
     pub data_dir: Option<String>,
     /// The event bus of an AWS region.
     pub hub: Option<String>,
+    /// Whether an AWS region keeps keys of what services put on its bus.
+    pub local_keys: Option<bool>,
+    /// Whether an AWS region looks at the stamps of all arrivals.
+    pub audit: Option<bool>,
     /// For services and peers.
     pub api: Option<Address>,
     /// For operators.
@@ -177,6 +181,8 @@ fn regions(config: &Config) -> Vec<RegionView> {
         backend: region.backend,
         data_dir: (region.backend == Backend::Embedded).then(|| region.data_dir.display().to_string()),
         hub: region.aws.as_ref().map(|aws| aws.hub.clone()),
+        local_keys: region.aws.as_ref().map(|aws| aws.local_keys),
+        audit: region.aws.as_ref().map(|aws| aws.audit),
         api: region.api.clone(),
         admin: region.admin.clone(),
         health: region.health.clone(),
@@ -240,6 +246,17 @@ fn notes(config: &Config) -> Vec<String> {
             notes.push(format!("{name}: heartbeats every {interval} cannot show a lag objective of {lag} in time"));
         }
         let Some(aws) = &region.aws else { continue };
+        if !aws.local_keys {
+            notes.push(format!(
+                "{name}: local_keys = false: a key that services publish here without the agent makes a second effect \
+                 when a peer brings it, and verify does not see it"
+            ));
+        }
+        if !aws.audit {
+            notes.push(format!(
+                "{name}: audit = false: an event whose stamp was inherited or forged stays here, and nobody notices"
+            ));
+        }
         if aws.bucket.is_none() && !config.claim_check.reference.is_empty() {
             notes.push(format!(
                 "{name}: no bucket, so payloads are not copied there, although claim_check.reference is set"
@@ -312,6 +329,11 @@ fn write_region(f: &mut fmt::Formatter<'_>, region: &RegionView) -> fmt::Result 
     write!(f, "  {}: {}", region.name, region.backend.as_str())?;
     if let Some(hub) = &region.hub {
         write!(f, ", hub {hub}")?;
+    }
+    for (option, value) in [("local_keys", region.local_keys), ("audit", region.audit)] {
+        if value == Some(false) {
+            write!(f, ", without {option}")?;
+        }
     }
     if let Some(api) = &region.api {
         write!(f, ", api {api}")?;

@@ -68,6 +68,14 @@ pub struct Aws {
     pub prefix: String,
     /// The bucket of claim-check payloads. Default: none, payloads are not copied.
     pub bucket: Option<String>,
+    /// Whether keys of what services put on the bus themselves go into the region's ledger. Default true. Without it a key
+    /// that was published here and not through the agent does not suppress what a peer brings under it, and `verify` does
+    /// not see it; saves a queue's requests and a row for each event. Neighbour: `api`.
+    pub local_keys: bool,
+    /// Whether the stamps of all arrivals are looked at. Default true. Without it an event whose stamp was inherited or
+    /// forged stays in its region, unnoticed, and arrivals are not counted; heartbeats are looked at all the same. Saves a
+    /// queue's requests for each arrival.
+    pub audit: bool,
     /// A role to assume in the region's account. Default: the agent's own credentials.
     pub role_arn: Option<String>,
     /// Handed in when the role is assumed. Needs `role_arn`.
@@ -138,6 +146,8 @@ impl Aws {
                 .parsed("prefix", |text| plain(text, 32, "a prefix").map(str::to_owned))
                 .unwrap_or_else(|| "hubweave".to_owned()),
             bucket: section.parsed("bucket", bucket),
+            local_keys: section.boolean("local_keys", true),
+            audit: section.boolean("audit", true),
             role_arn: section.parsed("role_arn", arn),
             external_id: section.parsed("external_id", not_empty),
             profile: section.parsed("profile", not_empty),

@@ -35,6 +35,8 @@ pub struct Row {
     pub expires: Timestamp,
     /// Where the event was published first.
     pub origin: String,
+    /// hubweave's own, such as a heartbeat: no service's event, and in no other ledger.
+    pub reserved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +129,8 @@ mod tests {
     const OTHER: PayloadHash = PayloadHash([2; 32]);
 
     fn row(state: State, payload: PayloadHash) -> Row {
-        Row { payload, state, at: Timestamp::ZERO, expires: Timestamp::from_millis(1_000_000), origin: "a".to_owned() }
+        let (at, expires) = (Timestamp::ZERO, Timestamp::from_millis(1_000_000));
+        Row { payload, state, at, expires, origin: "a".to_owned(), reserved: false }
     }
 
     fn claimed(token: Token, payload: PayloadHash) -> Row {

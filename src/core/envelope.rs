@@ -178,6 +178,11 @@ impl Event {
         self.source == RESERVED_SOURCE
     }
 
+    /// One of AWS's own services published it; no link sends it on.
+    pub fn is_of_aws(&self) -> bool {
+        self.source.starts_with("aws.")
+    }
+
     /// What is put on a peer's bus: the event with its stamp, published once more.
     pub fn entry(&self, home: &str, accepted: Timestamp, trace: Option<String>) -> Entry {
         let hops = match &self.provenance {
@@ -240,7 +245,7 @@ impl Rules {
             Some(Skip::Replay)
         } else if let Provenance::Stamped { hops, .. } = event.provenance {
             Some(if hops >= self.hops_max { Skip::HopLimit } else { Skip::Foreign })
-        } else if event.source.starts_with("aws.") {
+        } else if event.is_of_aws() {
             Some(Skip::AwsSource)
         } else if !event.is_reserved() && !self.selects(event) {
             Some(Skip::Filtered)

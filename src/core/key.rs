@@ -28,6 +28,17 @@ impl KeyHash {
         short.copy_from_slice(&digest[..16]);
         KeyHash(short)
     }
+
+    /// Of exactly 32 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digits = <&[u8; 32]>::try_from(text.as_bytes()).ok()?;
+        let mut short = [0; 16];
+        for (byte, pair) in short.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+        }
+        Some(KeyHash(short))
+    }
 }
 
 impl fmt::Debug for KeyHash {

@@ -107,7 +107,7 @@ pub fn measured(
             let claims = delivered + duplicate;
             let writes = |count: f64| count / MILLION * there.dynamodb_write_million;
             add(&peer.name, "claims of arrivals", claims, "writes", writes(claims));
-            add(&peer.name, "marks of arrivals", delivered, "writes", writes(delivered));
+            add(&peer.name, super::MARKS, delivered, "writes", writes(delivered));
             let sent = delivered * (event_bytes + STAMP_BYTES + super::CLAIM_BYTES) / GIB;
             add(&region.name, "transfer to peers", sent, "GiB", sent * price.transfer_gb);
             forwarded += delivered + duplicate + rejected;
@@ -116,8 +116,11 @@ pub fn measured(
         let requests = |count: f64| count / MILLION * price.sqs_request_million;
         let writes = |count: f64| count / MILLION * price.dynamodb_write_million;
         add(&region.name, "local keys entered", entered, "writes", writes(entered));
-        let into = (forwarded + entered + counted.sum(AUDITED, &[]) * month) * chunks(ENVELOPE_BYTES);
-        add(&region.name, "messages into queues", into, "requests", requests(into));
+        let audited = counted.sum(AUDITED, &[]) * month;
+        for (what, messages) in [("feeds", forwarded), ("local-key queue", entered), ("audit queue", audited)] {
+            let into = messages * chunks(ENVELOPE_BYTES);
+            add(&region.name, what, into, "requests", requests(into));
+        }
         let of_agents = counted.sum(CALLS, &[("service", "sqs")]) * month;
         add(&region.name, "agents' queue calls", of_agents, "requests", requests(of_agents));
         let (single, reads) = (calls("dynamodb", &WRITES), calls("dynamodb", &READS));
@@ -141,6 +144,7 @@ pub fn measured(
         million_events_dollars: if millions > 0.0 { dollars / millions } else { 0.0 },
         million_events_bare_dollars: super::bare(event_bytes, prices),
         savings: super::savings(&items),
+        needed: super::needed(&items),
         items,
         not_counted: NOT_COUNTED[..NOT_COUNTED.len() - 1].to_vec(),
     })
@@ -185,7 +189,7 @@ mod tests {
         assert_eq!(count("us", "events put on this bus"), Some(2_000.0));
         assert_eq!(count("us", "claims of arrivals"), Some(2_020.0));
         assert_eq!(count("eu", "agents' queue calls"), Some(240.0));
-        assert_eq!(count("eu", "messages into queues"), Some(4_040.0));
+        assert_eq!((count("eu", "feeds"), count("eu", "local-key queue")), (Some(2_020.0), Some(2_020.0)));
         assert_eq!(count("eu", "single rows written"), Some(10.0));
         let sum: f64 = bill.items.iter().map(|item| item.dollars).sum();
         assert_eq!(bill.month_dollars, sum);

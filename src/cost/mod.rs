@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use measured::{Counted, measured};
 pub use prices::{PriceError, Prices};
 
-use crate::config::{Backend, Config, Mode};
+use crate::config::{Backend, Config, Mode, Region};
 
 /// 730 hours, as AWS counts a month.
 const MONTH_SECONDS: f64 = 730.0 * 3_600.0;
@@ -33,6 +33,23 @@ const CLAIM_BYTES: f64 = 900.0;
 
 /// A row of the ledger with what DynamoDB adds.
 const ROW_BYTES: f64 = 300.0;
+
+/// What an option of `[region.aws]` saves, by the names of its items, and what it gives up.
+const OPTIONS: [(&str, &[&str], &str); 2] = [
+    (
+        "local_keys = false",
+        &["local keys entered", "local-key queue"],
+        "a key that services put on a bus without the agent no longer suppresses what a peer brings: a producer that moves \
+         to another region makes a second effect, and verify does not see such keys",
+    ),
+    (
+        "audit = false",
+        &["audit queue"],
+        "an event whose stamp was inherited or forged stays in its region, unnoticed, and arrivals are not counted",
+    ),
+];
+
+const MARKS: &str = "marks of arrivals";
 
 /// Entries of one call: receives, deletes, puts.
 const BATCH: f64 = 10.0;
@@ -90,6 +107,8 @@ pub struct Bill {
     pub million_events_bare_dollars: f64,
     /// What makes it cheaper, and what that gives up.
     pub savings: Vec<String>,
+    /// What looks as if it could be saved, and why it cannot.
+    pub needed: Vec<String>,
     /// What is not on the bill.
     pub not_counted: Vec<&'static str>,
 }
@@ -132,17 +151,20 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
         let put = arrived * stamped_chunks;
         add("events put on this bus", put, "events", put / MILLION * price.custom_event_million);
         add("claims of arrivals", arrived, "writes", writes(arrived));
-        add("marks of arrivals", arrived, "writes", writes(arrived));
-        add("local keys entered", published, "writes", writes(published));
+        add(MARKS, arrived, "writes", writes(arrived));
+        let entered = if has_local_keys(region) { published } else { 0.0 };
+        add("local keys entered", entered, "writes", writes(entered));
         let feeds = published * leaving * through_queue;
         add("feeds", feeds, "requests", requests(feeds));
-        let keys = published * through_queue;
+        let keys = entered * through_queue;
         add("local-key queue", keys, "requests", requests(keys));
-        let audit = arrived * through_queue;
+        // Without the audit, only heartbeats come by its queue.
+        let audit = if region.aws.as_ref().is_none_or(|aws| aws.audit) { arrived * through_queue } else { 0.0 };
         add("audit queue", audit, "requests", requests(audit));
         let agents = f64::from(load.agents);
         // A feed and its held queue for each link, local keys and audit.
-        let polls = agents * (2.0 * leaving + 2.0) * MONTH_SECONDS / POLL_SECONDS;
+        let queues = 2.0 * leaving + 1.0 + f64::from(u8::from(has_local_keys(region)));
+        let polls = agents * queues * MONTH_SECONDS / POLL_SECONDS;
         add("idle polls", polls, "requests", requests(polls));
         let depths = agents * leaving * DEPTH_QUEUES * MONTH_SECONDS / DEPTH_SECONDS;
         add("queue depths", depths, "requests", requests(depths));
@@ -155,7 +177,7 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
         let period = (config.heartbeat_interval(name).as_secs_f64() / 4.0).min(SHARED_SECONDS);
         let reads = agents * MONTH_SECONDS / period;
         add("agents' shared table", reads, "reads", reads / MILLION * price.dynamodb_read_million);
-        let rows = (published + arrived) / MONTH_SECONDS * config.idempotency.retention.as_secs_f64();
+        let rows = (entered + arrived) / MONTH_SECONDS * config.idempotency.retention.as_secs_f64();
         let stored = rows * ROW_BYTES / GIB;
         add("ledger storage", stored, "GiB", stored * price.dynamodb_storage_gb_month);
         let sent = published * leaving * (load.event_bytes + STAMP_BYTES + CLAIM_BYTES) / GIB;
@@ -173,6 +195,7 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
         million_events_dollars: if millions > 0.0 { by_rate / millions } else { 0.0 },
         million_events_bare_dollars: bare(load.event_bytes, prices),
         savings: savings(&items),
+        needed: needed(&items),
         items,
         not_counted: NOT_COUNTED.to_vec(),
     })
@@ -183,8 +206,16 @@ fn bare(event_bytes: f64, prices: &Prices) -> f64 {
     (event_bytes / CHUNK_BYTES).ceil().max(1.0) * prices.of("").custom_event_million
 }
 
+fn has_local_keys(region: &Region) -> bool {
+    region.aws.as_ref().is_none_or(|aws| aws.local_keys)
+}
+
 fn savings(items: &[Item]) -> Vec<String> {
     let of = |what: &str| items.iter().filter(|item| item.what == what).map(|item| item.dollars).sum::<f64>();
+    let options = OPTIONS.iter().filter_map(|(option, items, lost)| {
+        let dollars: f64 = items.iter().map(|what| of(what)).sum();
+        (dollars > 0.0).then(|| format!("{option} in [region.aws] ({dollars:.2} a month): {lost}"))
+    });
     let all = [
         ("heartbeats", "a longer heartbeat.interval ({}): lag is told coarser, a dead region later"),
         ("idle polls", "fewer agents ({} in idle polls): less to spare when one dies"),
@@ -193,7 +224,14 @@ fn savings(items: &[Item]) -> Vec<String> {
     let known = all.iter().filter(|(what, _)| of(what) > 0.0);
     let known = known.map(|(what, saving)| saving.replace("{}", &format!("{:.2} a month", of(what))));
     let patterns = "patterns on links: what they leave out is neither queued, claimed, put nor carried";
-    known.chain([patterns.to_owned()]).collect()
+    known.chain(options).chain([patterns.to_owned()]).collect()
+}
+
+fn needed(items: &[Item]) -> Vec<String> {
+    let marks: f64 = items.iter().filter(|item| item.what == MARKS).map(|item| item.dollars).sum();
+    let why = "without its mark a claim is a lease that ends, and then the key suppresses nothing: a message that comes twice, \
+               or a producer that tries again elsewhere, would make a second effect";
+    if marks > 0.0 { vec![format!("{MARKS} ({marks:.2} a month): {why}")] } else { Vec::new() }
 }
 
 impl fmt::Display for Bill {
@@ -227,6 +265,10 @@ impl fmt::Display for Bill {
         )?;
         writeln!(f, "\ncheaper by")?;
         self.savings.iter().try_for_each(|saving| writeln!(f, "  {saving}"))?;
+        if !self.needed.is_empty() {
+            writeln!(f, "\nnot cheaper by leaving out")?;
+        }
+        self.needed.iter().try_for_each(|what| writeln!(f, "  {what}"))?;
         writeln!(f, "\nnot counted")?;
         self.not_counted.iter().try_for_each(|what| writeln!(f, "  {what}"))
     }
@@ -280,6 +322,34 @@ mod tests {
         let one_way = bill_of(10.0, 1_000.0, "[[link]]\nfrom = \"us\"\nto = \"eu\"\nenabled = false\n");
         assert_eq!(of(&one_way, "events put on this bus"), of(&small, "events put on this bus") / 2.0);
         assert_eq!(of(&one_way, "local keys entered"), of(&small, "local keys entered"), "a failover needs them");
+    }
+
+    #[test]
+    fn an_option_saves_what_its_line_says_and_is_offered_while_it_is_not_taken() {
+        let bill_with = |options: &str| {
+            let region = |name: &str| {
+                format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n{options}")
+            };
+            let config = Config::parse(&format!("{}{}", region("eu"), region("us")), "x.toml", &|_| None).unwrap();
+            bill(
+                &config,
+                Load { events_per_second: 100.0, event_bytes: 1_000.0, agents: 2 },
+                &Prices::shipped().unwrap(),
+            )
+            .unwrap()
+        };
+        let all = bill_with("");
+        for (option, items, _) in OPTIONS {
+            let without = bill_with(&format!("{option}\n"));
+            let saved: f64 = items.iter().map(|what| of(&all, what)).sum();
+            assert!(saved > 0.0 && items.iter().all(|what| of(&without, what) == 0.0), "{option}");
+            let line = format!("{option} in [region.aws] ({saved:.2} a month): ");
+            assert!(all.savings.iter().any(|saving| saving.starts_with(&line)), "{option}: {:?}", all.savings);
+            assert!(without.savings.iter().all(|saving| !saving.starts_with(option)), "{option}");
+            let less = all.month_dollars - without.month_dollars;
+            // Storage and idle polls come on top.
+            assert!(less >= saved - 1e-9 && less < saved * 1.5, "{option}: {less} {saved}");
+        }
     }
 
     #[test]

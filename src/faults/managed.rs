@@ -16,7 +16,7 @@ use crate::{
     core::{key::KeyHash, link::Failure, time::Timestamp},
     ports::{
         bus::{Bus, Entry, Put},
-        claims::{Claim, Claims, Inserted, Row, Token},
+        claims::{Claim, Claims, Inserted, Listed, Part, Row, Token},
         queue::{Depth, Message, Outgoing, Queue},
     },
 };
@@ -182,6 +182,10 @@ impl Claims for FaultyClaims {
 
     fn release(&self, claims: Vec<(KeyHash, Token)>) -> BoxFuture<'_, Results<bool>> {
         async move { self.way.call_repeatable(|| self.inner.release(claims.clone())).await }.boxed()
+    }
+
+    fn list(&self, part: Part, after: Option<KeyHash>) -> BoxFuture<'_, Result<Listed, Failure>> {
+        async move { self.way.call_repeatable(|| self.inner.list(part, after)).await }.boxed()
     }
 
     fn get(&self, keys: Vec<KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>> {

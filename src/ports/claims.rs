@@ -21,6 +21,23 @@ pub enum Inserted {
     Known(Row),
 }
 
+/// One of `of` parts of a ledger; parts may be read at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// From 0.
+    pub number: u32,
+    pub of: u32,
+}
+
+/// A page of a ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Those that count, in no order that means anything.
+    pub rows: Vec<(KeyHash, Row)>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<KeyHash>,
+}
+
 /// Contract, checked by `conformance::claims` and `conformance::racing_claims`:
 /// - of any number of insertions of one key exactly one is `New`, until the row expires or is released;
 /// - what was answered is durable;
@@ -44,6 +61,9 @@ pub trait Claims: Send + Sync {
 
     /// Removes claims whose event will not be published, each if its token still holds it.
     fn release(&self, claims: Vec<(KeyHash, Token)>) -> BoxFuture<'_, Result<Vec<Result<bool, Failure>>, Failure>>;
+
+    /// The next page of a part. Rows that are written meanwhile may be absent; a page may be empty and not the last one.
+    fn list(&self, part: Part, after: Option<KeyHash>) -> BoxFuture<'_, Result<Listed, Failure>>;
 
     /// The rows that count.
     fn get(&self, keys: Vec<KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>>;

@@ -60,6 +60,7 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Snapshot, peer: &S
         missing: Vec::new(),
         missing_count: 0,
         filtered: 0,
+        filtered_or_missing: 0,
     };
     let finding = |key: &Short, offset: u64, held: bool| Finding {
         from: from.to_owned(),
@@ -68,6 +69,7 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Snapshot, peer: &S
         key_hash: hex(key),
         offset: Some(offset),
         held,
+        ..Finding::default()
     };
     let mut peers = peer.entries();
     for entry in home.entries().iter().filter(|entry| entry.is_local() && entry.offset <= start) {
@@ -173,6 +175,7 @@ fn find_orphans(report: &mut Report, input: Input<'_>, snapshot: &Snapshot) {
                 key_hash: hex(&entry.key),
                 offset: Some(entry.offset),
                 held: false,
+                ..Finding::default()
             });
         }
     }

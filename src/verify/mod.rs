@@ -8,16 +8,22 @@
 //!
 //! Memory is one fixed-size [`Entry`] for each event; keys' text is fetched for the few that a report names.
 //!
+//! Regions on managed services have no log that could be read: there [`ledger`] compares which keys the regions know.
+//!
 //! [`snapshot`] reads one region's answer, [`compare()`] compares them, [`journal`] reads what `load` wrote down, and
 //! [`report`] is what comes out. Fetching is `cli::verify`'s part: nothing here does I/O.
 
 mod compare;
 pub mod journal;
+pub mod ledger;
+#[cfg(test)]
+mod ledger_tests;
 pub mod report;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use crate::core::key::KeyHash;
 pub use crate::core::key::hex;
 pub use compare::{Input, Topology, compare};
 pub use report::Report;
@@ -31,11 +37,5 @@ pub type Short = [u8; 16];
 
 /// At least 16 bytes of hash from text; more are left out.
 fn unhex(text: &str) -> Option<Short> {
-    let digits = text.as_bytes().get(..32)?;
-    let mut short = [0; 16];
-    for (byte, pair) in short.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
-    }
-    Some(short)
+    text.get(..32).and_then(KeyHash::from_hex).map(|hash| hash.0)
 }

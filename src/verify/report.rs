@@ -11,6 +11,9 @@ use super::NAMED_MAX;
 pub struct Report {
     pub verdict: Verdict,
     pub regions: BTreeMap<String, Region>,
+    /// Regions on managed services: their ledgers were compared, not their hubs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ledgers: BTreeMap<String, Ledger>,
     pub links: Vec<Link>,
     /// One key, more than one event in one hub.
     pub twice: Vec<Twice>,
@@ -31,6 +34,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal: Option<Journal>,
     pub unreachable: Vec<Unreachable>,
+    /// What this comparison cannot tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// How long differences were given to settle, and the comparison took.
     pub seconds: f64,
 }
@@ -53,6 +59,17 @@ pub struct Region {
     pub head: u64,
 }
 
+/// A ledger that was compared.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ledger {
+    /// Done, and not forgotten yet.
+    pub keys: u64,
+    /// Claimed by somebody who publishes just now, or died over it.
+    pub claimed: u64,
+    /// Whether it has what services put on the bus themselves.
+    pub local_keys: bool,
+}
+
 /// A directed link.
 #[derive(Clone, Debug, Serialize)]
 pub struct Link {
@@ -64,6 +81,13 @@ pub struct Link {
     pub missing_count: u64,
     /// Left out by the link's filter: not expected.
     pub filtered: u64,
+    /// Not in the peer's ledger, on a link with a pattern between ledgers: nobody can tell which of the two. No difference.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub filtered_or_missing: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One event, by key.
@@ -78,6 +102,11 @@ pub struct Finding {
     pub offset: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// When it was accepted, RFC 3339, and its id on the bus of `from`; of ledgers, which have no keys' texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// One key, more than one event.
@@ -127,6 +156,20 @@ pub struct Unreachable {
     pub error: String,
 }
 
+impl Journal {
+    /// Puts two parts of a journal together.
+    pub fn add(&mut self, other: Journal) {
+        self.acknowledged += other.acknowledged;
+        self.missing.extend(other.missing);
+        self.missing.truncate(NAMED_MAX);
+        self.missing_count += other.missing_count;
+        self.twice.extend(other.twice);
+        self.twice.truncate(NAMED_MAX);
+        self.twice_count += other.twice_count;
+        self.outside_retention += other.outside_retention;
+    }
+}
+
 impl Report {
     /// Fills in the verdict.
     pub fn judge(mut self) -> Report {
@@ -150,6 +193,13 @@ impl Report {
     /// Whether nothing differs.
     pub fn is_equal(&self) -> bool {
         self.verdict == Verdict::Equal
+    }
+
+    /// Findings of ledgers.
+    pub fn of_ledgers(&mut self) -> impl Iterator<Item = &mut Finding> {
+        let missing = self.links.iter_mut().flat_map(|link| link.missing.iter_mut());
+        let all = missing.chain(&mut self.conflicts).chain(&mut self.missing_at_origin);
+        all.filter(|finding| finding.offset.is_none())
     }
 
     /// Every finding that an event's key would make readable, with the region whose hub holds the event.
@@ -185,10 +235,21 @@ impl fmt::Display for Report {
             let plural = if region.events == 1 { "" } else { "s" };
             writeln!(f, "{name}: {} event{plural}", region.events)?;
         }
+        for (name, ledger) in &self.ledgers {
+            let plural = if ledger.keys == 1 { "" } else { "s" };
+            write!(f, "{name}: {} key{plural} in its ledger", ledger.keys)?;
+            match ledger.claimed {
+                0 => writeln!(f)?,
+                claimed => writeln!(f, ", {claimed} claimed")?,
+            }
+        }
         for link in &self.links {
             write!(f, "{} to {}: {} expected, {} present", link.from, link.to, link.expected, link.present)?;
             if link.filtered > 0 {
                 write!(f, ", {} filtered", link.filtered)?;
+            }
+            if link.filtered_or_missing > 0 {
+                write!(f, ", {} filtered or missing: its pattern does not tell", link.filtered_or_missing)?;
             }
             if link.missing_count > 0 {
                 write!(f, ", {} MISSING", link.missing_count)?;
@@ -224,7 +285,13 @@ impl fmt::Display for Report {
         for Unreachable { error, .. } in &self.unreachable {
             writeln!(f, "UNREACHABLE {error}")?;
         }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
         match self.verdict {
+            Verdict::Equal if !self.ledgers.is_empty() => {
+                write!(f, "equal: every ledger knows what it should ({:.1} s)", self.seconds)
+            }
             Verdict::Equal => write!(f, "equal: every region has what it should have, once ({:.1} s)", self.seconds),
             Verdict::Different => write!(f, "different ({:.1} s)", self.seconds),
         }
@@ -235,7 +302,9 @@ fn findings(f: &mut fmt::Formatter<'_>, findings: &[Finding], count: u64, what: 
     let line = |finding: &Finding| {
         let key = finding.key.as_ref().unwrap_or(&finding.key_hash);
         let held = if finding.held { " (held by the link)" } else { "" };
-        format!("  {} to {}: {key}: {what}{held}", finding.from, finding.to)
+        let accepted = finding.accepted.as_ref().map(|at| format!(", accepted {at}")).unwrap_or_default();
+        let id = finding.id.as_ref().map(|id| format!(", event {id}")).unwrap_or_default();
+        format!("  {} to {}: {key}: {what}{held}{accepted}{id}", finding.from, finding.to)
     };
     shown(f, findings.iter().map(line), count)
 }

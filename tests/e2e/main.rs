@@ -17,13 +17,19 @@ mod aws_cli;
 #[cfg(feature = "aws")]
 mod aws_faults;
 #[cfg(feature = "aws")]
+mod aws_microburst;
+#[cfg(feature = "aws")]
 mod aws_operations;
+#[cfg(feature = "aws")]
+mod aws_options;
 #[cfg(feature = "aws")]
 mod aws_regions;
 #[cfg(feature = "aws")]
 mod aws_safety;
 #[cfg(feature = "aws")]
 mod aws_topology;
+#[cfg(feature = "aws")]
+mod aws_verify;
 mod chaos;
 mod cloudevents;
 mod commands;

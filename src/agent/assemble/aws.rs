@@ -86,13 +86,12 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
     check(&config, &clients, &home, &names).await?;
     check_peers(&config, &names, async |aws| open(aws, CALL_TIMEOUT).await).await?;
 
-    let queue = async |name: String| match SqsQueue::open(&clients, &name).await {
-        Ok(queue) => {
-            let queue: Arc<dyn Queue> = Arc::new(queue);
-            Ok(way(region).map_or(queue.clone(), |way| way.queue(queue)))
-        }
-        Err(failure) => Err(home_of(failure)),
+    let open_queue = async |name: String| SqsQueue::open(&clients, &name).await.map_err(home_of);
+    let behind = |queue: SqsQueue| -> Arc<dyn Queue> {
+        let queue: Arc<dyn Queue> = Arc::new(queue);
+        way(region).map_or(queue.clone(), |way| way.queue(queue))
     };
+    let queue = async |name: String| open_queue(name).await.map(behind);
     let claims = |clients: &Clients, names: &Names| -> Arc<dyn Claims> {
         let claims: Arc<dyn Claims> = Arc::new(ClaimsTable::new(clients, &names.ledger(), clock.clone()));
         way(&names.region).map_or(claims.clone(), |way| way.claims(claims))
@@ -110,8 +109,10 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         };
         // A put must be over before its lease; a ledger's call has its own limit.
         let peer = open(peer_aws, link.attempt_timeout).await;
+        let feed = open_queue(link_names.feed).await?;
         let ports = LinkPorts {
-            feed: queue(link_names.feed).await?,
+            since: feed.made_at().await.map_err(home_of)?,
+            feed: behind(feed),
             held: queue(link_names.held).await?,
             dead: queue(link_names.dead).await?,
             claims: claims(&peer, &peer_names),
@@ -152,7 +153,10 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         links,
         bus,
         claims: ledger,
-        local_keys: queue(names.local_keys()).await?,
+        local_keys: match aws.local_keys {
+            true => Some(queue(names.local_keys()).await?),
+            false => None,
+        },
         audit: queue(names.audit()).await?,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),

@@ -5,6 +5,7 @@
 
 mod beat;
 pub mod explain;
+pub mod keys;
 pub mod letters;
 mod status;
 #[cfg(test)]
@@ -100,6 +101,8 @@ pub struct LinkPorts {
     pub feed: Arc<dyn Queue>,
     pub held: Arc<dyn Queue>,
     pub dead: Arc<dyn Queue>,
+    /// When the feed was made: what was published before never came into it.
+    pub since: Timestamp,
     /// The peer's.
     pub claims: Arc<dyn Claims>,
     pub bus: Arc<dyn Bus>,
@@ -116,7 +119,8 @@ pub struct Parts {
     /// The region's own.
     pub bus: Arc<dyn Bus>,
     pub claims: Arc<dyn Claims>,
-    pub local_keys: Arc<dyn Queue>,
+    /// `None` where the region does without (`region.aws.local_keys`).
+    pub local_keys: Option<Arc<dyn Queue>>,
     pub audit: Arc<dyn Queue>,
     pub shared: Arc<dyn Shared>,
     pub clock: Arc<dyn Clock>,
@@ -132,6 +136,8 @@ struct Link {
     metrics: LinkMetrics,
     watermark: Mutex<Watermark>,
     ports: LinkPorts,
+    /// It has a pattern.
+    filtered: bool,
     shadow: bool,
     expire_after: Duration,
 }
@@ -149,6 +155,12 @@ pub struct Managed {
     kinds: Arc<Kinds>,
     /// Whose turn it is to walk through dead letters.
     walks: tokio::sync::Mutex<()>,
+    /// Whose turn it is to read the whole ledger.
+    reads: tokio::sync::Mutex<()>,
+    local_keys: bool,
+    /// Keys are remembered for so long after the last of their events may come.
+    told_for: Duration,
+    retention: Duration,
     links: BTreeMap<String, Link>,
     disabled: Vec<String>,
     /// Names this agent in logs and in the shared table; another one after each start.
@@ -216,6 +228,7 @@ impl Managed {
                 metrics: metrics.link(&link.to),
                 watermark: Mutex::default(),
                 ports: ports.clone(),
+                filtered: !options.rules.pattern.is_everything(),
                 shadow,
                 expire_after,
             };
@@ -254,31 +267,38 @@ impl Managed {
             ingress: ingress.clone(),
             kinds: kinds.clone(),
             walks: tokio::sync::Mutex::default(),
+            reads: tokio::sync::Mutex::default(),
+            local_keys: local_keys.is_some(),
+            retention: config.idempotency.retention,
+            told_for: config.idempotency.retention.saturating_sub(config.expiry()),
             faults,
             disabled,
         });
         let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
-        let options = local_keys::Options {
-            home: region.clone(),
-            ingress: ingress.clone(),
-            call_timeout: CALL_TIMEOUT,
-            visibility: VISIBILITY,
-            poll: POLL,
-            receives: RECEIVES,
-            retention: config.idempotency.retention,
-            backoff,
-        };
-        let ports = local_keys::Ports {
-            queue: local_keys.clone(),
-            claims,
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            metrics: metrics.clone(),
-            kinds: kinds.clone(),
-        };
-        let keys = LocalKeys::new(options, ports);
-        let (stopped, tasks) = (stop.clone(), &managed.tasks);
-        tasks.spawn(async move { keys.run(stopped).await });
+        let tasks = &managed.tasks;
+        if let Some(queue) = &local_keys {
+            let options = local_keys::Options {
+                home: region.clone(),
+                ingress: ingress.clone(),
+                call_timeout: CALL_TIMEOUT,
+                visibility: VISIBILITY,
+                poll: POLL,
+                receives: RECEIVES,
+                retention: config.idempotency.retention,
+                backoff,
+            };
+            let ports = local_keys::Ports {
+                queue: queue.clone(),
+                claims,
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+                kinds: kinds.clone(),
+            };
+            let keys = LocalKeys::new(options, ports);
+            let stopped = stop.clone();
+            tasks.spawn(async move { keys.run(stopped).await });
+        }
         let options = audit::Options {
             home: region,
             ingress,
@@ -290,7 +310,7 @@ impl Managed {
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
         };
         let mut targets: Vec<Arc<dyn Queue>> = feeds;
-        targets.push(local_keys);
+        targets.extend(local_keys);
         let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics, kinds };
         tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());

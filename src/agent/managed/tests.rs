@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     embedded::system::{Random, SystemClock},
     ports::{
-        claims::{Claim, Inserted, Row, Token},
+        claims::{Claim, Inserted, Part, Row, Token},
         queue::{Depth, Message, Outgoing},
     },
 };
@@ -118,6 +118,14 @@ impl Claims for NoClaims {
         async move { Ok(vec![Ok(true); claims.len()]) }.boxed()
     }
 
+    fn list(
+        &self,
+        _: Part,
+        _: Option<crate::core::key::KeyHash>,
+    ) -> BoxFuture<'_, Result<crate::ports::claims::Listed, Failure>> {
+        async { Ok(crate::ports::claims::Listed::default()) }.boxed()
+    }
+
     fn get(&self, keys: Vec<crate::core::key::KeyHash>) -> BoxFuture<'_, Result<Vec<Option<Row>>, Failure>> {
         async move { Ok(vec![None; keys.len()]) }.boxed()
     }
@@ -131,6 +139,7 @@ struct World {
     audit: Arc<MemoryQueue>,
     feed: Arc<MemoryQueue>,
     keys: Arc<MemoryQueue>,
+    without_keys: bool,
     /// The peer's.
     there: Arc<MemoryBus>,
 }
@@ -146,6 +155,7 @@ impl World {
             feed: self.feed.clone(),
             held: Arc::new(MemoryQueue::default()),
             dead: Arc::new(MemoryQueue::default()),
+            since: Timestamp::ZERO,
             claims: Arc::new(NoClaims),
             bus: self.there.clone(),
             objects: None,
@@ -156,7 +166,7 @@ impl World {
             links: BTreeMap::from([("us".to_owned(), link)]),
             bus: self.bus.clone(),
             claims: Arc::new(NoClaims),
-            local_keys: self.keys.clone(),
+            local_keys: (!self.without_keys).then(|| -> Arc<dyn Queue> { self.keys.clone() }),
             audit: self.audit.clone(),
             shared: self.shared.clone(),
             faults: Arc::new(Faults::new(false, clock.clone(), entropy.clone())),
@@ -250,15 +260,29 @@ fn envelope(source: &str, detail_type: &str, detail: serde_json::Value) -> serde
     })
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_arrival_with_a_stamp_that_does_not_fit_goes_where_its_rule_would_have_put_it() {
-    let world = World::default();
+fn forged() -> Message {
     let stamp = serde_json::json!({
         "origin": "us", "id": "x", "account": "1", "key": "k", "hash": "00".repeat(32), "sequence": null,
         "time": "2026-01-01T00:00:00Z", "hops": 1,
     });
-    let forged = envelope("app", "Order", serde_json::json!({ "n": 1, "hubweave": stamp }));
-    world.audit.waiting.lock().unwrap().push(message("forged", forged));
+    message("forged", envelope("app", "Order", serde_json::json!({ "n": 1, "hubweave": stamp })))
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_local_keys_their_queue_is_neither_read_nor_written() {
+    let world = World { without_keys: true, ..World::default() };
+    world.audit.waiting.lock().unwrap().push(forged());
+    world.keys.waiting.lock().unwrap().push(message("local", envelope("app", "Order", serde_json::json!({ "n": 1 }))));
+    let _agent = world.agent(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((world.feed.sent.lock().unwrap().len(), world.keys.sent.lock().unwrap().len()), (1, 0));
+    assert_eq!(world.keys.waiting.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_arrival_with_a_stamp_that_does_not_fit_goes_where_its_rule_would_have_put_it() {
+    let world = World::default();
+    world.audit.waiting.lock().unwrap().push(forged());
     let agent = world.agent(1);
     tokio::time::sleep(Duration::from_secs(1)).await;
     for queue in [&world.feed, &world.keys] {

@@ -245,7 +245,8 @@ impl Work {
                 Some(id) => State::Done { id: Some(id.clone()).filter(|id| !id.is_empty()) },
                 None => State::Claimed { token: item.token(), lease: self.options.lease },
             };
-            let row = Row { payload: event.payload_hash, state, at, expires, origin: self.options.home.clone() };
+            let (payload, origin, reserved) = (event.payload_hash, self.options.home.clone(), event.is_reserved());
+            let row = Row { payload, state, at, expires, origin, reserved };
             Some(Claim { key: event.key_hash, row })
         })
     }

@@ -186,7 +186,7 @@ impl Fixture {
         let event = Event::read(&envelope("app", detail), "a", &ingress()).unwrap();
         let at = self.clock.now();
         let payload = payload.unwrap_or(event.payload_hash);
-        let row = Row { payload, state, at, expires: at.plus(DAY), origin: "b".to_owned() };
+        let row = Row { payload, state, at, expires: at.plus(DAY), origin: "b".to_owned(), reserved: false };
         self.claims.insert(vec![Claim { key: event.key_hash, row }]).await.unwrap();
     }
 

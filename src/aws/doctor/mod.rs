@@ -153,13 +153,28 @@ impl Doctor<'_> {
                 self.resource(&provisioner, resource, findings).await;
             }
         }
+        for resource in plan.surplus() {
+            // What cannot be looked at costs little and loses nothing.
+            if let Ok(State::Same | State::Differs(_)) = provisioner.state(resource).await {
+                let remedy = format!("hubweave provision --region {} --apply", self.region.name);
+                let what = format!("{} {}", resource.kind(), resource.name());
+                findings.note(what, format!("{}; it costs: {remedy} removes it", super::provision::apply::SURPLUS));
+            }
+        }
         for (_, link) in plan.names.links(self.config) {
             self.queue_work(clients, plan, &link.feed, findings).await;
         }
         for name in [plan.names.local_keys(), plan.names.audit()] {
-            self.queue_work(clients, plan, &name, findings).await;
+            if plan.queues.iter().any(|queue| queue.name == name) {
+                self.queue_work(clients, plan, &name, findings).await;
+            }
         }
         self.ledger(clients, &plan.place, &plan.names, "", findings).await;
+        if let Err(failure) = probe::ledger_reading(clients, &plan.names.ledger(), self.clock.clone()).await {
+            // Nobody but `verify` needs it.
+            let detail = format!("`verify` cannot read it: {failure}; allow `dynamodb:Scan`");
+            findings.note(format!("ledger {}", plan.names.ledger()), detail);
+        }
         self.others(clients, plan, findings).await;
     }
 

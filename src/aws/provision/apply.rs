@@ -71,6 +71,9 @@ pub struct Error {
     pub failure: Failure,
 }
 
+/// Said of what the plan does without.
+pub const SURPLUS: &str = "the file does without it";
+
 /// One resource of a plan.
 #[derive(Clone, Copy, Debug)]
 pub enum Resource<'p> {
@@ -114,6 +117,11 @@ impl Plan {
         all.extend(self.names.bucket.as_deref().map(Resource::Bucket));
         all
     }
+
+    /// What should not be there, in the order in which it is removed.
+    pub fn surplus(&self) -> Vec<Resource<'_>> {
+        self.surplus.iter().flat_map(|(rule, queue)| [Resource::Rule(rule), Resource::Queue(queue)]).collect()
+    }
 }
 
 /// A plan and the region that it is about.
@@ -133,6 +141,10 @@ impl Provisioner<'_> {
             resources.reverse();
         }
         let mut changes = Vec::with_capacity(resources.len());
+        for resource in self.plan.surplus() {
+            let state = self.state(resource).await?;
+            changes.extend(self.clear(resource, state, action).await?);
+        }
         for resource in resources {
             let state = self.state(resource).await?;
             changes.push(self.settle(resource, state, action).await?);
@@ -188,6 +200,20 @@ impl Provisioner<'_> {
             (Action::Compare | Action::Apply | Action::Destroy, _) => "none",
         };
         Ok(Change { kind: resource.kind(), name: resource.name().to_owned(), found, done, differences })
+    }
+
+    /// Removes what the plan does without. Nothing to say of what is not there.
+    async fn clear(&self, resource: Resource<'_>, state: State, action: Action) -> Result<Option<Change>, Error> {
+        let (found, done, differences) = match (state, action) {
+            (State::Absent, _) => return Ok(None),
+            (State::Foreign(_), _) => ("not ours", "left", Vec::new()),
+            (State::Same | State::Differs(_), Action::Compare) => ("different", "none", vec![SURPLUS.to_owned()]),
+            (State::Same | State::Differs(_), Action::Apply | Action::Destroy) => {
+                self.remove(resource).await.map_err(about(resource))?;
+                ("different", "removed", vec![SURPLUS.to_owned()])
+            }
+        };
+        Ok(Some(Change { kind: resource.kind(), name: resource.name().to_owned(), found, done, differences }))
     }
 
     async fn make(&self, resource: Resource<'_>) -> Result<(), Failure> {

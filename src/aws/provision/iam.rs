@@ -66,6 +66,7 @@ fn agent(config: &Config, region: &Region, plan: &Plan) -> Result<Vec<Value>, su
         allow("Shared", &SHARED_WORK, vec![place.table(&plan.names.shared())]),
     ];
     statements.extend(arriving(plan, ""));
+    statements.push(allow("LedgerReading", &["dynamodb:Scan"], vec![place.table(&plan.names.ledger())]));
     if let Some(bucket) = &plan.names.bucket {
         let bucket = place.bucket(bucket);
         statements.push(allow(

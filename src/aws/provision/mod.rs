@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 
 use super::names::{Names, OWNER_TAG, REGION_TAG};
-use crate::config::{Config, Region};
+use crate::config::{Aws, Config, Region};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -144,6 +144,8 @@ pub struct Plan {
     pub queues: Vec<Queue>,
     pub rules: Vec<Rule>,
     pub tables: Vec<Table>,
+    /// What an earlier file asked for and this one does without: `apply` removes it where it is ours.
+    pub surplus: Option<(Rule, Queue)>,
     pub tags: BTreeMap<String, String>,
     /// Encrypts queues, tables and bucket.
     pub kms_key: Option<String>,
@@ -170,6 +172,7 @@ impl Plan {
             kms_key: aws.kms_key.clone(),
             queues: Vec::new(),
             rules: Vec::new(),
+            surplus: None,
             tables: vec![
                 Table { name: names.ledger(), kind: TableKind::Ledger },
                 Table { name: names.shared(), kind: TableKind::Shared },
@@ -207,39 +210,54 @@ impl Plan {
             ]);
             plan.rules.append(&mut rules);
         }
-        plan.add_own();
+        plan.add_own(aws);
         Ok(plan)
     }
 
-    /// The region's own two queues.
-    fn add_own(&mut self) {
+    /// The region's own two queues, and what they give up on.
+    fn add_own(&mut self, aws: &Aws) {
         let dead = self.names.dead();
-        let (keys, audit) = (self.names.local_keys(), self.names.audit());
-        let fed_by = |names: &[&String]| names.iter().map(|name| self.rule_arn(name)).collect::<Vec<_>>();
-        let queue = |name: &String, retention, dead: Option<&String>, fed_by| Queue {
-            name: name.clone(),
-            retention,
-            dead: dead.cloned(),
-            fed_by,
-        };
-        let queues = [
-            queue(&dead, DEAD_RETENTION, None, fed_by(&[&keys, &audit])),
-            queue(&keys, FEED_RETENTION, Some(&dead), fed_by(&[&keys])),
-            queue(&audit, FEED_RETENTION, Some(&dead), fed_by(&[&audit])),
-        ];
-        let rule = |name: String, description: &str, pattern| Rule {
-            queue: name.clone(),
+        let description = "What services publish here, for this region's ledger";
+        let keys = Rule {
+            name: self.names.local_keys(),
             description: description.to_owned(),
+            pattern: pattern::local(),
+            queue: self.names.local_keys(),
             dead: dead.clone(),
-            name,
-            pattern,
         };
-        let rules = [
-            rule(keys.clone(), "What services publish here, for this region's ledger", pattern::local()),
-            rule(audit.clone(), "What links brought here, for the agent to check", pattern::arrivals()),
-        ];
+        let audit = Rule {
+            name: self.names.audit(),
+            description: "What links brought here, for the agent to check".to_owned(),
+            pattern: if aws.audit { pattern::arrivals() } else { pattern::own_arrivals() },
+            queue: self.names.audit(),
+            dead: dead.clone(),
+        };
+        let queue = |rule: &Rule| Queue {
+            name: rule.queue.clone(),
+            retention: FEED_RETENTION,
+            dead: Some(dead.clone()),
+            fed_by: vec![self.rule_arn(&rule.name)],
+        };
+        let of_keys = queue(&keys);
+        let mut fed_by = vec![self.rule_arn(&audit.name)];
+        if aws.local_keys {
+            fed_by.insert(0, self.rule_arn(&keys.name));
+        }
+        let mut queues = vec![Queue { name: dead.clone(), retention: DEAD_RETENTION, dead: None, fed_by }];
+        let of_audit = queue(&audit);
+        let (mut rules, mut surplus) = (Vec::new(), None);
+        match aws.local_keys {
+            true => {
+                queues.push(of_keys);
+                rules.push(keys);
+            }
+            false => surplus = Some((keys, of_keys)),
+        }
+        queues.push(of_audit);
+        rules.push(audit);
         self.queues.extend(queues);
         self.rules.extend(rules);
+        self.surplus = surplus;
     }
 
     pub fn rule_arn(&self, name: &str) -> String {

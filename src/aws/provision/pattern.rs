@@ -52,6 +52,13 @@ pub fn arrivals() -> Value {
     json!({ "detail": { "hubweave": { "origin": [{ "exists": true }] } } })
 }
 
+/// hubweave's own events that came over links.
+pub fn own_arrivals() -> Value {
+    let mut pattern = arrivals();
+    pattern["source"] = json!([RESERVED_SOURCE]);
+    pattern
+}
+
 fn unstamped() -> Value {
     json!({ "detail": { "hubweave": { "origin": [{ "exists": false }] } } })
 }
@@ -99,10 +106,16 @@ mod tests {
         let heartbeat = json!({ "source": "hubweave", "detail": { "number": 1 } });
         let local = json!({ "source": "app", "detail": {} });
         let arrival = json!({ "source": "app", "detail": { "hubweave": { "origin": "eu" } } });
-        let table =
-            [(own(), [true, false, false]), (self::local(), [false, true, false]), (arrivals(), [false, false, true])];
+        let beat = json!({ "source": "hubweave", "detail": { "hubweave": { "origin": "eu" } } });
+        let table = [
+            (own(), [true, false, false, false]),
+            (self::local(), [false, true, false, false]),
+            (arrivals(), [false, false, true, true]),
+            (own_arrivals(), [false, false, false, true]),
+        ];
         for (pattern, expected) in table {
-            assert_eq!([&heartbeat, &local, &arrival].map(|event| matches(&pattern, event)), expected, "{pattern}");
+            let found = [&heartbeat, &local, &arrival, &beat].map(|event| matches(&pattern, event));
+            assert_eq!(found, expected, "{pattern}");
         }
     }
 }

@@ -70,6 +70,26 @@ fn a_filtered_link_has_a_second_rule_for_hubweaves_own_events() {
 }
 
 #[test]
+fn an_option_that_is_off_leaves_its_queue_and_rule_out_everywhere_and_names_them_as_surplus() {
+    let config = config("local_keys = false\naudit = false\n");
+    let plan = Plan::of(&config, &config.regions[1], PLACE()).unwrap();
+    let names = |plan: &Plan| plan.rules.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&plan), ["hw-us-to-eu", "hw-us-audit"]);
+    assert!(plan.queues.iter().all(|queue| queue.name != "hw-us-keys"));
+    assert_eq!(plan.rules[1].pattern, pattern::own_arrivals(), "heartbeats still show that the peers live");
+    let dead = plan.queues.iter().find(|queue| queue.name == "hw-us-dead").unwrap();
+    assert_eq!(dead.fed_by, [plan.rule_arn("hw-us-audit")]);
+    let surplus = plan.surplus();
+    assert_eq!([surplus[0].kind(), surplus[1].kind()], ["rule", "queue"], "a rule before its target");
+    assert!(surplus.iter().all(|one| one.name() == "hw-us-keys"));
+    let policies = iam::policies(&config, &config.regions[1], &plan).unwrap();
+    for text in [text::terraform(&plan), text::cloudformation(&plan), policies] {
+        assert!(!text.to_string().contains("hw-us-keys"), "{text}");
+    }
+    assert!(plan_at(PLACE()).surplus.is_none());
+}
+
+#[test]
 fn the_longest_redelivery_is_the_one_that_the_file_is_held_to() {
     let config = config("");
     let redelivery = &config.redeliveries()[0];

@@ -113,6 +113,25 @@ async fn a_call_that_takes_too_long_is_given_up_and_counted() {
     tried(format!("http://{}", silent.local_addr().unwrap()), Duration::from_millis(200)).await;
 }
 
+#[tokio::test]
+async fn an_answer_that_broke_off_leaves_open_what_happened() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let breaking = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", breaking.local_addr().unwrap());
+    tokio::spawn(async move {
+        // Whole for HTTP, and half of what the service said.
+        let answer =
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.0\r\ncontent-length: 8\r\n\r\n{\"Respon";
+        while let Ok((mut connection, _)) = breaking.accept().await {
+            let mut request = [0; 8_192];
+            let _ = connection.read(&mut request).await;
+            let _ = connection.write_all(answer).await;
+        }
+    });
+    tried(url, WAIT).await;
+}
+
 fn entry(detail_type: &str, detail: &str) -> Entry {
     Entry {
         source: "app".to_owned(),
@@ -156,6 +175,7 @@ fn claim(key: u8, token: u64, now: Timestamp) -> Claim {
         at: now,
         expires: now.plus(Duration::from_secs(3_600)),
         origin: EU.to_owned(),
+        reserved: false,
     };
     Claim { key: KeyHash([key; 16]), row }
 }

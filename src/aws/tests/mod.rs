@@ -4,6 +4,7 @@ mod adapters;
 mod emulator;
 #[path = "../../../tests/support/ministack.rs"]
 mod ministack;
+mod objects;
 
 use std::time::Duration;
 

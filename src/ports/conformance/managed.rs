@@ -9,7 +9,7 @@ use crate::{
     },
     ports::{
         bus::{Bus, Entry, Put},
-        claims::{Claim, Claims, Inserted, Row, State, Token},
+        claims::{Claim, Claims, Inserted, Part, Row, State, Token},
         queue::{Message, Outgoing, Queue},
     },
 };
@@ -116,6 +116,7 @@ pub async fn claims(claims: Arc<dyn Claims>, seed: u8, now: Timestamp) {
         at: now,
         expires: now.plus(Duration::from_secs(3_600)),
         origin: "a".to_owned(),
+        reserved: false,
     };
     let claimed = |n, token| Claim { key: key(n), row: row(State::Claimed { token: Token(token), lease }) };
     let done = |n, id: &str| Claim { key: key(n), row: row(State::Done { id: Some(id.to_owned()) }) };
@@ -167,7 +168,34 @@ pub async fn claims(claims: Arc<dyn Claims>, seed: u8, now: Timestamp) {
     expired.row.expires = now.minus(Duration::from_secs(60));
     assert_eq!(insert(vec![expired]).await, [Inserted::New]);
     assert_eq!(claims.get(vec![key(5)]).await.unwrap(), [None], "an expired row does not count");
+    for n in 0..3 {
+        insert((0..20).map(|m| done(100 + 20 * n + m, "e")).collect()).await;
+    }
+    for parts in [1, 3] {
+        let mut listed = Vec::new();
+        for number in 0..parts {
+            listed.extend(list(&*claims, Part { number, of: parts }).await);
+        }
+        listed.retain(|(key, _)| key.0[0] == seed);
+        listed.sort_by_key(|(key, _)| *key);
+        let expected: Vec<KeyHash> = (1..5).chain(100..160).map(key).collect();
+        assert_eq!(listed.iter().map(|(key, _)| *key).collect::<Vec<_>>(), expected, "each that counts once");
+        assert_eq!(listed[3].1, done(4, "e4").row, "with all that it holds");
+    }
     assert_eq!(insert(vec![claimed(5, 6)]).await, [Inserted::New]);
+}
+
+/// All pages of a part.
+async fn list(claims: &dyn Claims, part: Part) -> Vec<(KeyHash, Row)> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let page = claims.list(part, after).await.unwrap();
+        rows.extend(page.rows);
+        after = page.next;
+        if after.is_none() {
+            return rows;
+        }
+    }
 }
 
 /// Of many that claim one key at once exactly one gets it.
@@ -179,6 +207,7 @@ pub async fn racing_claims(claims: Arc<dyn Claims>, seed: u8, now: Timestamp) {
             at: now,
             expires: now.plus(Duration::from_secs(3_600)),
             origin: "a".to_owned(),
+            reserved: false,
         };
         claims.insert(vec![Claim { key: KeyHash([seed; 16]), row }])
     };

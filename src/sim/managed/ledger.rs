@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use crate::{
     core::{key::KeyHash, link::Failure, time::Timestamp},
     planted::{self, Bug},
     ports::{
-        claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Row, State, Token},
+        claims::{CALL_CLAIMS_MAX, Claim, Claims, Inserted, Listed, Part, Row, State, Token},
         clock::Clock,
     },
     sim::{
@@ -182,6 +183,9 @@ impl Table {
     }
 }
 
+/// Rows of one page, few so that small ledgers have several.
+const PAGE_ROWS: usize = 8;
+
 /// A ledger as an agent sees it.
 pub struct SimClaims {
     pub store: Arc<Store>,
@@ -235,6 +239,19 @@ impl Claims for SimClaims {
         self.call(Op::Release, move |table, _| {
             let release = |(key, token)| table.put_off(|table| table.release(key, token));
             Ok(claims.into_iter().map(release).collect())
+        })
+    }
+
+    fn list(&self, part: Part, after: Option<KeyHash>) -> BoxFuture<'_, Result<Listed, Failure>> {
+        let now = self.clock.now();
+        self.call(Op::Get, move |table, _| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let of_part = |key: &KeyHash| u32::from(key.0[15]) % part.of == part.number;
+            let all = table.rows.range((from, Bound::Unbounded)).filter(|(key, _)| of_part(key));
+            let page: Vec<(KeyHash, Row)> =
+                all.take(PAGE_ROWS).map(|(key, stored)| (*key, stored.row.clone())).collect();
+            let next = (page.len() == PAGE_ROWS).then(|| page.last().map(|(key, _)| *key)).flatten();
+            Ok(Listed { rows: page.into_iter().filter(|(_, row)| row.expires > now).collect(), next })
         })
     }
 

@@ -6,6 +6,8 @@ pub mod aws;
 pub mod gate;
 pub mod http;
 pub mod metrics;
+#[cfg(feature = "aws")]
+pub mod microburst;
 mod ports;
 pub mod troubled;
 

@@ -1,0 +1,235 @@
+//! Seeded drift between ledgers is found, and what cannot be told is not held against a link.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    hex,
+    journal::Acknowledged,
+    ledger::{Again, Input, Ledger, Letters, Line, compare, name},
+    report::Report,
+};
+use crate::core::{key::KeyHash, time::Timestamp};
+
+const NOW: u64 = 1_790_000_000_000;
+const HOUR: u64 = 3_600_000;
+
+/// What a region's agent answers.
+#[derive(Clone)]
+struct Region {
+    header: Value,
+    rows: Vec<Value>,
+}
+
+impl Region {
+    fn new(name: &str, peer: &str) -> Region {
+        let link = json!({ "peer": peer, "filtered": false, "since": "1970-01-01T00:00:00Z", "watermark": null,
+            "dead_letters": 0 });
+        let header = json!({ "region": name, "ledger": true, "now": Timestamp::from_millis(NOW).to_rfc3339(),
+            "local_keys": true, "told_for_seconds": 3_600, "retention_seconds": 15 * 86_400, "links": [link] });
+        Region { header, rows: Vec::new() }
+    }
+
+    fn row(&mut self, key: &str, payload: u8, origin: Option<&str>) -> &mut Value {
+        self.rows.push(json!({ "k": hash(key), "p": hex(&[payload; 16]), "o": origin, "t": NOW - 1_000,
+            "x": NOW + 24 * HOUR }));
+        self.rows.last_mut().expect("just added")
+    }
+
+    fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::begin(self.header.to_string().as_bytes()).expect("a header");
+        for row in &self.rows {
+            assert_eq!(ledger.add(row.to_string().as_bytes()), Ok(Line::Row));
+        }
+        assert_eq!(ledger.add(b"{\"end\":1}"), Ok(Line::End));
+        ledger.sort();
+        ledger
+    }
+}
+
+fn short(key: &str) -> [u8; 16] {
+    KeyHash::of("load", "Load", key).0
+}
+
+fn hash(key: &str) -> String {
+    hex(&short(key))
+}
+
+/// Two regions with one key of each, delivered to the other.
+fn pair() -> (Region, Region) {
+    let (mut eu, mut us) = (Region::new("eu", "us"), Region::new("us", "eu"));
+    eu.row("a", 1, None);
+    us.row("a", 1, Some("eu"));
+    us.row("b", 2, None);
+    eu.row("b", 2, Some("us"));
+    (eu, us)
+}
+
+fn acknowledged(region: &str, key: &str) -> Acknowledged {
+    Acknowledged { region: region.to_owned(), key: key.into(), hash: short(key), millis: NOW - 500 }
+}
+
+fn compared_with(eu: &Region, us: &Region, letters: &Letters, journal: Option<&[Acknowledged]>) -> (Report, Again) {
+    let names = ["eu", "us"].map(str::to_owned);
+    let ledgers = BTreeMap::from([(names[0].clone(), eu.ledger()), (names[1].clone(), us.ledger())]);
+    let starts = names.iter().map(|name| (name.clone(), NOW)).collect();
+    let links = [("eu", "us"), ("us", "eu")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+    let mut report = Report::default();
+    let input = Input { links: &links, ledgers: &ledgers, starts: &starts, letters, journal };
+    let again = compare(&mut report, input);
+    (report.judge(), again)
+}
+
+fn compared(eu: &Region, us: &Region) -> Report {
+    compared_with(eu, us, &Letters::new(), None).0
+}
+
+#[test]
+fn ledgers_with_the_same_keys_are_equal_and_the_report_says_that_no_hub_was_read() {
+    let (eu, us) = pair();
+    let journal = [acknowledged("eu", "a"), acknowledged("us", "b")];
+    let (report, again) = compared_with(&eu, &us, &Letters::new(), Some(&journal));
+    assert!(report.is_equal() && again.is_empty(), "{report}");
+    let text = report.to_string();
+    for says in ["ledgers were compared, not hubs", "eu: 2 keys in its ledger", "2 acknowledged, 0 missing"] {
+        assert!(text.contains(says), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_the_peer_lacks_is_named_looked_at_again_and_settled_by_a_later_look() {
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    let (mut report, again) = compared_with(&eu, &us, &Letters::new(), None);
+    assert!(!report.is_equal());
+    assert_eq!((report.links[0].expected, report.links[0].missing_count), (2, 1));
+    assert_eq!(again["us"].iter().collect::<Vec<_>>(), [&short("c")]);
+    name(&mut report, &[acknowledged("eu", "c")], &Letters::new());
+    assert_eq!(report.links[0].missing[0].key.as_deref(), Some("c"));
+    assert!(!report.links[0].missing[0].held, "nobody knows how far the link is");
+
+    let mut late = us.clone();
+    late.row("c", 3, Some("eu"))["c"] = json!(true);
+    assert!(!compared(&eu, &late).is_equal(), "claimed is not done");
+    let mut ledger = late.ledger();
+    let found =
+        json!({ "rows": [{ "k": hash("c"), "p": hex(&[3; 16]), "o": "eu", "t": NOW, "x": NOW + HOUR, "i": "id" }] });
+    assert_eq!(ledger.learn(found.to_string().as_bytes()), Ok(()));
+    late.rows.pop();
+    late.rows.push(found["rows"][0].clone());
+    assert!(compared(&eu, &late).is_equal());
+}
+
+#[test]
+fn what_is_newer_than_the_links_watermark_may_be_on_its_way() {
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    let watermark = |eu: &mut Region, millis| {
+        eu.header["links"][0]["watermark"] = json!(Timestamp::from_millis(millis).to_rfc3339());
+    };
+    watermark(&mut eu, NOW - 2_000);
+    assert!(compared(&eu, &us).links[0].missing[0].held);
+    watermark(&mut eu, NOW);
+    assert!(!compared(&eu, &us).links[0].missing[0].held);
+}
+
+#[test]
+fn what_is_no_drift_is_not_told_as_such() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change); 4] = [
+        ("published after the start", |row| row["t"] = json!(NOW + 1)),
+        ("about to be forgotten", |row| row["x"] = json!(NOW + HOUR)),
+        ("claimed and not done", |row| row["c"] = json!(true)),
+        ("of a third region", |row| row["o"] = json!("ap")),
+    ];
+    for (what, change) in cases {
+        let (mut eu, us) = pair();
+        change(eu.row("c", 3, None));
+        assert!(compared(&eu, &us).is_equal(), "{what}");
+    }
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    eu.header["links"][0]["since"] = json!(Timestamp::from_millis(NOW - 999).to_rfc3339());
+    assert!(compared(&eu, &us).is_equal(), "published before there was a link");
+}
+
+#[test]
+fn what_a_pattern_may_have_left_out_is_counted_and_no_difference() {
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    eu.header["links"][0]["filtered"] = json!(true);
+    let (report, _) = compared_with(&eu, &us, &Letters::new(), Some(&[acknowledged("eu", "c")]));
+    assert!(report.is_equal(), "{report}");
+    assert_eq!((report.links[0].expected, report.links[0].filtered_or_missing), (1, 1));
+    assert!(report.to_string().contains("1 filtered or missing: its pattern does not tell"), "{report}");
+}
+
+#[test]
+fn another_payload_under_the_same_key_is_a_conflict_and_its_dead_letter_names_it() {
+    let (mut eu, mut us) = pair();
+    eu.row("c", 3, None);
+    us.row("c", 4, Some("ap"));
+    let letters = Letters::from([(
+        ("eu".to_owned(), "us".to_owned()),
+        BTreeMap::from([(short("c"), "c".to_owned()), (short("other"), "other".to_owned())]),
+    )]);
+    let (mut report, _) = compared_with(&eu, &us, &letters, None);
+    assert_eq!((report.conflicts_count, report.dead_lettered_count), (1, 2));
+    name(&mut report, &[], &letters);
+    assert_eq!(report.conflicts[0].key.as_deref(), Some("c"));
+    assert!(!report.is_equal());
+}
+
+#[test]
+fn a_dead_letter_is_told_as_one_and_not_as_missing() {
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    let letters = Letters::from([(("eu".to_owned(), "us".to_owned()), BTreeMap::from([(short("c"), "c".to_owned())]))]);
+    let (report, again) = compared_with(&eu, &us, &letters, None);
+    assert_eq!((report.links[0].missing_count, report.dead_lettered_count), (0, 1));
+    assert!(again.is_empty() && !report.is_equal());
+}
+
+#[test]
+fn a_key_that_its_own_region_lost_is_found_while_it_must_know_it() {
+    let (eu, mut us) = pair();
+    us.row("c", 3, Some("eu"));
+    let (report, again) = compared_with(&eu, &us, &Letters::new(), None);
+    assert_eq!(report.missing_at_origin_count, 1);
+    assert!(again["eu"].contains(&short("c")) && !report.is_equal());
+    let old = us.rows.last_mut().expect("the row");
+    old["t"] = json!(NOW - 2 * HOUR);
+    assert!(compared(&eu, &us).is_equal(), "its own region may have forgotten it");
+    us.rows.last_mut().expect("the row")["t"] = json!(NOW - 1_000);
+    let mut without = eu.clone();
+    without.header["local_keys"] = json!(false);
+    let report = compared(&without, &us);
+    assert!(report.is_equal(), "{report}");
+    assert!(report.to_string().contains("eu keeps no local keys"), "{report}");
+}
+
+#[test]
+fn an_acknowledged_key_that_a_ledger_lacks_is_named_with_the_region() {
+    let (mut eu, us) = pair();
+    eu.row("c", 3, None);
+    let mut forgotten = acknowledged("us", "long ago");
+    forgotten.millis = NOW - 16 * 24 * HOUR;
+    let journal = [acknowledged("eu", "nowhere"), acknowledged("eu", "c"), forgotten];
+    let (report, again) = compared_with(&eu, &us, &Letters::new(), Some(&journal));
+    let told = report.journal.as_ref().expect("a journal was given");
+    let missing: Vec<(&str, &str)> = told.missing.iter().map(|one| (one.key.as_str(), one.at.as_str())).collect();
+    assert_eq!(missing, [("nowhere", "eu"), ("c", "us")]);
+    assert_eq!((told.missing_count, told.outside_retention), (2, 1));
+    assert!(again["eu"].contains(&short("nowhere")) && !report.is_equal());
+}
+
+#[test]
+fn lines_that_no_agent_writes_are_refused_and_an_agents_own_words_are_told() {
+    assert!(Ledger::begin(b"{}").is_err());
+    let mut ledger = Region::new("eu", "us").ledger();
+    for line in [&b"{}"[..], b"{\"k\":\"zz\",\"p\":\"00\"}", b"nonsense"] {
+        assert!(ledger.add(line).is_err());
+    }
+    assert_eq!(ledger.add(b"{\"error\":\"the table is gone\"}"), Err("the table is gone".to_owned()));
+}
