@@ -7,9 +7,9 @@ that it does not outlive the test that started it; `--stay` keeps it.
 
 What is closed here: a rule's target may be a bus of another region; PutEvents checks entries (`InvalidArgument`,
 `MalformedDetail`) and the size of the request as AWS does; an event keeps the caller's `Time`; a message that was sent
-in a batch keeps its trace header; S3 copies nothing to where something stands if `If-None-Match` says so, and knows
-checksums over the whole of an object that was uploaded in parts. It patches private functions, hence the pinned version in `requirements.txt`;
-`src/aws/tests` assert what it closes.
+in a batch keeps its trace header; S3 copies nothing to where something stands if `If-None-Match` says so, knows checksums
+over the whole of an object that was uploaded in parts, and reads ranges of versions. It patches private functions, hence
+the pinned version in `requirements.txt`; `src/aws/tests` assert what it closes.
 """
 
 import contextvars
@@ -115,6 +115,7 @@ def send(data, url):
     return _send(data, url)
 
 
+_get_object = s3._get_object
 _copy, _create_upload, _complete_upload = s3._copy_object, s3._create_multipart_upload, s3._complete_multipart_upload
 
 
@@ -155,6 +156,21 @@ def complete_upload(bucket, key, body, query, headers=None):
     return answer
 
 
+def get_object(bucket, key, headers, query=None):
+    status, answer_headers, body = _get_object(bucket, key, headers, query)
+    wanted = headers.get("range", "")
+    # MiniStack has no ranges of versions.
+    if status != 200 or not wanted or not s3._qp(query or {}, "versionId", ""):
+        return status, answer_headers, body
+    part = s3._parse_range(wanted, len(body))
+    if part is None:
+        return 416, {"Content-Type": "application/xml"}, s3._xml_body(s3._range_error_xml(bucket, key))
+    start, end = part
+    answer_headers["Content-Length"] = str(end + 1 - start)
+    answer_headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+    return 206, answer_headers, body[start : end + 1]
+
+
 def end_with_standard_input():
     sys.stdin.buffer.read()
     os._exit(0)
@@ -163,6 +179,7 @@ def end_with_standard_input():
 eventbridge._now_ts, eventbridge._put_events, eventbridge._dispatch_to_event_bus = now, put_events, to_bus
 sqs._act_send_message = send
 s3._copy_object, s3._create_multipart_upload, s3._complete_multipart_upload = copy_object, create_upload, complete_upload
+s3._get_object = get_object
 sqs._HANDLERS["SendMessageBatch"] = send_batch
 
 if __name__ == "__main__":

@@ -89,6 +89,8 @@ pub struct Assembled {
     /// With the faults on order.
     pub inbox: Arc<dyn Inbox>,
     pub objects: LocalObjects,
+    /// Those of the peers, with the faults on order.
+    pub remote_objects: BTreeMap<String, Arc<dyn Objects>>,
     pub entropy: Arc<dyn Entropy>,
     /// Keeps other agents out of the data directory while it lives.
     _lock: fs::File,
@@ -149,7 +151,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         region: region.to_owned(),
         hub: Arc::new(hub.clone()),
         peers,
-        objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects }),
+        objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects.clone() }),
         clock,
         entropy: entropy.clone(),
         faults: faults.clone(),
@@ -157,7 +159,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
     })
     .await?;
     let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
-    Ok(Assembled { agent, hub, inbox, objects, entropy, _lock: lock })
+    Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, _lock: lock })
 }
 
 /// Uploads in parts that nobody ended are forgotten after this.

@@ -57,8 +57,9 @@ pub struct Server {
     pub counted: Arc<Counted>,
     pub shutdown: CancellationToken,
     pub stopped: JoinHandle<()>,
+    pub objects: LocalObjects,
     /// What the store lies in.
-    _folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 /// The tokens of a topology file.
@@ -99,7 +100,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
     let address = socket.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let served = listener::serve(socket, router(Arc::new(api)), options, shutdown.clone());
-    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served), _folder: folder }
+    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served), objects, folder }
 }
 
 #[derive(Debug)]

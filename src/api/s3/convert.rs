@@ -6,7 +6,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, TryStreamExt};
 use s3s::{
@@ -119,6 +119,22 @@ pub fn headers(attributes: &BTreeMap<String, String>) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Headers that a reader wants to see instead of the object's: `response-content-type` and the like.
+///
+/// # Errors
+/// A value that no header can have.
+pub fn overrides(uri: &Uri) -> S3Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let Some(name) = name.strip_prefix("response-").filter(|name| ATTRIBUTES.contains(name)) else { continue };
+        match (HeaderName::try_from(name), HeaderValue::try_from(&*value)) {
+            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
+            _ => return Err(s3_error!(InvalidArgument, "response-{name}: no header can have this value")),
+        }
+    }
+    Ok(headers)
 }
 
 pub fn etag(etag: &str) -> ETag {

@@ -221,7 +221,7 @@ fn checksums(object: &store::Object, mode: Option<&ChecksumMode>, whole: bool) -
 }
 
 pub async fn get(operations: &Operations, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-    let input = request.input;
+    let (input, uri) = (request.input, request.uri);
     only_one(input.version_id.as_ref(), input.part_number)?;
     let conditions = Conditions {
         if_match: input.if_match.as_ref(),
@@ -229,6 +229,7 @@ pub async fn get(operations: &Operations, request: S3Request<GetObjectInput>) ->
         if_modified_since: input.if_modified_since.as_ref(),
         if_unmodified_since: input.if_unmodified_since.as_ref(),
     };
+    let overrides = convert::overrides(&uri)?;
     let at = Location::new(input.bucket, input.key);
     for _ in 0..LOOKS_MAX {
         let (object, peer) = find_anywhere(operations, &at).await?;
@@ -262,7 +263,9 @@ pub async fn get(operations: &Operations, request: S3Request<GetObjectInput>) ->
             checksum_type: kind,
             ..Default::default()
         };
-        return Ok(S3Response::with_headers(output, convert::headers(&object.stat.attributes)));
+        let mut headers = convert::headers(&object.stat.attributes);
+        headers.extend(overrides);
+        return Ok(S3Response::with_headers(output, headers));
     }
     Err(s3_error!(InternalError, "the object is replaced faster than it can be read"))
 }
