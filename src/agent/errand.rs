@@ -307,7 +307,7 @@ impl Errand {
                         return Err(Failure::Unanswered("other large objects are under way".to_owned()));
                     }
                     Err(Unready::Missing(what)) => (Reason::PayloadMissing, format!("{what} is not here")),
-                    Err(Unready::Never(why)) => (Reason::Reference, why),
+                    Err(Unready::Never(reason, why)) => (reason, why),
                 };
                 let (peer, key) = (&self.ends.peer_name, record.key());
                 // Its own region lost the event: half is better than none.

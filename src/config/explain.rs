@@ -259,7 +259,8 @@ fn notes(config: &Config) -> Vec<String> {
         }
         if aws.bucket.is_none() && !config.claim_check.reference.is_empty() {
             notes.push(format!(
-                "{name}: no bucket, so payloads are not copied there, although claim_check.reference is set"
+                "{name}: no bucket, although claim_check.reference is set: events that refer to an object go to the dead \
+                 letters, unless it is in claim_check.shared_buckets"
             ));
         }
         if config.limits.max_entry_bytes > 1 << 20 {

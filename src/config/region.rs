@@ -66,7 +66,8 @@ pub struct Aws {
     pub hub: String,
     /// Starts the names of queues, rules and tables. Default `hubweave`. Changing it later makes new, empty ones.
     pub prefix: String,
-    /// The bucket of claim-check payloads. Default: none, payloads are not copied.
+    /// The bucket of claim-check payloads. Default: none; events that refer to an object of this
+    /// region, or to one that would have to be copied here, go to the dead letters then.
     pub bucket: Option<String>,
     /// Whether keys of what services put on the bus themselves go into the region's ledger. Default true. Without it a key
     /// that was published here and not through the agent does not suppress what a peer brings under it, and `verify` does

@@ -7,6 +7,7 @@ use crate::{
     agent::{
         managed::{LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
         ordered::{self, Publisher},
+        payloads::{Buckets, Pair},
     },
     aws::{
         Clients,
@@ -14,6 +15,7 @@ use crate::{
         claims::ClaimsTable,
         clients::Options,
         names::Names,
+        objects::{self, S3Objects},
         provision::{
             Place, Plan,
             apply::{Provisioner, Resource, State},
@@ -21,15 +23,16 @@ use crate::{
         queue::SqsQueue,
         shared::SharedTable,
     },
-    config::{Aws, Config},
+    config::{Aws, Config, Link},
     core::{backoff::Backoff, ingress::Ingress, link::Failure},
     embedded::system::{Random, SystemClock},
-    faults::{self, Faults, clock::SkewedClock, managed::Way},
+    faults::{self, Faults, clock::SkewedClock, managed::Way, objects::FaultyObjects},
     metrics::Metrics,
     ports::{
         bus::Bus,
         claims::Claims,
         clock::{Clock, Entropy},
+        objects::Objects,
         queue::Queue,
     },
 };
@@ -100,6 +103,14 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         let bus: Arc<dyn Bus> = Arc::new(EventBus::new(clients, &names.hub));
         way(&names.region).map_or(bus.clone(), |way| way.bus(bus))
     };
+    let objects_of = |clients: &Clients, link: &Link| -> Arc<dyn Objects> {
+        let options = objects::Options::new(link.attempt_timeout);
+        let objects: Arc<dyn Objects> = Arc::new(S3Objects::new(clients, options, clock.clone()));
+        match config.faults.enabled {
+            true => Arc::new(FaultyObjects::new(objects, &link.to, faults.clone(), crash.clone())),
+            false => objects,
+        }
+    };
     let mut links = BTreeMap::new();
     for (link, link_names) in names.links(&config) {
         let peer = config.region(&link.to);
@@ -110,6 +121,11 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         // A put must be over before its lease; a ledger's call has its own limit.
         let peer = open(peer_aws, link.attempt_timeout).await;
         let feed = open_queue(link_names.feed).await?;
+        let objects = Pair {
+            home: Arc::new(S3Objects::new(&clients, objects::Options::new(CALL_TIMEOUT), clock.clone())),
+            peer: objects_of(&peer, &link),
+            buckets: Buckets::Own { home: names.bucket.clone(), peer: peer_names.bucket.clone() },
+        };
         let ports = LinkPorts {
             since: feed.made_at().await.map_err(home_of)?,
             feed: behind(feed),
@@ -117,7 +133,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
             dead: queue(link_names.dead).await?,
             claims: claims(&peer, &peer_names),
             bus: bus(&peer, &peer_names),
-            objects: None,
+            objects: Some(objects),
         };
         links.insert(link.to, ports);
     }

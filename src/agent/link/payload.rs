@@ -117,9 +117,9 @@ impl LinkTask {
                 self.again(&record, payloads::LANE_WAIT.as_millis());
                 None
             }
-            Err(Unready::Never(why)) => {
+            Err(Unready::Never(reason, why)) => {
                 tracing::warn!(peer = self.ends.peer_name, key = record.key(), why, "a reference cannot be followed");
-                self.give_up(record, Reason::Reference, effects);
+                self.give_up(record, reason, effects);
                 None
             }
             Err(Unready::Failed(Failure::Throttled { after })) => {

@@ -106,7 +106,7 @@ pub struct LinkPorts {
     /// The peer's.
     pub claims: Arc<dyn Claims>,
     pub bus: Arc<dyn Bus>,
-    /// Where both regions have a bucket.
+    /// Payloads, where events may have any.
     pub objects: Option<Pair>,
 }
 

@@ -26,6 +26,7 @@ use super::pacer::Pacer;
 use crate::{
     config::{ClaimCheck, Config, Link, Missing},
     core::{
+        batch::Reason,
         key::PayloadHash,
         link::Failure,
         object::{KEY_BYTES_MAX, Location},
@@ -94,8 +95,8 @@ impl Pair {
 pub enum Buckets {
     /// Under the same name in every region, whatever it is.
     Same,
-    /// One bucket for each region.
-    Own { home: String, peer: String },
+    /// One bucket for each region that has any.
+    Own { home: Option<String>, peer: Option<String> },
 }
 
 #[derive(Clone, Debug)]
@@ -140,11 +141,21 @@ impl Options {
         }
         match &self.buckets {
             Buckets::Same => Ok(Some(from.clone())),
-            Buckets::Own { home, peer } if *home == from.bucket => Ok(Some(Location::new(peer, &from.key))),
-            Buckets::Own { home, .. } => Err(Unready::Never(format!(
-                "{from}: bucket `{}` is neither this region's (`{home}`) nor in claim_check.shared_buckets",
-                from.bucket
-            ))),
+            Buckets::Own { home, peer } if home.as_ref() == Some(&from.bucket) => match peer {
+                Some(peer) => Ok(Some(Location::new(peer, &from.key))),
+                None => {
+                    let why = format!("{from}: the peer has no bucket for it (region.aws.bucket)");
+                    Err(Unready::Never(Reason::Reference, why))
+                }
+            },
+            Buckets::Own { home, .. } => {
+                let home = home.as_deref().unwrap_or("none");
+                let why = format!(
+                    "{from}: bucket `{}` is neither this region's (`{home}`) nor in claim_check.shared_buckets",
+                    from.bucket
+                );
+                Err(Unready::Never(Reason::Reference, why))
+            }
         }
     }
 }
@@ -156,8 +167,8 @@ pub enum Unready {
     Missing(Location),
     /// All lanes for large objects are taken, or the same object is on its way for another event.
     Busy,
-    /// The reference can never be followed; says why.
-    Never(String),
+    /// It can never be done; says why.
+    Never(Reason, String),
     Failed(Failure),
 }
 
@@ -209,7 +220,7 @@ impl Payloads {
                     marks::hit(Mark::PayloadFailed);
                     self.metrics.objects_failed.inc();
                 }
-                Unready::Busy | Unready::Never(_) => {}
+                Unready::Busy | Unready::Never(..) => {}
             }
         }
         result
@@ -221,8 +232,9 @@ impl Payloads {
     /// # Errors
     /// The peer's store does not take it, or it has no bucket for it.
     pub async fn offload(&self, home: &str, detail: &str, pacer: &Arc<Pacer>) -> Result<Offloaded, Unready> {
-        let Buckets::Own { peer: bucket, .. } = &self.options.buckets else {
-            return Err(Unready::Never("too large for the peer, which has no bucket for it".to_owned()));
+        let Buckets::Own { peer: Some(bucket), .. } = &self.options.buckets else {
+            let why = "too large for the peer's hub, and the peer has no bucket for it (region.aws.bucket)";
+            return Err(Unready::Never(Reason::TooLarge, why.to_owned()));
         };
         let sha256: [u8; 32] = Sha256::digest(detail).into();
         let at = Location::new(bucket, format!("{OFFLOADED}/{home}/{}.json", hex(&sha256)));
@@ -246,7 +258,7 @@ impl Payloads {
 
     async fn bring_all(&self, detail: &str, pacer: &Arc<Pacer>) -> Result<Option<String>, Unready> {
         let found = reference::find(detail, &self.options.pointers);
-        let references = found.map_err(|malformed| Unready::Never(malformed.to_string()))?;
+        let references = found.map_err(|malformed| Unready::Never(Reason::Reference, malformed.to_string()))?;
         let mut brought: BTreeMap<Location, Location> = BTreeMap::new();
         let mut moved: Vec<(Reference, Location)> = Vec::with_capacity(references.len());
         for reference in references {
@@ -305,7 +317,7 @@ impl Payloads {
             return Ok(beside);
         }
         let why = format!("{beside} of the peer holds other bytes than its name says, so {from} cannot go there");
-        Err(Stop::Unready(Unready::Never(why)))
+        Err(Stop::Unready(Unready::Never(Reason::Reference, why)))
     }
 
     /// Brings the object to `to`; `false` if other bytes stand there.

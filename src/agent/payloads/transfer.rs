@@ -19,8 +19,8 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Parts of one object under way at once.
 const PARTS_AT_ONCE: usize = 4;
 
-/// Parts that an upload may have (S3).
-const PARTS_MAX: u64 = 10_000;
+/// Parts that an upload may have: one less than S3 takes, as the adapter keeps a part for itself.
+const PARTS_MAX: u64 = 9_999;
 
 pub(super) struct Transfer<'a> {
     pub payloads: &'a Payloads,

@@ -102,8 +102,8 @@ impl Work {
             Ok(()) => self.schedule(seq, Stage::Claim, now),
             Err(Unready::Missing(what)) => self.missing(seq, &what.to_string(), now),
             Err(Unready::Busy) => self.schedule(seq, Stage::Bring, now.plus(LANE_WAIT)),
-            Err(Unready::Never(why)) => {
-                item.fate = Fate::Letter { reason: Reason::Reference, why };
+            Err(Unready::Never(reason, why)) => {
+                item.fate = Fate::Letter { reason, why };
                 self.schedule(seq, Stage::Send, now);
             }
             Err(Unready::Failed(Failure::Throttled { after })) => self.schedule(seq, Stage::Bring, now.plus(after)),

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_s3::types::TaggingDirective;
 use futures::{TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
@@ -86,6 +87,8 @@ impl S3Objects {
             .key(&to.key)
             .copy_source(&source.path)
             .set_copy_source_if_match(source.etag.clone())
+            // As where the bytes are streamed; and tags would need permissions of their own.
+            .tagging_directive(TaggingDirective::Replace)
             .if_none_match("*");
         let answer = match request.customize().config_override(self.within(stat.size)).send().await {
             Ok(answer) => answer,

@@ -106,7 +106,16 @@ fn arriving(plan: &Plan, suffix: &str) -> Vec<Value> {
     ];
     if let Some(bucket) = &plan.names.bucket {
         let bucket = place.bucket(bucket);
-        let actions = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:ListBucket", "s3:PutObject"];
+        // Deleted is only a copy whose bytes turned out not to be those that were announced.
+        let actions = [
+            "s3:AbortMultipartUpload",
+            "s3:DeleteObject",
+            "s3:GetObject",
+            "s3:ListBucket",
+            "s3:ListBucketMultipartUploads",
+            "s3:ListMultipartUploadParts",
+            "s3:PutObject",
+        ];
         statements.push(allow(&sid("Payloads"), &actions, vec![format!("{bucket}/*"), bucket]));
     }
     statements

@@ -30,6 +30,10 @@ pub const FEED_RETENTION: Duration = Duration::from_secs(4 * 86_400);
 /// SQS's longest.
 pub const DEAD_RETENTION: Duration = Duration::from_secs(14 * 86_400);
 
+/// The lifecycle rule of a bucket that `provision` makes: uploads in parts that nobody ended are removed after so many days.
+pub const UPLOADS_RULE: &str = "hubweave-uploads";
+pub const UPLOAD_DAYS_MAX: i32 = 7;
+
 /// Receive counts count outages, not causes: the agent moves dead letters itself, and this (SQS's most) is a backstop.
 const RECEIVES_MAX: u32 = 1_000;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{Place, Plan, Queue, Rule, Table};
+use super::{Place, Plan, Queue, Rule, Table, UPLOAD_DAYS_MAX, UPLOADS_RULE};
 
 /// Text that Terraform fills in.
 pub fn terraform_place() -> Place {
@@ -95,6 +95,17 @@ pub fn terraform(plan: &Plan) -> Value {
             "restrict_public_buckets": true,
         });
         add("aws_s3_bucket_public_access_block", "payloads".to_owned(), private);
+        let lifecycle = json!({
+            "count": count,
+            "bucket": "${aws_s3_bucket.payloads[0].id}",
+            "rule": [{
+                "id": UPLOADS_RULE,
+                "status": "Enabled",
+                "filter": {},
+                "abort_incomplete_multipart_upload": { "days_after_initiation": UPLOAD_DAYS_MAX },
+            }],
+        });
+        add("aws_s3_bucket_lifecycle_configuration", "payloads".to_owned(), lifecycle);
     }
     let variable = |what: &str| json!({ "type": "bool", "default": true, "description": what });
     let mut variables = Map::new();
@@ -218,6 +229,13 @@ pub fn cloudformation(plan: &Plan) -> Value {
                     "BlockPublicPolicy": true,
                     "IgnorePublicAcls": true,
                     "RestrictPublicBuckets": true,
+                },
+                "LifecycleConfiguration": {
+                    "Rules": [{
+                        "Id": UPLOADS_RULE,
+                        "Status": "Enabled",
+                        "AbortIncompleteMultipartUpload": { "DaysAfterInitiation": UPLOAD_DAYS_MAX },
+                    }],
                 },
                 "Tags": tags,
             },

@@ -263,7 +263,7 @@ impl World {
         Pair {
             home: self.bucket(home, caller, None),
             peer: self.bucket(there, caller, copies_from),
-            buckets: Buckets::Own { home: payload::bucket(home.name), peer: payload::bucket(there.name) },
+            buckets: Buckets::Own { home: Some(payload::bucket(home.name)), peer: Some(payload::bucket(there.name)) },
         }
     }
 

@@ -4,14 +4,22 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::{
     operation::get_bucket_tagging::GetBucketTaggingError,
     types::{
-        BucketLocationConstraint, CreateBucketConfiguration, PublicAccessBlockConfiguration, ServerSideEncryption,
-        ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration, ServerSideEncryptionRule, Tag, Tagging,
+        AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint,
+        CreateBucketConfiguration, ExpirationStatus, LifecycleRule, LifecycleRuleFilter,
+        PublicAccessBlockConfiguration, ServerSideEncryption, ServerSideEncryptionByDefault,
+        ServerSideEncryptionConfiguration, ServerSideEncryptionRule, Tag, Tagging,
     },
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::{Provisioner, State};
-use crate::{aws::failure, core::link::Failure};
+use crate::{
+    aws::{
+        failure,
+        provision::{UPLOAD_DAYS_MAX, UPLOADS_RULE},
+    },
+    core::link::Failure,
+};
 
 /// The region that is none in a location constraint.
 const FIRST_REGION: &str = "us-east-1";
@@ -60,6 +68,7 @@ impl Provisioner<'_> {
             .build();
         let request = s3.put_public_access_block().bucket(name).public_access_block_configuration(private);
         request.send().await.map_err(|error| failure(&error))?;
+        self.forget_uploads(name).await?;
         if let Some(key) = &self.plan.kms_key {
             let default = ServerSideEncryptionByDefault::builder()
                 .sse_algorithm(ServerSideEncryption::AwsKms)
@@ -75,6 +84,23 @@ impl Provisioner<'_> {
             request.send().await.map_err(|error| failure(&error))?;
         }
         Ok(())
+    }
+
+    /// Uploads in parts that nobody ended cost storage and are seen by nobody.
+    async fn forget_uploads(&self, name: &str) -> Result<(), Failure> {
+        let refused = |error: aws_smithy_types::error::operation::BuildError| Failure::Refused(error.to_string());
+        let rule = LifecycleRule::builder()
+            .id(UPLOADS_RULE)
+            .status(ExpirationStatus::Enabled)
+            .filter(LifecycleRuleFilter::builder().prefix("").build())
+            .abort_incomplete_multipart_upload(
+                AbortIncompleteMultipartUpload::builder().days_after_initiation(UPLOAD_DAYS_MAX).build(),
+            )
+            .build()
+            .map_err(refused)?;
+        let rules = BucketLifecycleConfiguration::builder().rules(rule).build().map_err(refused)?;
+        let request = self.clients.s3.put_bucket_lifecycle_configuration().bucket(name).lifecycle_configuration(rules);
+        request.send().await.map(drop).map_err(|error| failure(&error))
     }
 
     /// Only an empty bucket can be removed; payloads are nobody's to throw away here.
