@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/keys`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
+//! | `POST /v1/objects/stat`, `GET /v1/objects` | objects, for `verify` |
 //! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
@@ -13,6 +14,7 @@
 
 mod control;
 pub mod managed;
+mod objects;
 mod probe;
 mod read;
 
@@ -33,6 +35,7 @@ use crate::{
     agent::{self, Agent},
     api::{answer, shows},
     config::{Auth, Config},
+    ports::store::Store,
 };
 
 /// Reads the topology file again.
@@ -41,6 +44,8 @@ pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<Config, String>> + S
 /// What the handlers share.
 pub struct Admin {
     agent: Arc<Agent>,
+    /// The region's objects.
+    store: Arc<dyn Store>,
     auth: Auth,
     reload: Reload,
     /// Long answers (key streams, errands, searches through the log) at a time; more wait.
@@ -51,8 +56,8 @@ pub struct Admin {
 const LONG_MAX: usize = 4;
 
 impl Admin {
-    pub fn new(agent: Arc<Agent>, auth: Auth, reload: Reload) -> Self {
-        Self { agent, auth, reload, long: Semaphore::new(LONG_MAX) }
+    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, auth: Auth, reload: Reload) -> Self {
+        Self { agent, store, auth, reload, long: Semaphore::new(LONG_MAX) }
     }
 
     /// Reads the topology file again and takes over what can change; answers what did.
@@ -72,6 +77,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(read::status))
         .route("/v1/explain", get(read::explain))
         .route("/v1/keys", get(read::keys))
+        .route("/v1/objects", get(objects::list))
+        .route("/v1/objects/stat", post(objects::stat))
         .route("/v1/dlq", get(read::letters))
         .route("/v1/dlq/{id}", get(read::letter))
         .route("/v1/dlq/redrive", post(control::redrive))

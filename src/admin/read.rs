@@ -68,6 +68,7 @@ pub struct Keys {
     from: u64,
     to: Option<u64>,
     envelope: bool,
+    references: bool,
 }
 
 pub async fn keys(
@@ -76,7 +77,7 @@ pub async fn keys(
     Query(keys): Query<Keys>,
 ) -> Response {
     connection.lift_timeout();
-    let range = Range { from: keys.from, to: keys.to, envelope: keys.envelope };
+    let range = Range { from: keys.from, to: keys.to, envelope: keys.envelope, references: keys.references };
     answer::lines(admin.agent.keys(range))
 }
 

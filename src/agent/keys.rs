@@ -1,6 +1,9 @@
 //! What `verify` compares: every event of a service in the hub, as one stream of JSON lines. See `docs/HTTP.md`.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    fmt::Write,
+    sync::{Arc, PoisonError},
+};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -8,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{Agent, inbox::read_state};
 use crate::{
-    core::{event::Record, key::hex, position::Incarnation},
+    core::{event::Record, key::hex, position::Incarnation, reference},
     ports::hub::ReadError,
 };
 
@@ -36,13 +39,15 @@ struct Link {
 }
 
 /// Which events.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Range {
     /// Offsets after this.
     pub from: u64,
     /// Up to and with this; the head if `None`.
     pub to: Option<u64>,
     pub envelope: bool,
+    /// With the objects that an event refers to.
+    pub references: bool,
 }
 
 impl Agent {
@@ -56,6 +61,11 @@ impl Agent {
 
     async fn send_keys(&self, range: Range, sender: mpsc::Sender<Bytes>) {
         let head = *self.hub.head().borrow();
+        // As they are now: an event that was accepted under other pointers is read with these.
+        let pointers = match range.references {
+            true => self.config.lock().unwrap_or_else(PoisonError::into_inner).claim_check.reference.clone(),
+            false => Vec::new(),
+        };
         let to = range.to.unwrap_or(head.offset).min(head.offset);
         let first = self.first_line(head.offset, head.accepted.to_rfc3339());
         let mut piece = serde_json::to_string(&first).unwrap_or_default();
@@ -80,7 +90,7 @@ impl Agent {
             at = last.header.offset;
             for record in records.iter().filter(|record| record.header.offset <= to && !record.header.is_reserved()) {
                 count += 1;
-                self.push_key(&mut piece, record, range.envelope);
+                self.push_key(&mut piece, record, &pointers, range.envelope);
             }
             if sender.send(Bytes::from(std::mem::take(&mut piece))).await.is_err() {
                 return;
@@ -122,7 +132,7 @@ impl Agent {
         })
     }
 
-    fn push_key(&self, out: &mut String, record: &Record, envelope: bool) {
+    fn push_key(&self, out: &mut String, record: &Record, pointers: &[String], envelope: bool) {
         let header = &record.header;
         let (key, payload) = (hex(&header.key_hash.0), hex(&header.payload_hash.0[..16]));
         let origin = match record.origin_region() {
@@ -136,6 +146,15 @@ impl Agent {
             header.offset,
             header.accepted.as_millis()
         );
+        if header.has_payload() && !pointers.is_empty() {
+            // One that is malformed leads nowhere, and the link's dead letters say so.
+            let found = reference::find(record.detail(), pointers).unwrap_or_default();
+            let found: Vec<_> = found.iter().map(|found| (&found.target.bucket, &found.target.key)).collect();
+            let _ = write!(out, ",\"r\":{}", serde_json::to_string(&found).unwrap_or_default());
+        }
+        if header.is_pending() {
+            out.push_str(",\"w\":true");
+        }
         if envelope {
             out.push_str(",\"e\":");
             // Line breaks outside of strings are the producer's white space; here they would end the line.

@@ -347,6 +347,13 @@ pub struct Load {
     /// Bytes of padding in each detail
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=900_000))]
     pub pad: u32,
+    /// Each of so many events refers to an object that is put into bucket `payloads` first; 0: none does [default: 10 where
+    /// the file says where references stand, and the region is embedded]
+    #[arg(long, value_name = "N")]
+    pub objects: Option<u64>,
+    /// Bytes of each object
+    #[arg(long, value_name = "BYTES", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
+    pub object_size: u32,
 }
 
 #[derive(Debug, Args)]
@@ -357,6 +364,9 @@ pub struct Verify {
     /// How long differences may take to settle
     #[arg(long, value_name = "D", default_value = "30s", value_parser = parse_duration)]
     pub wait: Duration,
+    /// Also lists the objects that no event refers to; they are no difference
+    #[arg(long)]
+    pub unreferenced: bool,
 }
 
 #[derive(Debug, Subcommand)]

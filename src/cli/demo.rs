@@ -16,7 +16,7 @@ use super::{
     out::{count, counted, span},
     publish::{self, Entry},
     status,
-    traffic::{self, Plan, Summary},
+    traffic::{self, Payloads, Plan, Summary},
     up,
     verify::compare_regions,
 };
@@ -74,7 +74,7 @@ impl Story {
             self.partition(one, other).await?;
         }
         self.say("[5] Proof: every key of every region is compared with every other region's.").await;
-        let report = compare_regions(&self.context, None, SETTLE).await;
+        let report = compare_regions(&self.context, None, SETTLE, false).await;
         self.say(format!("    {}", report.to_string().replace('\n', "\n    "))).await;
         self.say(self.what_next(&names)).await;
         Ok(report.is_equal())
@@ -145,6 +145,7 @@ impl Story {
             detail_type: DETAIL_TYPE.to_owned(),
             run: format!("{}-{part}", self.run),
             pad: 100,
+            payloads: Payloads::of(&self.context.config, None, 4_096),
         };
         let (sender, mut acknowledged) = mpsc::channel(256);
         let drain = async { while acknowledged.recv().await.is_some() {} };

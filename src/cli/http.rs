@@ -57,6 +57,11 @@ impl Call {
         Call { method: Method::POST, headers, body: body.to_string().into(), ..Call::get(path) }
     }
 
+    /// Puts bytes as they are.
+    pub fn put(path: impl Into<String>, body: Bytes) -> Call {
+        Call { method: Method::PUT, body, ..Call::get(path) }
+    }
+
     pub fn delete(path: impl Into<String>) -> Call {
         Call { method: Method::DELETE, ..Call::get(path) }
     }
@@ -95,6 +100,11 @@ impl Http {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).trim().to_owned();
             Error::new(listener, Failure::Garbage(format!("{error}, in `{text}`")))
         })
+    }
+
+    /// An answer with a status of 2xx, whose body says nothing.
+    pub async fn done(&self, listener: &Listener, call: Call) -> Result<(), Error> {
+        self.bytes(listener, call).await.map(drop)
     }
 
     /// Whether the answer's status is 2xx; its body is thrown away.

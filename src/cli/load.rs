@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Error, args, out,
-    traffic::{self, Acknowledged, Plan, Summary},
+    traffic::{self, Acknowledged, BUCKET, Payloads, Plan, Summary},
 };
-use crate::verify::journal::{DETAIL_TYPE, Line, SOURCE};
+use crate::verify::journal::{DETAIL_TYPE, Line, ObjectLine, SOURCE};
 
 /// After the duration, events are sent again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +38,7 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
         detail_type: DETAIL_TYPE.to_owned(),
         run: format!("load-{}", super::run_id()?),
         pad: args.pad as usize,
+        payloads: Payloads::of(&context.config, args.objects, args.object_size as usize),
     };
     let stop = CancellationToken::new();
     let (sender, receiver) = mpsc::channel(4_096);
@@ -72,6 +73,18 @@ fn write(file: File, mut acknowledged: mpsc::Receiver<Acknowledged>) -> std::io:
     while let Some(event) = acknowledged.blocking_recv() {
         let mut next = Some(event);
         while let Some(event) = next {
+            // What an event refers to stands before it.
+            if let Some(payload) = event.payload {
+                let line = ObjectLine {
+                    op: "object".to_owned(),
+                    region: event.region.clone(),
+                    bucket: BUCKET.to_owned(),
+                    key: payload.key,
+                    sha256: payload.sha256,
+                };
+                serde_json::to_writer(&mut file, &line)?;
+                file.write_all(b"\n")?;
+            }
             let line = Line {
                 op: "event".to_owned(),
                 region: event.region,
@@ -129,23 +142,38 @@ fn text(summary: &Summary, rate: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{traffic::Payload, *};
 
     #[test]
     fn the_journal_has_the_interfaces_members_and_is_read_back() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let (sender, receiver) = mpsc::channel(1);
-        let event = Acknowledged { region: "eu".to_owned(), key: "load-1-eu-0".to_owned(), sha256: "00ff".to_owned() };
+        let payload = Payload { key: "load-1/eu/0".to_owned(), sha256: "00".repeat(32) };
+        let event = Acknowledged {
+            region: "eu".to_owned(),
+            key: "load-1-eu-0".to_owned(),
+            sha256: "00ff".to_owned(),
+            payload: Some(payload),
+        };
         sender.try_send(event).expect("room for one");
         drop(sender);
         write(file.reopen().expect("the same file"), receiver).expect("written");
         let text = std::fs::read_to_string(file.path()).expect("readable");
+        let (object, text) = text.split_once('\n').expect("two lines");
+        assert_eq!(
+            object,
+            format!(
+                r#"{{"op":"object","region":"eu","bucket":"payloads","key":"load-1/eu/0","sha256":"{}"}}"#,
+                "00".repeat(32)
+            )
+        );
         assert!(
             text.starts_with(r#"{"op":"event","region":"eu","key":"load-1-eu-0","sha256":"00ff","time":""#),
             "{text}"
         );
-        let read = crate::verify::journal::read(text.as_bytes()).expect("a journal");
-        assert_eq!(read[0].hash, crate::core::key::KeyHash::of("load", "Load", "load-1-eu-0").0);
+        let read = crate::verify::journal::read(format!("{object}\n{text}").as_bytes()).expect("a journal");
+        assert_eq!((read.objects.len(), read.objects[0].at.key.as_str()), (1, "load-1/eu/0"));
+        assert_eq!(read.events[0].hash, crate::core::key::KeyHash::of("load", "Load", "load-1-eu-0").0);
     }
 
     #[test]

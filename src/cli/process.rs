@@ -102,7 +102,12 @@ pub async fn run(
             stop.clone(),
         ));
     }
-    let admin = Arc::new(Admin::new(assembled.agent.clone(), config.auth.clone(), reload_from(path)));
+    let admin = Arc::new(Admin::new(
+        assembled.agent.clone(),
+        Arc::new(assembled.objects.clone()),
+        config.auth.clone(),
+        reload_from(path),
+    ));
     servers.spawn(listener::serve(admin_listener, admin::router(admin.clone()), options.clone(), stop.clone()));
     if let Some(listener) = health_listener {
         servers.spawn(listener::serve(listener, admin::health_router(admin.clone()), options, stop.clone()));

@@ -51,7 +51,7 @@ async fn seeded_drift_is_found_with_its_key() {
     let cluster = Cluster::start(2).await;
     cluster.drop_deliveries();
     assert_eq!(code(&cluster, "publish --region r0 --source s --detail-type t --detail {} --key lost").await, 0);
-    let report = compare_regions(&cluster.context, None, Duration::from_millis(200)).await;
+    let report = compare_regions(&cluster.context, None, Duration::from_millis(200), false).await;
     assert!(!report.is_equal());
     assert_eq!(report.links[0].missing[0].key.as_deref(), Some("lost"));
     assert_eq!(code(&cluster, "verify --wait 100ms").await, 1);
@@ -66,7 +66,7 @@ async fn differences_settle_while_verify_waits() {
         tokio::time::sleep(Duration::from_millis(400)).await;
         code(&cluster, "fault clear --region r0").await
     };
-    let (report, cleared) = tokio::join!(compare_regions(&cluster.context, None, Duration::from_secs(20)), heal);
+    let (report, cleared) = tokio::join!(compare_regions(&cluster.context, None, Duration::from_secs(20), false), heal);
     assert!(report.is_equal() && cleared == 0, "{report}");
     assert!((0.4..10.0).contains(&report.seconds), "{}", report.seconds);
 }
@@ -79,7 +79,7 @@ async fn verify_gives_no_false_alarm_under_traffic() {
     let verify = async {
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let report = compare_regions(&cluster.context, None, Duration::from_secs(5)).await;
+            let report = compare_regions(&cluster.context, None, Duration::from_secs(5), false).await;
             assert!(report.is_equal(), "{report}");
         }
     };

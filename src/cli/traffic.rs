@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use futures::future::try_join_all;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -17,11 +18,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    http::{Http, Listener},
+    http::{self, Call, Http, Listener},
     publish::{self, Entry},
 };
 use crate::{
     api::put_events::ENTRIES_MAX,
+    config::{Backend, Config},
     core::{backoff::Backoff, key::hex},
 };
 
@@ -46,6 +48,37 @@ pub struct Plan {
     /// Starts every key; no other run may have it.
     pub run: String,
     pub pad: usize,
+    pub payloads: Option<Payloads>,
+}
+
+/// Objects that some of the events refer to, in embedded regions.
+#[derive(Clone, Debug)]
+pub struct Payloads {
+    /// JSON pointer of the reference, below `/detail`.
+    pub pointer: String,
+    /// Each of so many events has one.
+    pub every: u64,
+    pub bytes: usize,
+}
+
+impl Payloads {
+    /// One of ten events where nothing else is said and the file says where references stand.
+    pub fn of(config: &Config, every: Option<u64>, bytes: usize) -> Option<Payloads> {
+        let pointer = config.claim_check.reference.first()?.clone();
+        let every = every.unwrap_or(10);
+        (every > 0).then_some(Payloads { pointer, every, bytes })
+    }
+}
+
+/// The bucket of these objects.
+pub const BUCKET: &str = "payloads";
+
+/// An object that a region acknowledged.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    pub key: String,
+    /// In hex.
+    pub sha256: String,
 }
 
 /// An event that a region acknowledged.
@@ -55,6 +88,17 @@ pub struct Acknowledged {
     pub key: String,
     /// Of the detail text's bytes, as published.
     pub sha256: String,
+    /// What it refers to.
+    pub payload: Option<Payload>,
+}
+
+/// An event to be published.
+struct Event {
+    key: String,
+    entry: Entry,
+    payload: Option<Payload>,
+    /// Whether its payload was acknowledged.
+    is_put: bool,
 }
 
 /// What came of it.
@@ -167,33 +211,57 @@ impl Lane {
         tasks.wait().await;
     }
 
-    fn event(&self, number: u64) -> (String, Entry) {
+    fn event(&self, number: u64) -> Event {
         let key = format!("{}-{}-{number}", self.plan.run, self.api.region);
-        let detail = json!({
+        let mut detail = json!({
             "metadata": { "idempotencyKey": key },
             "n": number,
             "region": self.api.region,
             "pad": "x".repeat(self.plan.pad),
         });
+        let payloads = self.plan.payloads.as_ref().filter(|payloads| number.is_multiple_of(payloads.every));
+        let payload = payloads.filter(|_| self.api.backend == Backend::Embedded).map(|payloads| {
+            let path = format!("{}/{}/{number}", self.plan.run, self.api.region);
+            set(&mut detail, &payloads.pointer, json!(format!("s3://{BUCKET}/{path}")));
+            Payload { sha256: hex(&Sha256::digest(body(&path, payloads.bytes))), key: path }
+        });
         let (source, detail_type) = (self.plan.source.clone(), self.plan.detail_type.clone());
-        (key, Entry { source, detail_type, detail: detail.to_string() })
+        let entry = Entry { source, detail_type, detail: detail.to_string() };
+        Event { key, entry, is_put: payload.is_none(), payload }
     }
 
-    async fn publish(&self, mut events: Vec<(String, Entry)>) {
+    /// Puts the payload of an event where it belongs before the event is published.
+    async fn put_payload(&self, event: &mut Event) -> Result<(), http::Error> {
+        if let (Some(payload), Some(payloads), false) = (&event.payload, &self.plan.payloads, event.is_put) {
+            let bytes = body(&payload.key, payloads.bytes);
+            let call = Call::put(format!("/{BUCKET}/{}", payload.key), bytes.into()).timeout(ATTEMPT_TIMEOUT);
+            self.http.done(&self.api, call).await?;
+            event.is_put = true;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, mut events: Vec<Event>) {
         let deadline = self.began + self.plan.duration + self.plan.patience;
         let mut failures = 0;
         while !events.is_empty() {
-            let entries: Vec<Entry> = events.iter().map(|(_, entry)| entry.clone()).collect();
-            match publish::put_events(&self.http, &self.api, &entries, ATTEMPT_TIMEOUT).await {
+            let entries: Vec<Entry> = events.iter().map(|event| event.entry.clone()).collect();
+            let answer = async {
+                let puts: Result<Vec<()>, _> =
+                    try_join_all(events.iter_mut().map(|event| self.put_payload(event))).await;
+                puts?;
+                publish::put_events(&self.http, &self.api, &entries, ATTEMPT_TIMEOUT).await
+            };
+            match answer.await {
                 Ok(outcomes) => {
                     let mut again = Vec::new();
-                    for ((key, entry), outcome) in events.into_iter().zip(outcomes) {
+                    for (event, outcome) in events.into_iter().zip(outcomes) {
                         match outcome {
-                            Ok(_) => self.acknowledge(key, &entry).await,
+                            Ok(_) => self.acknowledge(event).await,
                             Err((code, message)) => {
                                 let passing = publish::is_passing(&code);
                                 self.note(format!("{}: {code}: {message}", self.api.region));
-                                if passing { again.push((key, entry)) } else { self.fail(1) }
+                                if passing { again.push(event) } else { self.fail(1) }
                             }
                         }
                     }
@@ -219,12 +287,13 @@ impl Lane {
         }
     }
 
-    async fn acknowledge(&self, key: String, entry: &Entry) {
+    async fn acknowledge(&self, event: Event) {
+        let Event { key, entry, payload, .. } = event;
         let digest = Sha256::digest(entry.detail.as_bytes());
         let sha256 = hex(&digest);
         self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
         // Whoever stopped listening knows why.
-        let _ = self.acknowledged.send(Acknowledged { region: self.api.region.clone(), key, sha256 }).await;
+        let _ = self.acknowledged.send(Acknowledged { region: self.api.region.clone(), key, sha256, payload }).await;
     }
 
     fn fail(&self, events: usize) {
@@ -235,5 +304,44 @@ impl Lane {
         if let Ok(mut first) = self.counters.problem.lock() {
             first.get_or_insert(problem);
         }
+    }
+}
+
+/// Bytes without a pattern, always the same for one name.
+fn body(name: &str, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(length + 32);
+    let mut block = Sha256::digest(name.as_bytes());
+    while bytes.len() < length {
+        bytes.extend_from_slice(&block);
+        block = Sha256::digest(block);
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Puts a value to where a JSON pointer below `/detail` leads, through objects that are made.
+fn set(detail: &mut Value, pointer: &str, value: Value) {
+    let mut at = detail;
+    for step in pointer.trim_start_matches("/detail").split('/').skip(1) {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[step.replace("~1", "/").replace("~0", "~")];
+    }
+    *at = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_put_to_where_its_pointer_leads() {
+        let mut detail = json!({ "n": 1, "data": 2 });
+        set(&mut detail, "/detail/claimCheck", json!("a"));
+        set(&mut detail, "/detail/data/ref~1s", json!("b"));
+        assert_eq!(detail, json!({ "n": 1, "claimCheck": "a", "data": { "ref/s": "b" } }));
+        assert_eq!(body("x", 100).len(), 100);
+        assert!(body("x", 100) != body("y", 100) && body("x", 100) == body("x", 100));
     }
 }

@@ -1,6 +1,7 @@
 //! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
 
 mod ledgers;
+mod objects;
 
 use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
@@ -16,7 +17,7 @@ use crate::{
     config::{Backend, Mode},
     verify::{
         Input, Report, Snapshot, Topology, compare,
-        journal::{self, Acknowledged},
+        journal::{self, Acknowledged, Journal},
         ledger::Again,
         report::{Unreachable, Verdict},
         snapshot::Line,
@@ -28,23 +29,31 @@ const UNREACHABLE_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> {
     let journal = args.journal.as_ref().map(|file| read_journal(context, file)).transpose()?;
-    let report = compare_regions(context, journal.as_deref(), args.wait).await;
+    let report = compare_regions(context, journal.as_ref(), args.wait, args.unreferenced).await;
     context.print(&report, || report.to_string())?;
     if report.is_equal() { Ok(()) } else { Err(Error::Said) }
 }
 
-fn read_journal(context: &Context, file: &std::path::Path) -> Result<Vec<Acknowledged>, Error> {
+fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Error> {
     let named = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", file.display()));
-    let events = std::fs::File::open(file).map_err(|error| named(&error))?;
-    let events = journal::read(BufReader::new(events)).map_err(|error| named(&error))?;
-    match events.iter().find(|event| context.config.region(&event.region).is_none()) {
-        Some(stranger) => Err(named(&format!("`{}` is no region of {}", stranger.region, context.file))),
-        None => Ok(events),
+    let lines = std::fs::File::open(file).map_err(|error| named(&error))?;
+    let journal = journal::read(BufReader::new(lines)).map_err(|error| named(&error))?;
+    let mut regions = journal.events.iter().map(|event| &event.region);
+    let mut of_objects = journal.objects.iter().map(|object| &object.region);
+    let is_strange = |region: &&String| context.config.region(region).is_none();
+    match regions.find(is_strange).or_else(|| of_objects.find(is_strange)) {
+        Some(stranger) => Err(named(&format!("`{stranger}` is no region of {}", context.file))),
+        None => Ok(journal),
     }
 }
 
 /// Compares all regions; waits at most `wait` for differences to settle.
-pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>, wait: Duration) -> Report {
+pub async fn compare_regions(
+    context: &Context,
+    journal: Option<&Journal>,
+    wait: Duration,
+    unreferenced: bool,
+) -> Report {
     let began = tokio::time::Instant::now();
     let topology = Topology {
         links: context
@@ -56,9 +65,10 @@ pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>
             .collect(),
     };
     let is_embedded = |name: &str| is_embedded(context, name);
+    let events = journal.map(|journal| journal.events.as_slice());
     let of_hubs: Option<Vec<Acknowledged>> =
-        journal.map(|journal| journal.iter().filter(|event| is_embedded(&event.region)).cloned().collect());
-    let mut ledgers = Ledgers::new(context, &topology.links, journal);
+        events.map(|events| events.iter().filter(|event| is_embedded(&event.region)).cloned().collect());
+    let mut ledgers = Ledgers::new(context, &topology.links, events);
     let mut again = Again::new();
     let mut starts = BTreeMap::new();
     let mut snapshots = BTreeMap::new();
@@ -98,6 +108,11 @@ pub async fn compare_regions(context: &Context, journal: Option<&[Acknowledged]>
         tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     };
+    let journal = journal.map(|journal| journal.objects.as_slice());
+    objects::compare(context, &topology, &snapshots, &starts, journal, &mut report).await;
+    if unreferenced {
+        objects::unreferenced(context, &snapshots, &mut report).await;
+    }
     ledgers.name(&mut report).await;
     name(context, &mut report).await;
     report.seconds = began.elapsed().as_secs_f64();
@@ -163,8 +178,12 @@ async fn refresh(
 }
 
 async fn fetch(context: &Context, listener: &Listener, before: Option<Snapshot>) -> Result<Snapshot, http::Error> {
+    let references = match context.config.claim_check.reference.is_empty() {
+        true => "",
+        false => "references=true&",
+    };
     if let Some(mut snapshot) = before {
-        let path = format!("/v1/keys?from={}", snapshot.head);
+        let path = format!("/v1/keys?{references}from={}", snapshot.head);
         let mut lines = context.http.lines(listener, Call::get(path)).await?;
         let header = lines.next().await?.ok_or_else(|| lines.cut())?;
         if snapshot.renew(&header).map_err(|why| lines.garbage(why))? {
@@ -172,11 +191,11 @@ async fn fetch(context: &Context, listener: &Listener, before: Option<Snapshot>)
             return Ok(snapshot);
         }
     }
-    let mut lines = context.http.lines(listener, Call::get("/v1/keys")).await?;
+    let mut lines = context.http.lines(listener, Call::get(format!("/v1/keys?{references}from=0"))).await?;
     let header = lines.next().await?.ok_or_else(|| lines.cut())?;
     let mut snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
     if snapshot.wants_envelopes() {
-        lines = context.http.lines(listener, Call::get("/v1/keys?envelope=true")).await?;
+        lines = context.http.lines(listener, Call::get(format!("/v1/keys?{references}envelope=true"))).await?;
         let header = lines.next().await?.ok_or_else(|| lines.cut())?;
         snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
     }

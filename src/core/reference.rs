@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{
     json::{self, Json},
-    object::{KEY_BYTES_MAX, Location},
+    object::{KEY_BYTES_MAX, Location, unhex},
 };
 
 /// What a reference to an object begins with.
@@ -96,7 +96,7 @@ fn read(detail: &str, value: &str) -> Result<Option<Reference>, &'static str> {
             let text = |name: &str| json::pointer(value, &format!("/{name}")).unwrap_or_default();
             let parts = vec![part(text("bucket"), Part::Bucket), part(text("key"), Part::Key)];
             let sha256 = match object.get("sha256").and_then(Json::as_str) {
-                Some(text) => Some(hex(text).ok_or("has a `sha256` that is not 64 digits of hex")?),
+                Some(text) => Some(unhex(text).ok_or("has a `sha256` that is not 64 digits of hex")?),
                 None => None,
             };
             (member("bucket")?, member("key")?, sha256, parts)
@@ -121,17 +121,6 @@ fn read(detail: &str, value: &str) -> Result<Option<Reference>, &'static str> {
 fn range_within(whole: &str, part: &str) -> Range<usize> {
     let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
     start..start + part.len()
-}
-
-fn hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// The detail that `references` were found in, leading to other objects; everything else stays as it is written.

@@ -4,8 +4,8 @@ use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 
-use super::Short;
-use crate::core::{key::KeyHash, time::Timestamp};
+use super::{Short, objects};
+use crate::core::{key::KeyHash, object::Location, time::Timestamp};
 
 /// Source of the events of `load`.
 pub const SOURCE: &str = "load";
@@ -30,6 +30,16 @@ pub struct Line {
     pub detail_type: Option<String>,
 }
 
+/// One line of an acknowledged object that an acknowledged event refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectLine {
+    pub op: String,
+    pub region: String,
+    pub bucket: String,
+    pub key: String,
+    pub sha256: String,
+}
+
 /// One acknowledged event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -40,13 +50,20 @@ pub struct Acknowledged {
     pub millis: u64,
 }
 
-/// Reads the events of a journal. Operations of other kinds are passed over, and so is a last line without an end:
-/// `load` may still be writing it.
+/// What a journal holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    pub events: Vec<Acknowledged>,
+    pub objects: Vec<objects::Acknowledged>,
+}
+
+/// Reads a journal. Operations of other kinds are passed over, and so is a last line without an end: `load` may still be
+/// writing it.
 ///
 /// # Errors
 /// A line that is no JSON or lacks a member, with its number.
-pub fn read(mut journal: impl BufRead) -> Result<Vec<Acknowledged>, String> {
-    let mut events = Vec::new();
+pub fn read(mut journal: impl BufRead) -> Result<Journal, String> {
+    let mut read = Journal::default();
     let mut line = String::new();
     for number in 1u64.. {
         line.clear();
@@ -59,6 +76,14 @@ pub fn read(mut journal: impl BufRead) -> Result<Vec<Acknowledged>, String> {
         }
         let problem = |error: serde_json::Error| format!("line {number}: {error}");
         let kind: serde_json::Value = serde_json::from_str(&line).map_err(problem)?;
+        if kind["op"] == "object" {
+            let ObjectLine { region, bucket, key, sha256, .. } = serde_json::from_value(kind).map_err(problem)?;
+            let Some(sha256) = objects::normal(&sha256) else {
+                return Err(format!("line {number}: `{sha256}` is no SHA-256"));
+            };
+            read.objects.push(objects::Acknowledged { region, at: Location { bucket, key }, sha256 });
+            continue;
+        }
         if kind["op"] != "event" {
             continue;
         }
@@ -66,14 +91,14 @@ pub fn read(mut journal: impl BufRead) -> Result<Vec<Acknowledged>, String> {
         let source = parsed.source.as_deref().unwrap_or(SOURCE);
         let detail_type = parsed.detail_type.as_deref().unwrap_or(DETAIL_TYPE);
         let time = parsed.time.as_deref().and_then(Timestamp::parse_rfc3339);
-        events.push(Acknowledged {
+        read.events.push(Acknowledged {
             hash: KeyHash::of(source, detail_type, &parsed.key).0,
             region: parsed.region,
             key: parsed.key.into(),
             millis: time.map_or(0, Timestamp::as_millis),
         });
     }
-    Ok(events)
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -87,7 +112,8 @@ mod tests {
 
 {"op":"event","region":"us","key":"k","sha256":"00","source":"s","detail_type":"t","time":"1970-01-01T00:00:01Z"}
 {"op":"event","region":"eu","ke"#;
-        let events = read(text.as_bytes()).expect("a journal");
+        let Journal { events, objects } = read(text.as_bytes()).expect("a journal");
+        assert!(objects.is_empty());
         assert_eq!(events.len(), 2);
         assert_eq!(events[0].hash, KeyHash::of("load", "Load", "k").0);
         assert_eq!((events[1].hash, events[1].millis), (KeyHash::of("s", "t", "k").0, 1_000));

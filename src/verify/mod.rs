@@ -8,6 +8,8 @@
 //!
 //! Memory is one fixed-size [`Entry`] for each event; keys' text is fetched for the few that a report names.
 //!
+//! Where events refer to objects, [`objects`] compares those too.
+//!
 //! Regions on managed services have no log that could be read: there [`ledger`] compares which keys the regions know.
 //!
 //! [`snapshot`] reads one region's answer, [`compare()`] compares them, [`journal`] reads what `load` wrote down, and
@@ -18,6 +20,9 @@ pub mod journal;
 pub mod ledger;
 #[cfg(test)]
 mod ledger_tests;
+pub mod objects;
+#[cfg(test)]
+mod objects_tests;
 pub mod report;
 pub mod snapshot;
 #[cfg(test)]

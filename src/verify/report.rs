@@ -31,6 +31,12 @@ pub struct Report {
     /// Dead letters that an operator gave up: no difference.
     pub discarded: Vec<Finding>,
     pub discarded_count: u64,
+    /// Where events refer to objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Objects>,
+    /// By region, where it was asked for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unreferenced: BTreeMap<String, Unreferenced>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub journal: Option<Journal>,
     pub unreachable: Vec<Unreachable>,
@@ -149,6 +155,74 @@ pub struct Acknowledged {
     pub at: String,
 }
 
+/// Objects that delivered events refer to, compared with those that their originals refer to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Objects {
+    /// Pairs of an object at home and its copy at a peer.
+    pub compared: u64,
+    pub same: u64,
+    /// One of the two was written since.
+    pub changed: u64,
+    /// Nothing at home any more; the copy stays.
+    pub removed_at_home: u64,
+    /// At home, and not at the peer.
+    pub missing: Vec<ObjectFinding>,
+    pub missing_count: u64,
+    /// Other bytes than at home, and nobody wrote them since.
+    pub different: Vec<ObjectFinding>,
+    pub different_count: u64,
+    /// In neither region any more: no difference.
+    pub dangling: Vec<ObjectFinding>,
+    pub dangling_count: u64,
+    /// Objects of the journal, and those of them that are absent, or other bytes, in a region.
+    pub acknowledged: u64,
+    pub lost: Vec<ObjectOf>,
+    pub lost_count: u64,
+}
+
+impl Objects {
+    fn is_equal(&self) -> bool {
+        self.missing_count + self.different_count + self.lost_count == 0
+    }
+}
+
+/// An object at home and where its copy is, or should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ObjectFinding {
+    pub from: String,
+    pub to: String,
+    pub bucket: String,
+    pub key: String,
+    pub peer_bucket: String,
+    pub peer_key: String,
+}
+
+/// An object of the journal, and the region where it is not as acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ObjectOf {
+    pub region: String,
+    pub bucket: String,
+    pub key: String,
+    pub at: String,
+}
+
+/// Objects that no event of a region's hub refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unreferenced {
+    pub count: u64,
+    pub bytes: u64,
+    pub named: Vec<Named>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Named {
+    pub bucket: String,
+    pub key: String,
+    pub size: u64,
+    pub modified: String,
+}
+
 /// A region that did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unreachable {
@@ -178,7 +252,8 @@ impl Report {
             || self.twice_count + self.conflicts_count + self.dead_lettered_count > 0
             || !self.lost.is_empty()
             || !self.unreachable.is_empty()
-            || journal.is_some_and(|journal| journal.twice_count > 0);
+            || journal.is_some_and(|journal| journal.twice_count > 0)
+            || self.objects.as_ref().is_some_and(|objects| !objects.is_equal());
         self.verdict = if different { Verdict::Different } else { Verdict::Equal };
         self
     }
@@ -282,6 +357,17 @@ impl fmt::Display for Report {
             shown(f, journal.missing.iter().map(line("missing")), missing)?;
             shown(f, journal.twice.iter().map(line("twice")), twice)?;
         }
+        if let Some(objects) = &self.objects {
+            write_objects(f, objects)?;
+        }
+        for (region, found) in &self.unreferenced {
+            let plural = if found.count == 1 { "" } else { "s" };
+            writeln!(f, "{region}: {} object{plural} without an event, {} bytes", found.count, found.bytes)?;
+            let line = |named: &Named| {
+                format!("  s3://{}/{}: {} bytes, of {}", named.bucket, named.key, named.size, named.modified)
+            };
+            shown(f, found.named.iter().map(line), found.count)?;
+        }
         for Unreachable { error, .. } in &self.unreachable {
             writeln!(f, "UNREACHABLE {error}")?;
         }
@@ -307,6 +393,38 @@ fn findings(f: &mut fmt::Formatter<'_>, findings: &[Finding], count: u64, what: 
         format!("  {} to {}: {key}: {what}{held}{accepted}{id}", finding.from, finding.to)
     };
     shown(f, findings.iter().map(line), count)
+}
+
+fn write_objects(f: &mut fmt::Formatter<'_>, objects: &Objects) -> fmt::Result {
+    write!(f, "objects: {} compared, {} the same", objects.compared, objects.same)?;
+    for (count, what) in [
+        (objects.changed, "changed since"),
+        (objects.removed_at_home, "removed at home since"),
+        (objects.dangling_count, "removed in both"),
+        (objects.missing_count, "MISSING"),
+        (objects.different_count, "DIFFERENT"),
+    ] {
+        if count > 0 {
+            write!(f, ", {count} {what}")?;
+        }
+    }
+    if objects.acknowledged > 0 {
+        write!(f, "; journal: {} acknowledged, {} missing", objects.acknowledged, objects.lost_count)?;
+    }
+    writeln!(f)?;
+    let line = |what: &'static str| {
+        move |found: &ObjectFinding| {
+            let ObjectFinding { from, to, bucket, key, peer_bucket, peer_key } = found;
+            format!("  {from} to {to}: s3://{bucket}/{key}, there s3://{peer_bucket}/{peer_key}: {what}")
+        }
+    };
+    shown(f, objects.missing.iter().map(line("MISSING at the peer")), objects.missing_count)?;
+    shown(f, objects.different.iter().map(line("OTHER BYTES at the peer")), objects.different_count)?;
+    shown(f, objects.dangling.iter().map(line("dangling, no difference")), objects.dangling_count)?;
+    let lost = |lost: &ObjectOf| {
+        format!("  s3://{}/{} of {}: not as acknowledged in {}", lost.bucket, lost.key, lost.region, lost.at)
+    };
+    shown(f, objects.lost.iter().map(lost), objects.lost_count)
 }
 
 fn shown(f: &mut fmt::Formatter<'_>, lines: impl Iterator<Item = String>, count: u64) -> fmt::Result {

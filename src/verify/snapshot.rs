@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Short, unhex};
-use crate::core::{pattern::Pattern, time::Timestamp};
+use crate::core::{object::Location, pattern::Pattern, time::Timestamp};
 
 /// One event of a region's hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +23,16 @@ pub struct Entry {
     pub accepted_millis: u64,
     /// 0: published here; else one more than the index into [`Snapshot::origins`].
     origin: u16,
+    /// Delivered without waiting for its payload.
+    pending: bool,
 }
 
 impl Entry {
+    /// It was delivered without waiting for its payload.
+    pub fn is_pending(&self) -> bool {
+        self.pending
+    }
+
     /// A service of this region published it.
     pub fn is_local(&self) -> bool {
         self.origin == 0
@@ -73,6 +80,8 @@ pub struct Snapshot {
     origins: Vec<String>,
     /// By key, then offset, once [`Snapshot::sort`] was called.
     entries: Vec<Entry>,
+    /// The objects that an event refers to, by the event's key and offset.
+    references: BTreeMap<(Short, u64), Vec<Location>>,
     /// What stands up to here was taken in by an earlier stream.
     covered: u64,
     /// Of the first event that the log still has.
@@ -123,6 +132,9 @@ struct Row<'a> {
     s: Option<u64>,
     n: Option<u64>,
     t: Option<u64>,
+    r: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    w: bool,
     e: Option<Value>,
     end: Option<u64>,
 }
@@ -200,13 +212,18 @@ impl Snapshot {
             Some(origin) => self.origin_index(&origin)?,
         };
         let accepted_millis = row.t.unwrap_or_default();
-        let entry = Entry { key, payload, sequence: row.s.unwrap_or(offset), offset, accepted_millis, origin };
+        let entry =
+            Entry { key, payload, sequence: row.s.unwrap_or(offset), offset, accepted_millis, origin, pending: row.w };
         if let (Some(envelope), true) = (&row.e, entry.is_local()) {
             for link in self.links.values_mut() {
                 if link.pattern_at(offset).is_some_and(|pattern| !pattern.matches(envelope)) {
                     link.filtered.push(offset);
                 }
             }
+        }
+        if let Some(references) = row.r {
+            let references = references.into_iter().map(|(bucket, key)| Location { bucket, key });
+            self.references.insert((key, offset), references.collect());
         }
         self.first_accepted_millis = Some(self.first_accepted_millis.unwrap_or(u64::MAX).min(accepted_millis));
         self.entries.push(entry);
@@ -243,6 +260,16 @@ impl Snapshot {
         let start = self.entries.partition_point(|entry| entry.key < *key);
         let length = self.entries[start..].partition_point(|entry| entry.key == *key);
         &self.entries[start..start + length]
+    }
+
+    /// The objects that this event refers to.
+    pub fn references(&self, entry: &Entry) -> &[Location] {
+        self.references.get(&(entry.key, entry.offset)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same of all events.
+    pub fn all_references(&self) -> impl Iterator<Item = &Location> {
+        self.references.values().flatten()
     }
 
     /// What was accepted anywhere at this time may have been here and may have been dropped with the old part of the

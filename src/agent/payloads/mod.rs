@@ -27,7 +27,7 @@ use crate::{
     config::{ClaimCheck, Config, Link, Missing},
     core::{
         batch::Reason,
-        key::PayloadHash,
+        key::{PayloadHash, hex},
         link::Failure,
         object::{KEY_BYTES_MAX, Location},
         reference::{self, Reference},
@@ -376,10 +376,6 @@ fn beside(to: &Location, sha256: [u8; 32]) -> Location {
     // A key that has no room for more.
     let key = if key.len() > KEY_BYTES_MAX { format!("hubweave/{hex}") } else { key };
     Location::new(&to.bucket, key)
-}
-
-fn hex(sha256: &[u8; 32]) -> String {
-    sha256.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long until a payload that is missing is looked for again: soon at first, as most come up a moment after their

@@ -5,10 +5,10 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::{LARGE_BYTES, Payloads, Unready, hex};
+use super::{LARGE_BYTES, Payloads, Unready};
 use crate::{
     agent::pacer::Pacer,
-    core::{link::Failure, object::Location},
+    core::{key::hex, link::Failure, object::Location},
     marks::{self, Mark},
     ports::objects::{Announced, Body, Checksum, Error, Objects, Stat, Upload},
 };
@@ -112,7 +112,7 @@ impl Transfer<'_> {
         // Another version of the object, or other parts, is another upload.
         let part = self.payloads.options.part_bytes.max(stat.size.div_ceil(PARTS_MAX));
         let what = format!("{} {} {} {part}", self.from, stat.version, stat.size);
-        let tag = hex(&Sha256::digest(what).into());
+        let tag = hex(&Sha256::digest(what));
         let upload = self.within(0, peer.begin(to, &announced, &tag)).await?;
         let parts = u32::try_from(stat.size.div_ceil(part)).unwrap_or(u32::MAX);
         let range = |number: u32| {
