@@ -182,7 +182,9 @@ async fn other_paths_are_404_and_other_methods_405() {
         [("PUT /v1/events", "get,head,post"), ("PUT /", "get,head,post"), ("GET /peer/v1/deliver", "post")]
     {
         let answer = server.call(line, &[], b"").await;
-        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{line}");
+        let mut allowed: Vec<_> = answer.header("allow").unwrap_or_default().split(',').collect();
+        allowed.sort_unstable();
+        assert_eq!((answer.status, allowed.join(",").as_str()), (405, allow), "{line}");
         assert_eq!(answer.error(), "this path does not know the method");
     }
     assert_eq!(server.counted.seen.lock().unwrap()[0], " 404");

@@ -39,6 +39,7 @@ mod metrics;
 #[cfg(feature = "aws")]
 #[path = "../support/ministack.rs"]
 mod ministack;
+mod objects;
 mod objects_s3;
 mod operations;
 mod reload;

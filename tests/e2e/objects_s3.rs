@@ -28,7 +28,7 @@ fn clean(command: &mut Command) -> &mut Command {
 }
 
 /// `aws s3 …` in the folder, quietly.
-fn s3(folder: &Path, port: u16, arguments: &[&str]) -> Done {
+pub fn s3(folder: &Path, port: u16, arguments: &[&str]) -> Done {
     let mut command = Command::new(tool("aws"));
     command.args(["--endpoint-url", &format!("http://127.0.0.1:{port}"), "s3"]).args(arguments).current_dir(folder);
     finish(clean(&mut command), PATIENCE * 3)
@@ -42,7 +42,7 @@ fn boto3(scenario: &str, port: u16, secret: &str) {
 }
 
 /// Bytes without a pattern.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;
