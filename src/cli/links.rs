@@ -78,7 +78,11 @@ pub fn outcomes(answer: &Value) -> String {
 /// The answer is no if an event did not get there.
 pub fn done(answer: &Value) -> Result<(), Error> {
     let lost = ["rejected", "failed"].iter().any(|key| answer[*key].as_u64().is_some_and(|number| number > 0));
-    if lost { Err(Error::no("not every event got there; `hubweave dlq list` has the reasons")) } else { Ok(()) }
+    if lost {
+        Err(Error::no("not every event got there; `hubweave dlq list` or the agent's log has the reasons"))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ mod aws_faults;
 #[cfg(feature = "aws")]
 mod aws_microburst;
 #[cfg(feature = "aws")]
+mod aws_objects;
+#[cfg(feature = "aws")]
 mod aws_operations;
 #[cfg(feature = "aws")]
 mod aws_options;

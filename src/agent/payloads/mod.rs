@@ -140,7 +140,10 @@ impl Options {
             return Ok(None);
         }
         match &self.buckets {
-            Buckets::Same => Ok(Some(from.clone())),
+            Buckets::Same => match from.check() {
+                Ok(()) => Ok(Some(from.clone())),
+                Err(why) => Err(Unready::Never(Reason::Reference, format!("{from}: {why}"))),
+            },
             Buckets::Own { home, peer } if home.as_ref() == Some(&from.bucket) => match peer {
                 Some(peer) => Ok(Some(Location::new(peer, &from.key))),
                 None => {

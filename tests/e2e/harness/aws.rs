@@ -183,6 +183,10 @@ impl AwsCluster {
         child.wait().expect("it ended").code()
     }
 
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     pub fn log(&self, number: usize) -> PathBuf {
         self.directory.path().join(format!("agent-{number}.log"))
     }
@@ -216,7 +220,9 @@ impl AwsCluster {
             let mut receipts = Vec::new();
             for (index, message) in messages.iter().enumerate() {
                 let envelope: Value = serde_json::from_str(message["Body"].as_str().expect("a body")).expect("JSON");
-                let key = envelope["detail"]["of"].as_str().expect("its key").to_owned();
+                // Of a detail that stands elsewhere only the stamp says it.
+                let detail = &envelope["detail"];
+                let key = detail["of"].as_str().or(detail["hubweave"]["key"].as_str()).expect("its key").to_owned();
                 seen.entry(key).or_default().push(envelope);
                 receipts.push(json!({ "Id": index.to_string(), "ReceiptHandle": message["ReceiptHandle"] }));
             }
