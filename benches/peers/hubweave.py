@@ -69,6 +69,9 @@ class Connection:
 
 
 class Agents:
+    # What the file says besides the regions.
+    more = ""
+
     def __init__(self, binary, folder, names):
         self.folder = folder
         os.makedirs(folder)
@@ -79,6 +82,7 @@ class Agents:
         for name in names:
             text += f'\n[[region]]\nname = "{name}"\nbackend = "embedded"\ndata_dir = {json.dumps(f"{folder}/{name}")}\n'
             text += f'api = "127.0.0.1:{self.api[name]}"\nadmin = "127.0.0.1:{self.admin_ports[name]}"\n'
+        text += self.more
         config = f"{folder}/topology.toml"
         with open(config, "w") as file:
             file.write(text)

@@ -55,6 +55,9 @@ pub enum Command {
     /// Dead letters
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Objects of embedded regions
+    #[command(subcommand)]
+    Object(Object),
     /// Stops one link
     Pause(Ends),
     /// Starts a paused link
@@ -367,6 +370,20 @@ pub struct Verify {
     /// Also lists the objects that no event refers to; they are no difference
     #[arg(long)]
     pub unreferenced: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Object {
+    /// Removes an object in every embedded region: links never do; exit code 1 if one did not answer
+    Delete {
+        #[arg(long)]
+        bucket: String,
+        #[arg(long)]
+        key: String,
+        /// Only in these regions [default: all]
+        #[arg(long, value_name = "R", num_args = 1..)]
+        region: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -62,6 +62,10 @@ impl Call {
         Call { method: Method::PUT, body, ..Call::get(path) }
     }
 
+    pub fn head(path: impl Into<String>) -> Call {
+        Call { method: Method::HEAD, ..Call::get(path) }
+    }
+
     pub fn delete(path: impl Into<String>) -> Call {
         Call { method: Method::DELETE, ..Call::get(path) }
     }

@@ -21,6 +21,7 @@ mod links;
 mod load;
 #[cfg(feature = "aws")]
 mod managed;
+mod object;
 mod out;
 mod process;
 #[cfg(feature = "aws")]
@@ -108,6 +109,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Load(args) => load::load(context, args).await,
         Command::Verify(args) => verify::verify(context, args).await,
         Command::Dlq(command) => dlq::dlq(context, command).await,
+        Command::Object(command) => object::object(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,

@@ -321,6 +321,11 @@ fn text_for_other_tools_and_the_bill_need_no_aws() {
     assert!(terraform["resource"]["aws_sqs_queue"].as_object().expect("queues").len() >= 6);
     let template = command(&["provision", "--region", EU, "--format", "cloudformation"]).document();
     assert_eq!(template["AWSTemplateFormatVersion"], "2010-09-09");
+    let file = cluster.path("template.json");
+    std::fs::write(&file, template.to_string()).expect("written");
+    let lint = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/cfn-lint");
+    assert!(lint.exists(), "{} is not there: run `make tools`", lint.display());
+    finish(std::process::Command::new(lint).arg(file), PATIENCE * 2).expect_code(0);
     let bill = command(&["cost", "--rate", "100", "--json"]).document();
     let items = bill["items"].as_array().expect("items");
     let sum: f64 = items.iter().map(|item| item["dollars"].as_f64().expect("dollars")).sum();

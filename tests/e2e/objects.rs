@@ -237,6 +237,16 @@ fn what_is_removed_stays_removed_there_alone_and_verify_tells_what_nobody_can_re
     assert_eq!(cluster.json(&["verify"], 0)["objects"]["same"], 2);
     let found = Request::get("/payloads/home").send(cluster.region(US).api).expect_status(200);
     assert_eq!(found.body, b"home", "what is removed at home is not removed at the peer");
+    // Unless asked.
+    let removed = cluster.json(&["object", "delete", "--bucket", "payloads", "--key", "home"], 0);
+    assert_eq!(removed["regions"][0]["outcome"], "was not there", "{removed}");
+    assert_eq!(removed["regions"][1], json!({ "region": US, "outcome": "removed" }));
+    Request::get("/payloads/home").send(cluster.region(US).api).expect_status(404);
+    cluster.kill_agent(US);
+    let half = cluster.json(&["object", "delete", "--bucket", "payloads", "--key", "stays"], 1);
+    assert_eq!(half["regions"][0]["outcome"], "removed", "{half}");
+    assert!(half["regions"][1]["error"].as_str().expect("text").contains("unreachable"), "{half}");
+    cluster.run(&["object", "delete", "--bucket", "v1", "--key", "k"]).expect_code(2);
 }
 
 #[test]

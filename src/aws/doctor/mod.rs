@@ -3,6 +3,7 @@
 //! It publishes nothing that a rule could match: a put is tried with a detail that is no JSON, which EventBridge refuses
 //! after it has looked at permissions. Claims are tried with random keys whose rows expire at once.
 
+mod buckets;
 mod probe;
 
 use std::sync::Arc;
@@ -175,6 +176,7 @@ impl Doctor<'_> {
             let detail = format!("`verify` cannot read it: {failure}; allow `dynamodb:Scan`");
             findings.note(format!("ledger {}", plan.names.ledger()), detail);
         }
+        self.bucket(clients, &plan.place, &plan.names, "", findings).await;
         self.others(clients, plan, findings).await;
     }
 
@@ -279,6 +281,33 @@ impl Doctor<'_> {
         let Some(account) = self.credentials(&clients, peer, &what, findings).await else { return };
         if let Some(place) = self.hub(&clients, peer, &names, &prefix, &account, findings).await {
             self.ledger(&clients, &place, &names, &prefix, findings).await;
+            self.bucket(&clients, &place, &names, &prefix, findings).await;
+        }
+    }
+
+    /// Payloads are read at home (no prefix) and written at peers.
+    async fn bucket(&self, clients: &Clients, place: &Place, names: &Names, prefix: &str, findings: &mut Findings) {
+        let Some(bucket) = &names.bucket else {
+            if !self.config.claim_check.reference.is_empty() {
+                let detail = "region.aws.bucket is not set: events that refer to objects go to the dead letters";
+                findings.note(format!("{prefix}bucket"), detail.to_owned());
+            }
+            return;
+        };
+        let what = format!("{prefix}payloads in {bucket}");
+        let tried = match prefix {
+            "" => buckets::read(clients, bucket).await,
+            _ => match buckets::read(clients, bucket).await {
+                Ok(()) => buckets::write(clients, bucket).await,
+                failed => failed,
+            },
+        };
+        match tried {
+            Ok(()) => findings.ok(what, if prefix.is_empty() { "can be read" } else { "can be read and written" }),
+            Err((action, failure)) => {
+                let resource = format!("{} and its objects", place.bucket(bucket));
+                Subject { region: names.region.clone(), what, action, resource }.failed(&failure, findings);
+            }
         }
     }
 }
