@@ -40,7 +40,8 @@ const OPTIONS: [(&str, &[&str], &str); 2] = [
         "local_keys = false",
         &["local keys entered", "local-key queue"],
         "a key that services put on a bus without the agent no longer suppresses what a peer brings: a producer that moves \
-         to another region makes a second effect, and verify does not see such keys",
+         to another region makes a second effect, and verify does not see such keys; an agent that dies, or a caller that \
+         hangs up, between put and mark leaves a claim that suppresses nothing after 15 s",
     ),
     (
         "audit = false",
