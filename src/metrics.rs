@@ -78,6 +78,7 @@ pub struct Metrics {
     claims_unmarked: IntCounterVec,
     pub local_entries: IntCounterVec,
     pub stamps_audited: IntCounterVec,
+    pub ledger_rows_read: IntCounter,
 }
 
 /// The children of one link.
@@ -307,6 +308,10 @@ impl Metrics {
                 "hubweave_claims_unmarked_total",
                 "Events published through the agent of a managed region whose claim it could not mark done before it stopped.",
                 &["peer"],
+            )?,
+            ledger_rows_read: declare.counter(
+                "hubweave_ledger_rows_read_total",
+                "Rows of the region's own ledger on managed services that were read for verify.",
             )?,
             local_entries: declare.counters(
                 "hubweave_local_entries_total",

@@ -250,3 +250,18 @@ async fn drain(State(admin): Shared) -> Response {
     admin.agent.drain();
     answer::json(StatusCode::OK, &json!({ "draining": true }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_says_when_to_come_again_and_what_is_wrong_is_the_callers() {
+        let busy = refused(&managed::Error::Busy);
+        assert_eq!(
+            (busy.status(), &busy.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"2".parse().unwrap())
+        );
+        assert_eq!(refused(&managed::Error::Invalid("x".to_owned())).status(), StatusCode::BAD_REQUEST);
+    }
+}

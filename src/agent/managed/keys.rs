@@ -172,6 +172,7 @@ impl Managed {
         let (mut count, mut after) = (0, None);
         loop {
             let Listed { rows, next } = page(&*self.claims, part, after).await?;
+            self.metrics.ledger_rows_read.inc_by(rows.len() as u64);
             let mut piece = String::new();
             for (key, row) in rows.iter().filter(|(_, row)| !row.reserved) {
                 count += 1;
@@ -287,3 +288,7 @@ async fn page_of_tries(claims: &dyn Claims, part: Part, after: Option<KeyHash>) 
     }
     within(CALL_TIMEOUT, claims.list(part, after)).await
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

@@ -138,7 +138,7 @@ impl Claims for NoClaims {
 
 /// A region whose agents share everything but themselves.
 #[derive(Default)]
-struct World {
+pub(super) struct World {
     shared: Arc<MemoryShared>,
     bus: Arc<MemoryBus>,
     audit: Arc<MemoryQueue>,
@@ -151,6 +151,11 @@ struct World {
 
 impl World {
     fn agent(&self, seed: u64) -> Arc<Managed> {
+        self.agent_with(seed, Arc::new(NoClaims))
+    }
+
+    /// An agent with a ledger of its own.
+    pub(super) fn agent_with(&self, seed: u64, ledger: Arc<dyn Claims>) -> Arc<Managed> {
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(Random::seeded(seed)));
         let region =
             |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
@@ -170,7 +175,7 @@ impl World {
             region: "eu".to_owned(),
             links: BTreeMap::from([("us".to_owned(), link)]),
             bus: self.bus.clone(),
-            claims: Arc::new(NoClaims),
+            claims: ledger,
             local_keys: (!self.without_keys).then(|| -> Arc<dyn Queue> { self.keys.clone() }),
             audit: self.audit.clone(),
             shared: self.shared.clone(),
