@@ -75,8 +75,10 @@ pub struct Metrics {
     shadowed: IntCounterVec,
     repeats: IntCounterVec,
     claims_lost: IntCounterVec,
+    claims_unmarked: IntCounterVec,
     pub local_entries: IntCounterVec,
     pub stamps_audited: IntCounterVec,
+    pub ledger_rows_read: IntCounter,
 }
 
 /// The children of one link.
@@ -113,6 +115,7 @@ pub struct LinkMetrics {
     pub repeats_unanswered: IntCounter,
     pub repeats_taken_over: IntCounter,
     pub claims_lost: IntCounter,
+    pub claims_unmarked: IntCounter,
     state: IntGaugeVec,
     dead_lettered: IntCounterVec,
     peer: String,
@@ -301,6 +304,15 @@ impl Metrics {
                 "Events whose claim had been taken over when they were to be marked.",
                 &["peer"],
             )?,
+            claims_unmarked: declare.counters(
+                "hubweave_claims_unmarked_total",
+                "Events published through the agent of a managed region whose claim it could not mark done before it stopped.",
+                &["peer"],
+            )?,
+            ledger_rows_read: declare.counter(
+                "hubweave_ledger_rows_read_total",
+                "Rows of the region's own ledger on managed services that were read for verify.",
+            )?,
             local_entries: declare.counters(
                 "hubweave_local_entries_total",
                 "Events of services on a managed bus at the region's own ledger: new, known, repeat (published twice \
@@ -387,6 +399,7 @@ impl Metrics {
             repeats_unanswered: self.repeats.with_label_values(&[peer, "unanswered"]),
             repeats_taken_over: self.repeats.with_label_values(&[peer, "taken_over"]),
             claims_lost: self.claims_lost.with_label_values(&[peer]),
+            claims_unmarked: self.claims_unmarked.with_label_values(&[peer]),
             state: self.link_state.clone(),
             dead_lettered: self.dead_lettered.clone(),
             peer: peer.to_owned(),

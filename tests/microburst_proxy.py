@@ -2,7 +2,8 @@
 
     .venv/microburst/bin/python tests/microburst_proxy.py UPSTREAM PORT
 
-Ready when `GET /_microburst/rules` answers, which replaces its rules with `POST`. It has a virtual environment of its own
+Ready when `GET /_microburst/health` answers. `GET /_microburst/rules` tells its rules and how often each has played, and
+`POST` there replaces them. It tells of each call on its output. It has a virtual environment of its own
 (see the Makefile), and ends when standard input does, so that it does not outlive the test that started it.
 """
 

@@ -11,7 +11,7 @@
 //! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
 //! | `POST /v1/drain` | the process |
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -42,6 +42,9 @@ pub struct ManagedAdmin {
 }
 
 type Shared = State<Arc<ManagedAdmin>>;
+
+/// How soon to ask again for a ledger that somebody else is reading.
+const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 const NO_REPLAY: &str = "a region on AWS has no log to send again from: publish the events again in their region, under \
                          their keys; what the peer has is suppressed there";
@@ -102,6 +105,7 @@ fn answered<T: serde::Serialize>(result: Result<T, managed::Error>) -> Response 
 
 fn refused(error: &managed::Error) -> Response {
     let status = match error {
+        managed::Error::Busy => return answer::unavailable(&error.to_string(), BUSY_RETRY),
         managed::Error::NoLink(..) => StatusCode::NOT_FOUND,
         managed::Error::Invalid(_) => StatusCode::BAD_REQUEST,
         managed::Error::Shared(_) | managed::Error::Ledger(_) | managed::Error::Letters(..) => StatusCode::BAD_GATEWAY,
@@ -156,7 +160,10 @@ async fn keys(
     Query(Keys { rows }): Query<Keys>,
 ) -> Response {
     connection.lift_timeout();
-    answer::lines(admin.agent.keys(rows))
+    match admin.agent.keys(rows) {
+        Ok(pieces) => answer::lines(pieces),
+        Err(error) => refused(&error),
+    }
 }
 
 async fn found_keys(State(admin): Shared, body: Bytes) -> Response {
@@ -242,4 +249,19 @@ async fn set_paused(admin: &ManagedAdmin, peer: &str, paused: bool) -> Response 
 async fn drain(State(admin): Shared) -> Response {
     admin.agent.drain();
     answer::json(StatusCode::OK, &json!({ "draining": true }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_says_when_to_come_again_and_what_is_wrong_is_the_callers() {
+        let busy = refused(&managed::Error::Busy);
+        assert_eq!(
+            (busy.status(), &busy.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"2".parse().unwrap())
+        );
+        assert_eq!(refused(&managed::Error::Invalid("x".to_owned())).status(), StatusCode::BAD_REQUEST);
+    }
 }

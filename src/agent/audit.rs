@@ -70,7 +70,7 @@ async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
     let receive = ports.queue.receive(queue::CALL_MESSAGES_MAX, options.poll, options.visibility);
     let messages = within(options.poll + limit, receive).await?;
     let received = messages.len();
-    let mut done = Vec::with_capacity(received);
+    let mut genuine = Vec::with_capacity(received);
     let mut inherited = Vec::new();
     for message in messages {
         let event = Event::read(&message.body, &options.home, &options.ingress);
@@ -84,12 +84,17 @@ async fn round(options: &Options, ports: &Ports) -> Result<usize, Failure> {
             arrived(options, ports, event, origin);
         }
         if result == "genuine" {
-            done.push(message.receipt);
+            genuine.push(message.receipt);
         } else {
             tracing::info!(region = options.home, message = message.id, result, "a stamp is not the event's own");
             inherited.push(message);
         }
     }
+    // First: a target that fails must not bring what is done with again and again.
+    if !genuine.is_empty() {
+        within(limit, ports.queue.delete(genuine)).await?;
+    }
+    let mut done = Vec::with_capacity(inherited.len());
     // One message in a call: each may be as large as a call may be.
     for message in inherited {
         for target in &ports.targets {

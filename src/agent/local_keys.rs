@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +76,7 @@ pub struct LocalKeys {
     started: Instant,
     /// Claims of others: which token, and since when it was seen.
     watched: Mutex<BTreeMap<KeyHash, (Token, Timestamp)>>,
+    reached_millis: Arc<AtomicU64>,
 }
 
 /// What is to be done with a message.
@@ -85,7 +89,14 @@ enum Next {
 
 impl LocalKeys {
     pub fn new(options: Options, ports: Ports) -> Self {
-        LocalKeys { options, ports, started: Instant::now(), watched: Mutex::default() }
+        let (started, watched, reached_millis) = (Instant::now(), Mutex::default(), Arc::default());
+        LocalKeys { options, ports, started, watched, reached_millis }
+    }
+
+    /// When the oldest message of the last round went into the queue, in milliseconds since 1970; 0 before the first round.
+    /// A queue hands out old messages before new ones, but for a few, so what went in earlier has been entered.
+    pub fn reached_millis(&self) -> Arc<AtomicU64> {
+        self.reached_millis.clone()
     }
 
     /// Runs until `stop`. What is under way then comes again; entering a key twice changes nothing.
@@ -145,7 +156,11 @@ impl LocalKeys {
         if let Some(after) = soonest.min() {
             within(call_timeout, self.ports.queue.extend(again, after.max(Duration::from_secs(1)))).await?;
         }
-        result.map(|()| received)
+        result?;
+        if let Some(oldest) = messages.iter().map(|message| message.sent).min() {
+            self.reached_millis.store(oldest.as_millis(), Ordering::Relaxed);
+        }
+        Ok(received)
     }
 
     /// The event of a message, if its key belongs into the ledger.

@@ -4,6 +4,8 @@
 //! the first event instead of making a second one, which a bus alone cannot do. An event without a key of its own cannot be
 //! claimed, as its key is the id that the bus will give it.
 
+mod unmarked;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
@@ -72,6 +74,7 @@ pub struct Publisher {
     options: Options,
     ports: Ports,
     started: Instant,
+    unmarked: unmarked::Unmarked,
 }
 
 /// One event on its way.
@@ -99,7 +102,7 @@ enum Step {
 impl Publisher {
     pub fn new(mut options: Options, ports: Ports) -> Self {
         options.attempt_timeout = attempt_within(options.lease, options.attempt_timeout);
-        Publisher { options, ports, started: Instant::now() }
+        Publisher { options, ports, started: Instant::now(), unmarked: Default::default() }
     }
 
     /// One answer per draft, in order. If the caller gives up, what was begun is left to its leases.
@@ -166,6 +169,7 @@ impl Publisher {
             }
             tokio::time::sleep(pause).await;
         }
+        self.leave(attempts.iter().filter_map(Attempt::unmarked).collect());
         attempts.iter_mut().for_each(Attempt::settle);
         self.give_up(attempts).await;
     }
@@ -372,7 +376,7 @@ impl Publisher {
                     let marked = attempts.iter_mut().zip(results).filter(|(_, result)| result.is_ok());
                     marked.for_each(|(attempt, _)| attempt.settle());
                 }
-                // Tried again while there is time. After that it is marked by whoever enters the local keys.
+                // Tried again while there is time, and after that by `keep_marking`.
                 Err(failure) => tracing::debug!(%failure, "published events are not marked yet"),
             }
         }
@@ -380,6 +384,13 @@ impl Publisher {
 }
 
 impl Attempt {
+    /// The mark of an event that is on the bus and could not be marked.
+    fn unmarked(&self) -> Option<unmarked::Mark> {
+        let Step::Mark(id) = &self.step else { return None };
+        let open = self.result.is_none();
+        Some((self.key?, *self.tokens.last()?, Some(id.clone()))).filter(|_| open)
+    }
+
     /// What is on the bus is accepted, marked or not.
     fn settle(&mut self) {
         if let Step::Mark(id) = &self.step {

@@ -156,3 +156,28 @@ async fn two_producers_at_once_make_one_effect() {
         [&first[0], &second[0]].iter().filter(|published| matches!(published, Published::Duplicate(_))).count();
     assert_eq!((accepted, duplicate, fixture.effects()), (1, 1, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_mark_fails_for_longer_than_its_request_lasts_is_marked_afterwards() {
+    let fixture = fixture();
+    let away = |seconds| fixture.wire.mute("a0", Op::Mark, Instant::now() + Duration::from_secs(seconds));
+    away(60);
+    let drafts = (0..30).map(|n| draft(&format!("k{n}"), n)).collect();
+    let published = fixture.publish(drafts).await;
+    assert!(published.iter().all(|one| matches!(one, Published::Accepted(_))), "{published:?}");
+    let done = |key: &str| fixture.row(key).is_some_and(|row| matches!(row.state, State::Done { id: Some(_) }));
+    assert!(!done("k0"));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let marked = async {
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert!((0..30).all(|n| done(&format!("k{n}"))));
+        stop.cancel();
+    };
+    tokio::join!(fixture.publisher.keep_marking(stop.clone()), marked);
+    assert_eq!(fixture.metrics.link("a").claims_unmarked.get(), 0);
+    // The ledger is away until the agent stops.
+    away(1_000);
+    fixture.publish(vec![draft("lost", 1)]).await;
+    fixture.publisher.keep_marking(stop).await;
+    assert_eq!((done("lost"), fixture.metrics.link("a").claims_unmarked.get()), (false, 1));
+}

@@ -159,9 +159,11 @@ impl Http {
         if status.is_success() {
             return Ok(response);
         }
+        let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = seconds.map(Duration::from_secs);
         let body = Limited::new(response.into_body(), 1 << 20).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        Err(Error::new(listener, Failure::Refused { status, message: message(&body), body }))
+        Err(Error::new(listener, Failure::Refused { status, message: message(&body), body, retry_after }))
     }
 }
 
@@ -219,6 +221,17 @@ impl Lines {
         self.error(Failure::Garbage(why.to_string()))
     }
 
+    /// That its agent is of the region that was asked, by the name it gives.
+    ///
+    /// # Errors
+    /// It gives another name: the address in the file is wrong, and what it says is of no use.
+    pub fn answers_as(&self, region: &str) -> Result<(), Error> {
+        match self.listener.region == region {
+            true => Ok(()),
+            false => Err(self.error(Failure::OtherRegion(region.to_owned()))),
+        }
+    }
+
     /// The stream ended before it said that it was complete.
     pub fn cut(&self) -> Error {
         self.error(Failure::Cut)
@@ -244,8 +257,10 @@ enum Failure {
     Unreachable(String),
     /// Something may have been done.
     TimedOut(Duration),
-    /// The agent said no.
-    Refused { status: StatusCode, message: String, body: Bytes },
+    /// The agent said no, and perhaps when to ask again.
+    Refused { status: StatusCode, message: String, body: Bytes, retry_after: Option<Duration> },
+    /// The address leads to an agent of another region.
+    OtherRegion(String),
     /// Somebody else answered.
     Garbage(String),
     /// The connection ended within the answer. Something may have been done.
@@ -320,6 +335,14 @@ impl Error {
         }
     }
 
+    /// How long the agent asks to wait before the same call, where it is busy.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.failure.as_ref() {
+            Failure::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// The same call may succeed later: nobody said no, or only for now.
     pub fn is_passing(&self) -> bool {
         self.status().is_none_or(|status| status >= 500 || status == 429)
@@ -346,6 +369,9 @@ impl fmt::Display for Error {
                 (status, message) => write!(f, "answered {status}: {message}"),
             },
             Failure::Garbage(why) => write!(f, "did not answer as a hubweave agent does ({why})"),
+            Failure::OtherRegion(name) => {
+                write!(f, "answers as region {name}: its `admin` address in the file leads to another region's agent")
+            }
             Failure::Cut => f.write_str("ended the connection within its answer"),
         }
     }

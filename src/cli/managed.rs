@@ -50,11 +50,15 @@ pub async fn run(
     let AssembledAws { agent, publisher, hub_names, ingress, entropy } =
         assemble_aws(config, &region, api_listener.is_some()).await?;
     let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
+    // Ended after the servers: requests leave marks behind.
+    let (unmarked, marking) = (CancellationToken::new(), TaskTracker::new());
     if let (Some(listener), Some(publisher)) = (api_listener, publisher) {
         let observer = Arc::new(Counted(agent.metrics.clone()));
         let auth = auth.clone();
-        let api = ManagedApi { publisher, hub_names, ingress, entropy, auth, limits, observer };
-        let router = api::managed::router(Arc::new(api));
+        let api = Arc::new(ManagedApi { publisher, hub_names, ingress, entropy, auth, limits, observer });
+        let (marker, until) = (api.clone(), unmarked.clone());
+        marking.spawn(async move { marker.publisher.keep_marking(until).await });
+        let router = api::managed::router(api);
         servers.spawn(listener::serve(listener, router, options.clone(), stop.clone()));
     }
     let admin = Arc::new(ManagedAdmin { agent: agent.clone(), auth });
@@ -79,6 +83,9 @@ pub async fn run(
         stop.cancel();
         servers.close();
         servers.wait().await;
+        unmarked.cancel();
+        marking.close();
+        marking.wait().await;
     };
     if tokio::time::timeout(STOP_WAIT, stopping).await.is_err() {
         tracing::warn!("stopped before everything had ended; what was under way comes again");

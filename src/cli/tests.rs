@@ -58,6 +58,15 @@ async fn seeded_drift_is_found_with_its_key() {
 }
 
 #[tokio::test]
+async fn an_admin_address_that_leads_to_another_region_is_told() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.context.config.regions[0].admin = cluster.context.config.regions[1].admin.clone();
+    let report = compare_regions(&cluster.context, None, Duration::from_millis(50), false).await;
+    assert!(report.unreachable[0].error.contains("answers as region r1"), "{report}");
+    assert!(!report.is_equal() && report.links.is_empty(), "{report}");
+}
+
+#[tokio::test]
 async fn differences_settle_while_verify_waits() {
     let cluster = Cluster::start(2).await;
     assert_eq!(code(&cluster, "fault inject --region r0 --peer r1 --kind partition").await, 0);

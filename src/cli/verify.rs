@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, io::BufReader, time::Duration};
 
 use futures::future::join_all;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use self::ledgers::Ledgers;
 use super::{
@@ -26,6 +27,56 @@ use crate::{
 
 /// A region that does not answer is asked again for so long at most: it may be starting.
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(5);
+
+/// Between two looks, at most.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How long differences are given to settle. Reading everything for the first time may take longer than that, so the time
+/// counts from then on.
+struct Settling {
+    wait: Duration,
+    looks: u32,
+    /// All regions have answered for the first time.
+    complete: Option<Instant>,
+    /// Since when a region does not answer.
+    failing: Option<Instant>,
+}
+
+impl Settling {
+    fn new(wait: Duration) -> Settling {
+        Settling { wait, looks: 0, complete: None, failing: None }
+    }
+
+    /// Everything was fetched, or all but what does not answer.
+    fn looked(&mut self, all_answered: bool) {
+        let now = Instant::now();
+        self.looks += 1;
+        match all_answered {
+            true => {
+                self.complete.get_or_insert(now);
+                self.failing = None;
+            }
+            false => drop(self.failing.get_or_insert(now)),
+        }
+    }
+
+    /// `None` before everything was fetched once.
+    fn deadline(&self) -> Option<Instant> {
+        let failing = self.failing.map(|since| since + self.wait.min(UNREACHABLE_WAIT));
+        let complete = self.complete.map(|since| since + self.wait);
+        [failing, complete].into_iter().flatten().min()
+    }
+
+    fn rest(&self) -> Duration {
+        self.deadline().map_or(PAUSE_MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is not there at first sight is looked for again at least once, if there is any time for that at all.
+    fn is_over(&self) -> bool {
+        let seen_twice = self.looks > 1 || self.wait.is_zero();
+        seen_twice && self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
 
 pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> {
     let journal = args.journal.as_ref().map(|file| read_journal(context, file)).transpose()?;
@@ -54,7 +105,7 @@ pub async fn compare_regions(
     wait: Duration,
     unreferenced: bool,
 ) -> Report {
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let topology = Topology {
         links: context
             .config
@@ -73,12 +124,19 @@ pub async fn compare_regions(
     let mut starts = BTreeMap::new();
     let mut snapshots = BTreeMap::new();
     let mut pause = Duration::from_millis(100);
+    let mut clock = Settling::new(wait);
     let mut letters_read = false;
     let mut report = loop {
         let mut unreachable = fix_starts(context, &mut starts).await;
         unreachable.extend(ledgers.fix_starts().await);
+        if ledgers.are_entering() && began.elapsed() < wait {
+            tokio::time::sleep(pause.min(wait.saturating_sub(began.elapsed()))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            continue;
+        }
         unreachable.extend(refresh(context, &starts, &mut snapshots).await);
-        unreachable.extend(ledgers.refresh(&again).await);
+        unreachable.extend(ledgers.refresh(&again, clock.deadline()).await);
+        clock.looked(unreachable.is_empty());
         let compare_all = |ledgers: &Ledgers<'_>| {
             let input =
                 Input { topology: &topology, snapshots: &snapshots, starts: &starts, journal: of_hubs.as_deref() };
@@ -87,26 +145,28 @@ pub async fn compare_regions(
             (report, again)
         };
         let (mut report, mut look_again) = compare_all(&ledgers);
-        let limit = if unreachable.is_empty() { wait } else { wait.min(UNREACHABLE_WAIT) };
-        let is_last = |report: &Report| {
-            let may_settle = report.has_missing() || !unreachable.is_empty();
-            !may_settle || began.elapsed() >= limit
+        let is_last = |report: &Report, ledgers: &Ledgers<'_>| {
+            let may_settle = report.may_settle() || !unreachable.is_empty() || !ledgers.letters_failed().is_empty();
+            !may_settle || clock.is_over()
         };
         // What is a dead letter is not waited for, and what became one meanwhile is told as such.
-        if !letters_read || is_last(&report) {
+        let letters_are_open = report.links.iter().any(|link| link.dead_letters_unseen > 0);
+        let again_now = letters_are_open || !ledgers.letters_failed().is_empty();
+        if !letters_read || again_now || is_last(&report, &ledgers) {
+            let deadline = clock.deadline().filter(|_| letters_read);
             letters_read = true;
-            let failed = ledgers.read_letters(report.has_missing() || report.conflicts_count > 0).await;
+            ledgers.read_letters(report.has_missing() || report.conflicts_count > 0, deadline).await;
             (report, look_again) = compare_all(&ledgers);
-            report.unreachable.extend(failed);
         }
-        let done = is_last(&report);
-        report.unreachable.splice(0..0, unreachable);
-        if done {
+        if is_last(&report, &ledgers) {
+            report.notes.extend(ledgers::note(&look_again));
+            report.unreachable.extend(unreachable);
+            report.unreachable.extend_from_slice(ledgers.letters_failed());
             break report;
         }
         again = look_again;
-        tokio::time::sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
+        tokio::time::sleep(pause.min(clock.rest())).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     };
     let journal = journal.map(|journal| journal.objects.as_slice());
     objects::compare(context, &topology, &snapshots, &starts, journal, &mut report).await;
@@ -137,7 +197,7 @@ async fn fix_starts(context: &Context, starts: &mut BTreeMap<String, u64>) -> Ve
         let head = async {
             let mut lines = context.http.lines(listener, Call::get("/v1/keys?from=0&to=0")).await?;
             let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-            Snapshot::begin(&header).map(|snapshot| snapshot.head).map_err(|why| lines.garbage(why))
+            begin(&lines, &header).map(|snapshot| snapshot.head)
         };
         (listener.region.clone(), head.await)
     });
@@ -193,13 +253,20 @@ async fn fetch(context: &Context, listener: &Listener, before: Option<Snapshot>)
     }
     let mut lines = context.http.lines(listener, Call::get(format!("/v1/keys?{references}from=0"))).await?;
     let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-    let mut snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
+    let mut snapshot = begin(&lines, &header)?;
     if snapshot.wants_envelopes() {
         lines = context.http.lines(listener, Call::get(format!("/v1/keys?{references}envelope=true"))).await?;
         let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-        snapshot = Snapshot::begin(&header).map_err(|why| lines.garbage(why))?;
+        snapshot = begin(&lines, &header)?;
     }
     read(&mut lines, &mut snapshot).await?;
+    Ok(snapshot)
+}
+
+/// The region's first line, if it is the region that was asked.
+fn begin(lines: &http::Lines, header: &[u8]) -> Result<Snapshot, http::Error> {
+    let snapshot = Snapshot::begin(header).map_err(|why| lines.garbage(why))?;
+    lines.answers_as(&snapshot.region)?;
     Ok(snapshot)
 }
 

@@ -249,7 +249,8 @@ fn notes(config: &Config) -> Vec<String> {
         if !aws.local_keys {
             notes.push(format!(
                 "{name}: local_keys = false: a key that services publish here without the agent makes a second effect \
-                 when a peer brings it, and verify does not see it"
+                 when a peer brings it, and verify does not see it; so does a key that was published through an agent which \
+                 died, or whose caller hung up, before its claim was marked"
             ));
         }
         if !aws.audit {

@@ -17,6 +17,10 @@ const CALLS: &str = "hubweave_aws_requests_total";
 const FORWARDED: &str = "hubweave_events_forwarded_total";
 const ENTERED: &str = "hubweave_local_entries_total";
 const AUDITED: &str = "hubweave_stamps_audited_total";
+const ROWS_READ: &str = "hubweave_ledger_rows_read_total";
+
+/// A read that need not be the latest charges one unit for so many bytes.
+const READ_BYTES: f64 = 8_192.0;
 
 /// Operations on a table that charge for each call; the others go by rows.
 const WRITES: [&str; 3] = ["PutItem", "UpdateItem", "DeleteItem"];
@@ -29,7 +33,7 @@ pub struct Counted(Counters);
 impl Counted {
     /// Takes in the lines of one agent's `/metrics`; several agents of a region add up.
     pub fn add(&mut self, line: &str) {
-        let is_one = [CALLS, FORWARDED, ENTERED, AUDITED].iter().any(|name| line.starts_with(name));
+        let is_one = [CALLS, FORWARDED, ENTERED, AUDITED, ROWS_READ].iter().any(|name| line.starts_with(name));
         if let Some((counter, Ok(value))) =
             line.rsplit_once(' ').map(|(counter, value)| (counter, value.parse::<f64>()))
             && is_one
@@ -75,6 +79,8 @@ pub fn measured(
     let month = MONTH_SECONDS / seconds;
     let mut items: Vec<Item> = Vec::new();
     let mut published = 0.0;
+    let mut not_counted: Vec<String> =
+        NOT_COUNTED[..NOT_COUNTED.len() - 1].iter().map(|what| (*what).to_owned()).collect();
     let regions = config.regions.iter().filter(|region| region.backend == Backend::Aws);
     let price_of = |region: &str| {
         let aws = config.region(region).and_then(|region| region.aws.as_ref());
@@ -82,6 +88,7 @@ pub fn measured(
     };
     let chunks = |more: f64| ((event_bytes + more) / CHUNK_BYTES).ceil();
     for region in regions {
+        let (name, keeps_keys) = (&region.name, super::has_local_keys(region));
         let Some(counted) = counted.get(&region.name) else { continue };
         let price = price_of(&region.name);
         let mut add = |of: &str, what, count: f64, unit, dollars: f64| {
@@ -94,9 +101,9 @@ pub fn measured(
             operations.iter().map(of).sum::<f64>() * month
         };
         let entered = counted.sum(ENTERED, &[]) * month;
-        published += entered;
         let mut stored = entered;
         let mut forwarded = 0.0;
+        let mut most_forwarded = None;
         for link in config.links().into_iter().filter(|link| link.from == region.name && link.enabled) {
             let Some(peer) = config.region(&link.to).filter(|peer| peer.backend == Backend::Aws) else { continue };
             let of = |result| counted.sum(FORWARDED, &[("peer", &peer.name), ("result", result)]) * month;
@@ -110,9 +117,26 @@ pub fn measured(
             add(&peer.name, super::MARKS, delivered, "writes", writes(delivered));
             let sent = delivered * (event_bytes + STAMP_BYTES + super::CLAIM_BYTES) / GIB;
             add(&region.name, "transfer to peers", sent, "GiB", sent * price.transfer_gb);
-            forwarded += delivered + duplicate + rejected;
+            let carried = delivered + duplicate + rejected;
+            most_forwarded = Some(carried.max(most_forwarded.unwrap_or_default()));
+            forwarded += carried;
             stored += delivered;
         }
+        published += match most_forwarded {
+            _ if keeps_keys => entered,
+            Some(carried) => {
+                not_counted.push(format!(
+                    "what {name} published and no link carried: with local_keys = false nobody counts it, and its busiest link \
+                     stands for it"
+                ));
+                carried
+            }
+            None => {
+                not_counted
+                    .push(format!("what {name} published: with local_keys = false and no link nobody counts it"));
+                0.0
+            }
+        };
         let requests = |count: f64| count / MILLION * price.sqs_request_million;
         let writes = |count: f64| count / MILLION * price.dynamodb_write_million;
         add(&region.name, "local keys entered", entered, "writes", writes(entered));
@@ -125,7 +149,11 @@ pub fn measured(
         add(&region.name, "agents' queue calls", of_agents, "requests", requests(of_agents));
         let (single, reads) = (calls("dynamodb", &WRITES), calls("dynamodb", &READS));
         add(&region.name, "single rows written", single, "writes", writes(single));
-        add(&region.name, "rows read", reads, "reads", reads / MILLION * price.dynamodb_read_million);
+        // A call counts as one unit, which holds for a few small rows; verify's pages are larger, and are counted by rows.
+        let scanned = counted.sum(ROWS_READ, &[]) * month * super::ROW_BYTES / READ_BYTES;
+        let reads_dollars = |count: f64| count / MILLION * price.dynamodb_read_million;
+        add(&region.name, "rows read", reads, "reads", reads_dollars(reads));
+        add(&region.name, "ledger read by verify", scanned, "reads", reads_dollars(scanned));
         let rows = stored / MONTH_SECONDS * config.idempotency.retention.as_secs_f64();
         let gib = rows * super::ROW_BYTES / GIB;
         add(&region.name, "ledger storage", gib, "GiB", gib * price.dynamodb_storage_gb_month);
@@ -143,10 +171,10 @@ pub fn measured(
         month_dollars: dollars,
         million_events_dollars: if millions > 0.0 { dollars / millions } else { 0.0 },
         million_events_bare_dollars: super::bare(event_bytes, prices),
-        savings: super::savings(&items),
+        savings: super::savings(config, &items),
         needed: super::needed(&items),
         items,
-        not_counted: NOT_COUNTED[..NOT_COUNTED.len() - 1].to_vec(),
+        not_counted,
     })
 }
 
@@ -194,6 +222,49 @@ mod tests {
         let sum: f64 = bill.items.iter().map(|item| item.dollars).sum();
         assert_eq!(bill.month_dollars, sum);
         assert!((bill.million_events_dollars - sum / 2_020.0 * 1e6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn without_local_keys_the_busiest_link_tells_what_was_published_and_an_option_that_is_taken_is_not_offered() {
+        let of = |name: &str, options: &str| {
+            format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n{options}")
+        };
+        let text = format!("{}{}", of("eu", "local_keys = false\naudit = false\n"), of("us", ""));
+        let config = Config::parse(&text, "x.toml", &|_| None).unwrap();
+        let eu = counted(&[
+            "hubweave_events_forwarded_total{peer=\"us\",result=\"delivered\"} 900",
+            "hubweave_events_forwarded_total{peer=\"us\",result=\"duplicate\"} 100",
+            "hubweave_stamps_audited_total{result=\"genuine\"} 60",
+        ]);
+        let us = counted(&[
+            "hubweave_local_entries_total{result=\"new\"} 500",
+            "hubweave_stamps_audited_total{result=\"genuine\"} 900",
+        ]);
+        let prices = Prices::shipped().unwrap();
+        let all = BTreeMap::from([("eu".to_owned(), eu), ("us".to_owned(), us)]);
+        let bill = measured(&config, &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        assert!(
+            (bill.load.events_per_second - 1_500.0 / MONTH_SECONDS).abs() < 1e-12,
+            "{}",
+            bill.load.events_per_second
+        );
+        assert!(bill.not_counted.iter().any(|what| what.starts_with("what eu published and no link")), "{bill}");
+        let audit = bill.items.iter().find(|item| item.region == "us" && item.what == "audit queue").unwrap().dollars;
+        let offered = format!("audit = false in [region.aws] of us ({audit:.2} a month)");
+        assert!(bill.savings.iter().any(|saving| saving.starts_with(&offered)), "{:?}", bill.savings);
+        let other = Config::parse(&format!("{}{}", of("eu", ""), of("us", "")), "x.toml", &|_| None).unwrap();
+        let bill = measured(&other, &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        assert!(bill.savings.iter().any(|saving| saving.starts_with("audit = false in [region.aws] (")));
+    }
+
+    #[test]
+    fn what_verify_reads_is_charged_by_its_rows() {
+        let eu = counted(&["hubweave_ledger_rows_read_total 1000000"]);
+        let prices = Prices::shipped().unwrap();
+        let all = BTreeMap::from([("eu".to_owned(), eu)]);
+        let bill = measured(&config(), &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        let read = bill.items.iter().find(|item| item.what == "ledger read by verify").unwrap();
+        assert_eq!(read.count, 1e6 * crate::cost::ROW_BYTES / READ_BYTES);
     }
 
     #[test]

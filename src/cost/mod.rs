@@ -1,8 +1,8 @@
 //! What replication between AWS regions costs a month, item by item.
 //!
 //! The bill follows from counts: how often an event is put, claimed, marked, received and deleted. Counts follow from the
-//! topology and a rate; prices come from a table with a date. Nobody is asked ([`measured()`] goes by what agents counted). Batches are taken to be full, which they are
-//! under load; at low rates idle polls outweigh what half-empty batches cost.
+//! topology and a rate; prices come from a table with a date. Nobody is asked ([`measured()`] goes by what agents
+//! counted). Batches are taken to be full, which they are under load; at low rates idle polls outweigh what half-empty batches cost.
 
 mod measured;
 mod prices;
@@ -40,7 +40,8 @@ const OPTIONS: [(&str, &[&str], &str); 2] = [
         "local_keys = false",
         &["local keys entered", "local-key queue"],
         "a key that services put on a bus without the agent no longer suppresses what a peer brings: a producer that moves \
-         to another region makes a second effect, and verify does not see such keys",
+         to another region makes a second effect, and verify does not see such keys; an agent that dies, or a caller that \
+         hangs up, between put and mark leaves a claim that suppresses nothing after 15 s",
     ),
     (
         "audit = false",
@@ -110,7 +111,7 @@ pub struct Bill {
     /// What looks as if it could be saved, and why it cannot.
     pub needed: Vec<String>,
     /// What is not on the bill.
-    pub not_counted: Vec<&'static str>,
+    pub not_counted: Vec<String>,
 }
 
 /// # Errors
@@ -194,10 +195,10 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
         month_dollars,
         million_events_dollars: if millions > 0.0 { by_rate / millions } else { 0.0 },
         million_events_bare_dollars: bare(load.event_bytes, prices),
-        savings: savings(&items),
+        savings: savings(config, &items),
         needed: needed(&items),
         items,
-        not_counted: NOT_COUNTED.to_vec(),
+        not_counted: NOT_COUNTED.map(str::to_owned).to_vec(),
     })
 }
 
@@ -210,11 +211,26 @@ fn has_local_keys(region: &Region) -> bool {
     region.aws.as_ref().is_none_or(|aws| aws.local_keys)
 }
 
-fn savings(items: &[Item]) -> Vec<String> {
+/// Whether a region still has what this option switches off.
+fn has(region: &Region, option: &str) -> bool {
+    match option.split(' ').next() {
+        Some("audit") => region.aws.as_ref().is_none_or(|aws| aws.audit),
+        _ => has_local_keys(region),
+    }
+}
+
+fn savings(config: &Config, items: &[Item]) -> Vec<String> {
     let of = |what: &str| items.iter().filter(|item| item.what == what).map(|item| item.dollars).sum::<f64>();
-    let options = OPTIONS.iter().filter_map(|(option, items, lost)| {
-        let dollars: f64 = items.iter().map(|what| of(what)).sum();
-        (dollars > 0.0).then(|| format!("{option} in [region.aws] ({dollars:.2} a month): {lost}"))
+    let options = OPTIONS.iter().filter_map(|(option, whats, lost)| {
+        let regions = || config.regions.iter().filter(|region| region.backend == Backend::Aws);
+        let with: Vec<&str> =
+            regions().filter(|region| has(region, option)).map(|region| region.name.as_str()).collect();
+        // Where it is taken, what is left of these items is heartbeats.
+        let of_these = items.iter().filter(|item| whats.contains(&item.what) && with.contains(&item.region.as_str()));
+        let dollars: f64 = of_these.map(|item| item.dollars).sum();
+        let not_all = with.len() < regions().count();
+        let of = if not_all { format!(" of {}", with.join(", ")) } else { String::new() };
+        (dollars > 0.0).then(|| format!("{option} in [region.aws]{of} ({dollars:.2} a month): {lost}"))
     });
     let all = [
         ("heartbeats", "a longer heartbeat.interval ({}): lag is told coarser, a dead region later"),

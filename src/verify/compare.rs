@@ -52,16 +52,7 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Snapshot, peer: &S
     let start = input.starts.get(from).copied().unwrap_or(home.head);
     let nothing = Default::default();
     let view = home.links.get(to).unwrap_or(&nothing);
-    let mut link = Link {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        expected: 0,
-        present: 0,
-        missing: Vec::new(),
-        missing_count: 0,
-        filtered: 0,
-        filtered_or_missing: 0,
-    };
+    let mut link = Link { from: from.to_owned(), to: to.to_owned(), ..Link::default() };
     let finding = |key: &Short, offset: u64, held: bool| Finding {
         from: from.to_owned(),
         to: to.to_owned(),

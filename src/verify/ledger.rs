@@ -10,6 +10,9 @@
 //!
 //! Rows are read while agents write them, so absence at first sight means nothing: [`compare`] answers which keys to look at
 //! again, and only what is still absent when there is no more time is a difference.
+//!
+//! What services put on the bus themselves comes into the ledger by a queue. [`Ledger::has_entered`] says whether what was
+//! there at a time has come through; rows are read after that, or the report says how much was not compared.
 
 use std::{
     borrow::Cow,
@@ -25,6 +28,13 @@ use super::{
     unhex,
 };
 use crate::core::time::Timestamp;
+
+/// A claim of this age is nobody's who still publishes: a lease is 15 s, and its holder may renew it for as long as a
+/// request lasts.
+const CLAIM_OLD_MILLIS: u64 = 120_000;
+
+/// Keys of one link that are looked at again although its pattern may have left them out.
+const FILTERED_AGAIN_MAX: usize = 1_000;
 
 /// One key of a region's ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +71,10 @@ pub struct Ledger {
     /// The region's clock when it answered.
     pub now_millis: u64,
     local_keys: bool,
+    /// Messages in the queue of local keys; `None` if there is none, or it does not answer.
+    pub keys_waiting: Option<u64>,
+    /// When the oldest of those that came out of it last went in; 0 if nobody can tell.
+    keys_reached_millis: u64,
     told_for_millis: u64,
     retention_millis: u64,
     pub links: BTreeMap<String, LinkView>,
@@ -83,9 +97,18 @@ struct Header {
     ledger: bool,
     now: String,
     local_keys: bool,
+    local_keys_queue: Option<Depth>,
+    local_keys_reached: Option<String>,
     told_for_seconds: u64,
     retention_seconds: u64,
     links: Vec<LinkHeader>,
+}
+
+#[derive(Deserialize)]
+struct Depth {
+    visible: u64,
+    in_flight: u64,
+    delayed: u64,
 }
 
 #[derive(Deserialize)]
@@ -127,16 +150,6 @@ impl Ledger {
     /// # Errors
     /// It is not what an agent on managed services sends.
     pub fn begin(header: &[u8]) -> Result<Ledger, String> {
-        let mut ledger = Ledger::default();
-        ledger.renew(header)?;
-        Ok(ledger)
-    }
-
-    /// Takes over what a later first line says of the region; its rows stay.
-    ///
-    /// # Errors
-    /// It is not what an agent on managed services sends.
-    pub fn renew(&mut self, header: &[u8]) -> Result<(), String> {
         let header: Header = serde_json::from_slice(header).map_err(|error| error.to_string())?;
         if !header.ledger {
             return Err("it tells of no ledger".to_owned());
@@ -150,20 +163,44 @@ impl Ledger {
             };
             Ok((link.peer, view))
         });
-        self.links = links.collect::<Result<_, String>>()?;
-        self.region = header.region;
-        self.now_millis = millis(&header.now)?;
-        self.local_keys = header.local_keys;
-        self.retention_millis = header.retention_seconds.saturating_mul(1_000);
-        self.told_for_millis = header.told_for_seconds.saturating_mul(1_000);
-        Ok(())
+        Ok(Ledger {
+            links: links.collect::<Result<_, String>>()?,
+            region: header.region,
+            now_millis: millis(&header.now)?,
+            local_keys: header.local_keys,
+            keys_waiting: header.local_keys_queue.map(|depth| depth.visible + depth.in_flight + depth.delayed),
+            keys_reached_millis: header.local_keys_reached.as_deref().map(millis).transpose()?.unwrap_or_default(),
+            retention_millis: header.retention_seconds.saturating_mul(1_000),
+            told_for_millis: header.told_for_seconds.saturating_mul(1_000),
+            origins: Vec::new(),
+            rows: Vec::new(),
+        })
     }
 
-    /// Takes in one more line.
+    /// Takes over what a later first line says of the region; its rows stay.
+    pub fn renew(&mut self, later: Ledger) {
+        let (origins, rows) = (std::mem::take(&mut self.origins), std::mem::take(&mut self.rows));
+        *self = Ledger { origins, rows, ..later };
+    }
+
+    /// Whether everything that services published up to this time has come into the ledger, as far as a queue tells: it was
+    /// empty, or what came out of it last went in later. `None` if the queue of local keys does not answer.
+    pub fn has_entered(&self, until_millis: u64) -> Option<bool> {
+        match self.keys_waiting {
+            _ if !self.local_keys => Some(true),
+            _ if self.keys_reached_millis > until_millis => Some(true),
+            waiting => waiting.map(|waiting| waiting == 0),
+        }
+    }
+
+    /// Takes in one more line; an empty one only says that the agent is still reading.
     ///
     /// # Errors
     /// It is no row, or the agent says that it cannot go on.
     pub fn add(&mut self, line: &[u8]) -> Result<Line, String> {
+        if line.is_empty() {
+            return Ok(Line::Row);
+        }
         let wire: WireRow<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         if let Some(why) = wire.error {
             return Err(why.into_owned());
@@ -240,8 +277,48 @@ impl Ledger {
     }
 }
 
-/// The keys' texts of dead letters, by link and key.
-pub type Letters = BTreeMap<(String, String), BTreeMap<Short, String>>;
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// The message's, as long as it stays in its queue.
+    pub id: String,
+    /// Its key's text.
+    pub key: String,
+    /// When its event was accepted, by the clock of its region.
+    pub accepted_millis: u64,
+}
+
+/// The dead letters of one link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkLetters {
+    /// One key may have several, with payloads of their own.
+    pub by_key: BTreeMap<Short, Vec<Letter>>,
+    /// How many more there are that nobody could look at.
+    pub unseen: u64,
+}
+
+impl LinkLetters {
+    /// Takes one in; the same message again changes nothing.
+    pub fn add(&mut self, hash: Short, letter: Letter) {
+        let of_key = self.by_key.entry(hash).or_default();
+        if of_key.iter().all(|known| known.id != letter.id) {
+            of_key.push(letter);
+        }
+    }
+
+    fn has(&self, key: &Short, until_millis: u64) -> bool {
+        self.by_key.get(key).is_some_and(|letters| letters.iter().any(|one| one.accepted_millis <= until_millis))
+    }
+
+    /// Those whose events were accepted up to this time.
+    fn until(&self, millis: u64) -> impl Iterator<Item = (&Short, &Letter)> {
+        let all = self.by_key.iter().flat_map(|(hash, letters)| letters.iter().map(move |letter| (hash, letter)));
+        all.filter(move |(_, letter)| letter.accepted_millis <= millis)
+    }
+}
+
+/// Dead letters by link, from and to.
+pub type Letters = BTreeMap<(String, String), LinkLetters>;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug)]
@@ -253,6 +330,8 @@ pub struct Input<'a> {
     /// Each region's clock when `verify` started: only what was accepted until then counts.
     pub starts: &'a BTreeMap<String, u64>,
     pub letters: &'a Letters,
+    /// By region, the local keys that had not come into the ledger when its rows were read.
+    pub not_entered: &'a BTreeMap<String, u64>,
     /// Of these regions alone.
     pub journal: Option<&'a [JournalEntry]>,
 }
@@ -264,9 +343,17 @@ pub type Again = BTreeMap<String, BTreeSet<Short>>;
 pub fn compare(report: &mut Report, input: Input<'_>) -> Again {
     let mut again = Again::new();
     for (name, ledger) in input.ledgers {
-        let claimed = ledger.rows.iter().filter(|row| row.claimed).count() as u64;
-        let keys = ledger.rows.len() as u64 - claimed;
-        report.ledgers.insert(name.clone(), report::Ledger { keys, claimed, local_keys: ledger.local_keys });
+        let claims = || ledger.rows.iter().filter(|row| row.claimed);
+        let is_old = |row: &&Row| row.at_millis.saturating_add(CLAIM_OLD_MILLIS) <= ledger.now_millis;
+        let claimed = claims().count() as u64;
+        let told = report::Ledger {
+            keys: ledger.rows.len() as u64 - claimed,
+            claimed,
+            claimed_not_marked: claims().filter(|row| row.is_local()).filter(is_old).count() as u64,
+            local_keys: ledger.local_keys,
+            not_entered: input.not_entered.get(name).copied().unwrap_or_default(),
+        };
+        report.ledgers.insert(name.clone(), told);
     }
     for (from, to) in input.links {
         if let (Some(home), Some(peer)) = (input.ledgers.get(from), input.ledgers.get(to)) {
@@ -278,24 +365,45 @@ pub fn compare(report: &mut Report, input: Input<'_>) -> Again {
         let compared = compare_journal(input, journal, &mut again);
         report.journal.get_or_insert_default().add(compared);
     }
-    report.notes = notes(input);
+    report.notes = notes(report, input);
     again
 }
 
-fn notes(input: Input<'_>) -> Vec<String> {
+fn notes(report: &Report, input: Input<'_>) -> Vec<String> {
     if input.ledgers.is_empty() {
         return Vec::new();
     }
     let names: Vec<&str> = input.ledgers.keys().map(String::as_str).collect();
     let mut notes = vec![format!(
         "{}: ledgers were compared, not hubs, as a bus cannot be read back: which keys are known, not how often an event is \
-         on a bus (hubweave_possible_repeats_total bounds that)",
+         on a bus (hubweave_possible_repeats_total bounds that where every region keeps local keys)",
         names.join(", ")
     )];
     let without = input.ledgers.values().filter(|ledger| !ledger.local_keys);
     notes.extend(without.map(|ledger| {
-        format!("{} keeps no local keys: what its services put on the bus themselves was not compared", ledger.region)
+        format!(
+            "{} keeps no local keys: what its services put on the bus themselves was not compared, and a second effect of \
+             it is counted nowhere",
+            ledger.region
+        )
     }));
+    let is_filtered = |(from, to): &&(String, String)| {
+        input.ledgers.get(from).and_then(|home| home.links.get(to)).is_some_and(|view| view.filtered)
+    };
+    notes.extend(input.links.iter().filter(is_filtered).map(|(from, to)| {
+        format!("{from} to {to} has a pattern: what is missing there cannot be told from what the pattern leaves out")
+    }));
+    let old = report.ledgers.iter().filter(|(_, ledger)| ledger.claimed_not_marked > 0);
+    notes.extend(old.map(|(name, ledger)| {
+        let count = ledger.claimed_not_marked;
+        format!(
+            "{name}: {count} claimed, not marked: their publishers ended in between. Whether there is an event nobody can \
+             tell; the same key again makes another one"
+        )
+    }));
+    if input.journal.is_some_and(|journal| !journal.is_empty()) {
+        notes.push("what was acknowledged on AWS was not looked for twice: its journal.twice_count stays 0".to_owned());
+    }
     notes
 }
 
@@ -305,19 +413,12 @@ fn start_of(input: Input<'_>, ledger: &Ledger) -> u64 {
 
 fn compare_link(report: &mut Report, input: Input<'_>, home: &Ledger, peer: &Ledger, again: &mut Again) {
     let (from, to) = (home.region.as_str(), peer.region.as_str());
-    let nothing = (LinkView::default(), BTreeMap::new());
+    let nothing = (LinkView::default(), LinkLetters::default());
     let view = home.links.get(to).unwrap_or(&nothing.0);
     let letters = input.letters.get(&(from.to_owned(), to.to_owned())).unwrap_or(&nothing.1);
-    let mut link = report::Link {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        expected: 0,
-        present: 0,
-        missing: Vec::new(),
-        missing_count: 0,
-        filtered: 0,
-        filtered_or_missing: 0,
-    };
+    let mut link = report::Link { from: from.to_owned(), to: to.to_owned(), ..report::Link::default() };
+    link.dead_letters_unseen = letters.unseen;
+    let mut filtered_again = Vec::new();
     let finding = |row: &Row| Finding {
         from: from.to_owned(),
         to: to.to_owned(),
@@ -326,6 +427,7 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Ledger, peer: &Led
         accepted: Some(Timestamp::from_millis(row.at_millis).to_rfc3339()),
         ..Finding::default()
     };
+    let start = start_of(input, home);
     for row in home.rows.iter().filter(|row| counts(input, home, row)) {
         // Before its feed was made nothing came into it.
         if row.at_millis < view.since_millis {
@@ -344,8 +446,13 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Ledger, peer: &Led
                 link.present += 1;
             }
             // Named below.
-            None if letters.contains_key(&row.key) => {}
-            None if view.filtered => link.filtered_or_missing += 1,
+            None if letters.has(&row.key, start) => {}
+            None if view.filtered => {
+                link.filtered_or_missing += 1;
+                if filtered_again.len() < FILTERED_AGAIN_MAX {
+                    filtered_again.push(row.key);
+                }
+            }
             None => {
                 again.entry(to.to_owned()).or_default().insert(row.key);
                 link.expected += 1;
@@ -353,11 +460,14 @@ fn compare_link(report: &mut Report, input: Input<'_>, home: &Ledger, peer: &Led
             }
         }
     }
-    for (key, text) in letters {
+    if link.brought_nothing() {
+        again.entry(to.to_owned()).or_default().extend(filtered_again);
+    }
+    for (key, letter) in letters.until(start) {
         list(&mut report.dead_lettered, &mut report.dead_lettered_count, || Finding {
             from: from.to_owned(),
             to: to.to_owned(),
-            key: Some(text.clone()),
+            key: Some(letter.key.clone()),
             key_hash: hex(key),
             ..Finding::default()
         });
@@ -397,7 +507,8 @@ fn find_orphans(report: &mut Report, input: Input<'_>, home: &Ledger, peer: &Led
 }
 
 fn compare_journal(input: Input<'_>, journal: &[JournalEntry], again: &mut Again) -> Journal {
-    let mut result = Journal { acknowledged: journal.len() as u64, ..Journal::default() };
+    let acknowledged = journal.len() as u64;
+    let mut result = Journal { acknowledged, twice_unseen: acknowledged, ..Journal::default() };
     for event in journal {
         // A region that did not answer is a difference of its own.
         let Some(home) = input.ledgers.get(&event.region) else { continue };
@@ -434,7 +545,8 @@ fn compare_journal(input: Input<'_>, journal: &[JournalEntry], again: &mut Again
 /// Fills in the texts of keys that the journal or the dead letters have.
 pub fn name(report: &mut Report, journal: &[JournalEntry], letters: &Letters) {
     let of_journal = journal.iter().map(|event| (hex(&event.hash), event.key.as_ref()));
-    let of_letters = letters.values().flatten().map(|(hash, text)| (hex(hash), text.as_str()));
+    let of_letters = letters.values().flat_map(|letters| letters.until(u64::MAX));
+    let of_letters = of_letters.map(|(hash, letter)| (hex(hash), letter.key.as_str()));
     let texts: BTreeMap<String, &str> = of_journal.chain(of_letters).collect();
     for finding in report.of_ledgers().filter(|finding| finding.key.is_none()) {
         finding.key = texts.get(&finding.key_hash).map(|text| (*text).to_owned());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     hex,
     journal::Acknowledged,
-    ledger::{Again, Input, Ledger, Letters, Line, compare, name},
+    ledger::{Again, Input, Ledger, Letter, Letters, Line, LinkLetters, compare, name},
     report::Report,
 };
 use crate::core::{key::KeyHash, time::Timestamp};
@@ -66,6 +66,16 @@ fn pair() -> (Region, Region) {
     (eu, us)
 }
 
+/// Letters of eu's link to us: id, key and when accepted.
+fn letters(of: &[(&str, &str, u64)]) -> Letters {
+    let mut link = LinkLetters::default();
+    for (id, key, accepted_millis) in of {
+        let letter = Letter { id: (*id).to_owned(), key: (*key).to_owned(), accepted_millis: *accepted_millis };
+        link.add(short(key), letter);
+    }
+    Letters::from([(("eu".to_owned(), "us".to_owned()), link)])
+}
+
 fn acknowledged(region: &str, key: &str) -> Acknowledged {
     Acknowledged { region: region.to_owned(), key: key.into(), hash: short(key), millis: NOW - 500 }
 }
@@ -76,7 +86,9 @@ fn compared_with(eu: &Region, us: &Region, letters: &Letters, journal: Option<&[
     let starts = names.iter().map(|name| (name.clone(), NOW)).collect();
     let links = [("eu", "us"), ("us", "eu")].map(|(from, to)| (from.to_owned(), to.to_owned()));
     let mut report = Report::default();
-    let input = Input { links: &links, ledgers: &ledgers, starts: &starts, letters, journal };
+    let not_entered = BTreeMap::new();
+    let input =
+        Input { links: &links, ledgers: &ledgers, starts: &starts, letters, not_entered: &not_entered, journal };
     let again = compare(&mut report, input);
     (report.judge(), again)
 }
@@ -92,7 +104,11 @@ fn ledgers_with_the_same_keys_are_equal_and_the_report_says_that_no_hub_was_read
     let (report, again) = compared_with(&eu, &us, &Letters::new(), Some(&journal));
     assert!(report.is_equal() && again.is_empty(), "{report}");
     let text = report.to_string();
-    for says in ["ledgers were compared, not hubs", "eu: 2 keys in its ledger", "2 acknowledged, 0 missing"] {
+    for says in [
+        "ledgers were compared, not hubs",
+        "eu: 2 keys in its ledger",
+        "2 acknowledged, 0 missing, twice: not seen on AWS",
+    ] {
         assert!(text.contains(says), "{text}");
     }
 }
@@ -162,7 +178,67 @@ fn what_a_pattern_may_have_left_out_is_counted_and_no_difference() {
     let (report, _) = compared_with(&eu, &us, &Letters::new(), Some(&[acknowledged("eu", "c")]));
     assert!(report.is_equal(), "{report}");
     assert_eq!((report.links[0].expected, report.links[0].filtered_or_missing), (1, 1));
-    assert!(report.to_string().contains("1 filtered or missing: its pattern does not tell"), "{report}");
+    for says in
+        ["1 filtered or missing: its pattern does not tell", "eu to us has a pattern", "equal, as far as links without"]
+    {
+        assert!(report.to_string().contains(says), "{report}");
+    }
+}
+
+#[test]
+fn a_link_with_a_pattern_that_brought_nothing_at_all_is_a_difference_until_something_is_found() {
+    let (mut eu, mut us) = (Region::new("eu", "us"), Region::new("us", "eu"));
+    eu.row("c", 3, None);
+    eu.header["links"][0]["filtered"] = json!(true);
+    let (report, again) = compared_with(&eu, &us, &Letters::new(), None);
+    assert!(!report.is_equal() && report.may_settle() && again["us"].contains(&short("c")), "{report}");
+    assert!(report.to_string().contains("NOTHING ARRIVED"), "{report}");
+    us.row("c", 3, Some("eu"));
+    assert!(compared(&eu, &us).is_equal());
+}
+
+#[test]
+fn local_keys_have_come_when_their_queue_was_empty_or_hands_out_younger_ones() {
+    let mut eu = Region::new("eu", "us");
+    let entered = |eu: &Region| eu.ledger().has_entered(NOW);
+    assert_eq!(entered(&eu), None, "the queue does not answer");
+    for (depth, expected) in [([0, 0, 0], true), ([1, 0, 0], false), ([0, 1, 0], false), ([0, 0, 1], false)] {
+        let [visible, in_flight, delayed] = depth;
+        eu.header["local_keys_queue"] = json!({ "visible": visible, "in_flight": in_flight, "delayed": delayed });
+        assert_eq!(entered(&eu), Some(expected), "{depth:?}");
+    }
+    for (reached, expected) in [(NOW, false), (NOW + 1, true)] {
+        eu.header["local_keys_reached"] = json!(Timestamp::from_millis(reached).to_rfc3339());
+        assert_eq!(entered(&eu), Some(expected), "{reached}");
+    }
+    eu.header["local_keys"] = json!(false);
+    eu.header["local_keys_queue"] = Value::Null;
+    assert_eq!(entered(&eu), Some(true), "there are none");
+}
+
+#[test]
+fn local_keys_that_did_not_come_are_a_difference() {
+    let (eu, us) = pair();
+    let ledgers = BTreeMap::from([("eu".to_owned(), eu.ledger()), ("us".to_owned(), us.ledger())]);
+    let (starts, letters) = (BTreeMap::new(), Letters::new());
+    let not_entered = BTreeMap::from([("eu".to_owned(), 7)]);
+    let mut report = Report::default();
+    let (ledgers, starts, letters) = (&ledgers, &starts, &letters);
+    let _ =
+        compare(&mut report, Input { links: &[], ledgers, starts, letters, not_entered: &not_entered, journal: None });
+    let report = report.judge();
+    assert!(!report.is_equal() && report.to_string().contains("7 local keys NOT ENTERED yet"), "{report}");
+}
+
+#[test]
+fn a_claim_whose_lease_is_long_over_is_told_and_no_difference() {
+    let (mut eu, us) = pair();
+    eu.row("young", 3, None)["c"] = json!(true);
+    let old = eu.row("old", 4, None);
+    (old["c"], old["t"]) = (json!(true), json!(NOW - HOUR));
+    let report = compared(&eu, &us);
+    assert_eq!((report.ledgers["eu"].claimed, report.ledgers["eu"].claimed_not_marked), (2, 1));
+    assert!(report.is_equal() && report.to_string().contains("1 claimed, not marked"), "{report}");
 }
 
 #[test]
@@ -170,10 +246,7 @@ fn another_payload_under_the_same_key_is_a_conflict_and_its_dead_letter_names_it
     let (mut eu, mut us) = pair();
     eu.row("c", 3, None);
     us.row("c", 4, Some("ap"));
-    let letters = Letters::from([(
-        ("eu".to_owned(), "us".to_owned()),
-        BTreeMap::from([(short("c"), "c".to_owned()), (short("other"), "other".to_owned())]),
-    )]);
+    let letters = letters(&[("1", "c", NOW), ("2", "other", NOW)]);
     let (mut report, _) = compared_with(&eu, &us, &letters, None);
     assert_eq!((report.conflicts_count, report.dead_lettered_count), (1, 2));
     name(&mut report, &[], &letters);
@@ -185,10 +258,23 @@ fn another_payload_under_the_same_key_is_a_conflict_and_its_dead_letter_names_it
 fn a_dead_letter_is_told_as_one_and_not_as_missing() {
     let (mut eu, us) = pair();
     eu.row("c", 3, None);
-    let letters = Letters::from([(("eu".to_owned(), "us".to_owned()), BTreeMap::from([(short("c"), "c".to_owned())]))]);
-    let (report, again) = compared_with(&eu, &us, &letters, None);
+    let told = letters(&[("1", "c", NOW)]);
+    let (report, again) = compared_with(&eu, &us, &told, None);
     assert_eq!((report.links[0].missing_count, report.dead_lettered_count), (0, 1));
     assert!(again.is_empty() && !report.is_equal());
+}
+
+#[test]
+fn dead_letters_count_by_message_and_only_those_of_events_that_count() {
+    let (eu, us) = pair();
+    let told = letters(&[("1", "c", NOW), ("1", "c", NOW), ("2", "c", NOW), ("3", "later", NOW + 1)]);
+    assert_eq!(compared_with(&eu, &us, &told, None).0.dead_lettered_count, 2);
+    assert!(compared_with(&eu, &us, &letters(&[("3", "later", NOW + 1)]), None).0.is_equal());
+    let mut unseen = Letters::new();
+    unseen.entry(("eu".to_owned(), "us".to_owned())).or_default().unseen = 4;
+    let (report, _) = compared_with(&eu, &us, &unseen, None);
+    assert!(!report.is_equal() && report.may_settle() && !report.has_missing());
+    assert!(report.to_string().contains("4 DEAD LETTERS could not be looked at"), "{report}");
 }
 
 #[test]

@@ -4,7 +4,11 @@
 //! A bus cannot be read back, so this is not what is on it: it is which keys the ledger holds for done. The stream reads the
 //! whole table, a page at a time, without holding up claims: what is written meanwhile may be absent and is asked for again.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +20,7 @@ use crate::{
     core::{
         key::{KeyHash, hex},
         link::Failure,
+        time::Timestamp,
     },
     ports::claims::{Claims, Listed, Part, Row, State},
 };
@@ -27,6 +32,12 @@ const PARTS: u32 = 2;
 /// How often one page is asked for, and the first pause in between, doubled each time.
 const PAGE_TRIES: u32 = 6;
 const PAGE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long one page may take in all. A reader waits for 30 s between two pieces.
+const PAGE_MAX: Duration = Duration::from_secs(20);
+
+/// An empty line tells the reader, while no row comes, that the table is still being read.
+const ALIVE: Duration = Duration::from_secs(10);
 
 /// Pieces between the table and the connection.
 const PIECES: usize = 4;
@@ -45,10 +56,21 @@ struct First {
     now: String,
     /// What services put on the bus themselves is in the ledger too.
     local_keys: bool,
+    /// What of it is still in its queue, late by up to a minute; `null` if there is none, or it does not answer.
+    local_keys_queue: Option<QueueDepth>,
+    /// When the oldest of what came out of that queue last went in; `null` if nothing did since this agent's start.
+    local_keys_reached: Option<String>,
     /// Longer ago than this, what came from here may be forgotten here and not yet there.
     told_for_seconds: u64,
     retention_seconds: u64,
     links: Vec<Link>,
+}
+
+#[derive(Serialize)]
+struct QueueDepth {
+    visible: u64,
+    in_flight: u64,
+    delayed: u64,
 }
 
 #[derive(Serialize)]
@@ -99,20 +121,29 @@ struct Line {
 
 impl Managed {
     /// The stream, in pieces; only its first and last line without `rows`. It ends early, with a line that says why or
-    /// without its last line, if the ledger cannot be read or the reader goes away.
-    pub fn keys(self: &Arc<Self>, rows: bool) -> mpsc::Receiver<Bytes> {
+    /// without its last line, if the ledger cannot be read or the reader goes away. One reader of the rows at a time.
+    ///
+    /// # Errors
+    /// Somebody else is reading them.
+    pub fn keys(self: &Arc<Self>, rows: bool) -> Result<mpsc::Receiver<Bytes>, Error> {
+        let turn = match rows {
+            true => Some(self.reads.clone().try_lock_owned().map_err(|_| Error::Busy)?),
+            false => None,
+        };
         let (sender, receiver) = mpsc::channel(PIECES);
         let agent = self.clone();
         self.tasks.spawn(async move {
+            let _turn = turn;
             tokio::select! {
                 () = agent.stop.cancelled() => {}
-                () = agent.send_keys(rows, sender) => {}
+                () = sender.closed() => {}
+                () = agent.send_keys(rows, &sender) => {}
             }
         });
-        receiver
+        Ok(receiver)
     }
 
-    async fn send_keys(&self, rows: bool, sender: mpsc::Sender<Bytes>) {
+    async fn send_keys(&self, rows: bool, sender: &mpsc::Sender<Bytes>) {
         let mut first = serde_json::to_string(&self.first_line().await).unwrap_or_default();
         first.push('\n');
         if sender.send(first.into()).await.is_err() {
@@ -120,10 +151,12 @@ impl Managed {
         }
         let mut last = "{\"end\":0}\n".to_owned();
         if rows {
-            // One reader of the whole table at a time.
-            let _turn = self.reads.lock().await;
-            let parts = (0..PARTS).map(|number| self.send_part(Part { number, of: PARTS }, &sender));
-            last = match futures::future::try_join_all(parts).await {
+            let parts = (0..PARTS).map(|number| self.send_part(Part { number, of: PARTS }, sender));
+            let read = tokio::select! {
+                read = futures::future::try_join_all(parts) => read,
+                () = keep_alive(sender) => return,
+            };
+            last = match read {
                 Ok(counts) => format!("{{\"end\":{}}}\n", counts.iter().sum::<u64>()),
                 Err(failure) => {
                     tracing::warn!(region = self.region, %failure, "the ledger cannot be read for verify");
@@ -139,6 +172,7 @@ impl Managed {
         let (mut count, mut after) = (0, None);
         loop {
             let Listed { rows, next } = page(&*self.claims, part, after).await?;
+            self.metrics.ledger_rows_read.inc_by(rows.len() as u64);
             let mut piece = String::new();
             for (key, row) in rows.iter().filter(|(_, row)| !row.reserved) {
                 count += 1;
@@ -193,7 +227,6 @@ impl Managed {
     }
 
     async fn first_line(&self) -> First {
-        let now = self.clock.now();
         self.observe_backlogs();
         let links = self.links.iter().map(async |(peer, link)| {
             let watermark = *link.watermark.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -206,20 +239,44 @@ impl Managed {
                 dead_letters: depth.ok().map(|depth| depth.total()),
             }
         });
+        let queue = self.local_keys.as_ref();
+        let depth = async {
+            let depth = within(CALL_TIMEOUT, queue?.queue.depth()).await.ok()?;
+            Some(QueueDepth { visible: depth.visible, in_flight: depth.in_flight, delayed: depth.delayed })
+        };
+        let reached = queue.map_or(0, |queue| queue.reached_millis.load(Ordering::Relaxed));
+        let (links, local_keys_queue) = futures::future::join(futures::future::join_all(links), depth).await;
         First {
             region: self.region.clone(),
             ledger: true,
-            now: now.to_rfc3339(),
-            local_keys: self.local_keys,
+            // After the depths: what had come into the ledger when they were asked for has come by then.
+            now: self.clock.now().to_rfc3339(),
+            local_keys: queue.is_some(),
+            local_keys_queue,
+            local_keys_reached: (reached > 0).then(|| Timestamp::from_millis(reached).to_rfc3339()),
             told_for_seconds: self.told_for.as_secs(),
             retention_seconds: self.retention.as_secs(),
-            links: futures::future::join_all(links).await,
+            links,
+        }
+    }
+}
+
+/// Sends empty lines until the reader goes away.
+async fn keep_alive(sender: &mpsc::Sender<Bytes>) {
+    loop {
+        tokio::time::sleep(ALIVE).await;
+        if sender.send(Bytes::from_static(b"\n")).await.is_err() {
+            return;
         }
     }
 }
 
 /// A page, asked for again while that may help.
 async fn page(claims: &dyn Claims, part: Part, after: Option<KeyHash>) -> Result<Listed, Failure> {
+    within(PAGE_MAX, page_of_tries(claims, part, after)).await
+}
+
+async fn page_of_tries(claims: &dyn Claims, part: Part, after: Option<KeyHash>) -> Result<Listed, Failure> {
     let mut pause = PAGE_PAUSE;
     for _ in 1..PAGE_TRIES {
         match within(CALL_TIMEOUT, claims.list(part, after)).await {
@@ -231,3 +288,7 @@ async fn page(claims: &dyn Claims, part: Part, after: Option<KeyHash>) -> Result
     }
     within(CALL_TIMEOUT, claims.list(part, after)).await
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ mod watermark;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -156,8 +156,8 @@ pub struct Managed {
     /// Whose turn it is to walk through dead letters.
     walks: tokio::sync::Mutex<()>,
     /// Whose turn it is to read the whole ledger.
-    reads: tokio::sync::Mutex<()>,
-    local_keys: bool,
+    reads: Arc<tokio::sync::Mutex<()>>,
+    local_keys: Option<KeysQueue>,
     /// Keys are remembered for so long after the last of their events may come.
     told_for: Duration,
     retention: Duration,
@@ -172,6 +172,13 @@ pub struct Managed {
     tasks: TaskTracker,
 }
 
+/// Where local keys come from, and how far they have come.
+struct KeysQueue {
+    queue: Arc<dyn Queue>,
+    /// See [`LocalKeys::reached_millis`].
+    reached_millis: Arc<AtomicU64>,
+}
+
 /// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -183,6 +190,8 @@ pub enum Error {
     Ledger(Failure),
     #[error("the dead letters for {0}: {1}")]
     Letters(String, Failure),
+    #[error("somebody else is reading the region's ledger; ask again in some seconds")]
+    Busy,
     #[error("{0}")]
     Invalid(String),
 }
@@ -249,6 +258,28 @@ impl Managed {
             handles.insert(link.to, handle);
         }
         let kinds = Arc::<Kinds>::default();
+        let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
+        let keys = local_keys.as_ref().map(|queue| {
+            let options = local_keys::Options {
+                home: region.clone(),
+                ingress: ingress.clone(),
+                call_timeout: CALL_TIMEOUT,
+                visibility: VISIBILITY,
+                poll: POLL,
+                receives: RECEIVES,
+                retention: config.idempotency.retention,
+                backoff,
+            };
+            let ports = local_keys::Ports {
+                queue: queue.clone(),
+                claims: claims.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+                kinds: kinds.clone(),
+            };
+            LocalKeys::new(options, ports)
+        });
         let managed = Arc::new(Managed {
             heartbeat: config.heartbeat_interval(&region),
             incarnation: format!("{:016x}", entropy.next_u64()),
@@ -263,39 +294,22 @@ impl Managed {
             entropy: entropy.clone(),
             shared,
             bus,
-            claims: claims.clone(),
+            claims,
             ingress: ingress.clone(),
             kinds: kinds.clone(),
             walks: tokio::sync::Mutex::default(),
-            reads: tokio::sync::Mutex::default(),
-            local_keys: local_keys.is_some(),
+            reads: Arc::default(),
+            local_keys: keys
+                .as_ref()
+                .zip(local_keys.as_ref())
+                .map(|(keys, queue)| KeysQueue { queue: queue.clone(), reached_millis: keys.reached_millis() }),
             retention: config.idempotency.retention,
             told_for: config.idempotency.retention.saturating_sub(config.expiry()),
             faults,
             disabled,
         });
-        let backoff = Backoff { min: config.replication.retry_min, max: config.replication.retry_max };
         let tasks = &managed.tasks;
-        if let Some(queue) = &local_keys {
-            let options = local_keys::Options {
-                home: region.clone(),
-                ingress: ingress.clone(),
-                call_timeout: CALL_TIMEOUT,
-                visibility: VISIBILITY,
-                poll: POLL,
-                receives: RECEIVES,
-                retention: config.idempotency.retention,
-                backoff,
-            };
-            let ports = local_keys::Ports {
-                queue: queue.clone(),
-                claims,
-                clock: clock.clone(),
-                entropy: entropy.clone(),
-                metrics: metrics.clone(),
-                kinds: kinds.clone(),
-            };
-            let keys = LocalKeys::new(options, ports);
+        if let Some(keys) = keys {
             let stopped = stop.clone();
             tasks.spawn(async move { keys.run(stopped).await });
         }

@@ -44,6 +44,8 @@ struct MemoryQueue {
     waiting: Mutex<Vec<Message>>,
     sent: Mutex<Vec<Outgoing>>,
     deleted: Mutex<Vec<String>>,
+    /// Takes nothing more.
+    is_full: std::sync::atomic::AtomicBool,
 }
 
 impl Queue for MemoryQueue {
@@ -70,6 +72,9 @@ impl Queue for MemoryQueue {
 
     fn send(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Result<(), Failure>>, Failure>> {
         let count = messages.len();
+        if self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
+            return async { Err(Failure::Refused("there is no such queue".to_owned())) }.boxed();
+        }
         self.sent.lock().unwrap().extend(messages);
         async move { Ok(vec![Ok(()); count]) }.boxed()
     }
@@ -133,7 +138,7 @@ impl Claims for NoClaims {
 
 /// A region whose agents share everything but themselves.
 #[derive(Default)]
-struct World {
+pub(super) struct World {
     shared: Arc<MemoryShared>,
     bus: Arc<MemoryBus>,
     audit: Arc<MemoryQueue>,
@@ -146,6 +151,11 @@ struct World {
 
 impl World {
     fn agent(&self, seed: u64) -> Arc<Managed> {
+        self.agent_with(seed, Arc::new(NoClaims))
+    }
+
+    /// An agent with a ledger of its own.
+    pub(super) fn agent_with(&self, seed: u64, ledger: Arc<dyn Claims>) -> Arc<Managed> {
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(Random::seeded(seed)));
         let region =
             |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
@@ -165,7 +175,7 @@ impl World {
             region: "eu".to_owned(),
             links: BTreeMap::from([("us".to_owned(), link)]),
             bus: self.bus.clone(),
-            claims: Arc::new(NoClaims),
+            claims: ledger,
             local_keys: (!self.without_keys).then(|| -> Arc<dyn Queue> { self.keys.clone() }),
             audit: self.audit.clone(),
             shared: self.shared.clone(),
@@ -293,6 +303,26 @@ async fn an_arrival_with_a_stamp_that_does_not_fit_goes_where_its_rule_would_hav
     }
     assert_eq!(*world.audit.deleted.lock().unwrap(), ["receipt-forged"]);
     assert!(agent.metrics.text().contains("hubweave_events_applied_total{origin=\"us\",region=\"eu\"} 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_takes_no_inherited_event_does_not_keep_the_genuine_ones() {
+    let world = World::default();
+    world.feed.waiting.lock().unwrap().push(Message {
+        sent: SystemClock.now(),
+        ..message("k1", envelope("app", "T", serde_json::json!({ "idempotencyKey": "k1" })))
+    });
+    let agent = world.agent(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    agent.stop().await;
+    let there = world.there.0.lock().unwrap().clone();
+    let put = there.iter().find(|entry| entry.source == "app").expect("the link brought it");
+    let genuine = message("genuine", envelope("app", "T", serde_json::from_str(&put.detail).unwrap()));
+    world.keys.is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+    *world.audit.waiting.lock().unwrap() = vec![forged(), genuine];
+    let _agent = world.agent(2);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*world.audit.deleted.lock().unwrap(), ["receipt-genuine"]);
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! the copy goes beside them, to `<key>.<sha256>`, and the reference is rewritten. Hence a `latest.json` that is overwritten
 //! for each event neither lies nor blocks.
 //!
-//! Small objects do not wait for large ones: those have lanes of their own, and an event that finds none free is tried
-//! again later.
+//! Small objects do not wait for large ones: those have lanes of their own and a short queue before them, and an event that
+//! finds no room there is tried again later.
 
 mod transfer;
 
@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use self::transfer::{Stop, Transfer};
 use super::pacer::Pacer;
@@ -54,8 +54,15 @@ pub const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Where details stand that are too large for a hub, below it the region that they come from.
 const OFFLOADED: &str = "hubweave/offloaded";
 
-/// An event that found no lane for its large payload is tried again after this.
+/// An event that found no room for its payload is tried again after this. So long it also waits for the same object that is
+/// on its way for another event: mostly it is there in no time.
 pub const LANE_WAIT: Duration = Duration::from_secs(1);
+
+/// Large objects that wait for a lane, for each lane: enough to keep lanes busy until others are tried again.
+const WAITING_FOR_LANE: usize = 8;
+
+/// So long a large object waits for a lane before its event is put off.
+const LANE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The object stores of an embedded region and of its peers.
 #[derive(Clone)]
@@ -182,8 +189,10 @@ pub struct Payloads {
     options: Options,
     small: Semaphore,
     large: Semaphore,
-    /// What is on its way.
-    under_way: Mutex<BTreeSet<Location>>,
+    /// Places before the lanes of large objects.
+    before_large: Semaphore,
+    /// What is on its way, and whose turn it is.
+    under_way: Mutex<BTreeMap<Location, Arc<tokio::sync::Mutex<()>>>>,
     metrics: Arc<LinkMetrics>,
 }
 
@@ -193,6 +202,7 @@ impl Payloads {
         Payloads {
             small: permits(options.transfers),
             large: permits(options.large_transfers),
+            before_large: permits(options.large_transfers.saturating_mul(WAITING_FOR_LANE)),
             under_way: Mutex::default(),
             home,
             peer,
@@ -280,11 +290,11 @@ impl Payloads {
     /// Answers where the object stands at the peer.
     async fn bring_one(&self, reference: &Reference, to: Location, pacer: &Arc<Pacer>) -> Result<Location, Unready> {
         let from = &reference.target;
-        let Ok(_small) = self.small.acquire().await else { return Err(Unready::Busy) };
         // Several events may refer to one object: the first brings it for all.
-        let Some(_alone) = self.alone(from) else { return Err(Unready::Busy) };
+        let Some(_alone) = self.alone(from).await else { return Err(Unready::Busy) };
         for _ in 0..CHANGES_MAX {
-            let transfer = Transfer { payloads: self, pacer, from };
+            let Ok(small) = self.small.acquire().await else { return Err(Unready::Busy) };
+            let transfer = Transfer { payloads: self, pacer, from, small: Mutex::new(Some(small)) };
             match self.try_once(&transfer, reference, to.clone()).await {
                 Ok(at) => return Ok(at),
                 Err(Stop::Changed | Stop::Exists) => marks::hit(Mark::PayloadChanged),
@@ -294,9 +304,26 @@ impl Payloads {
         Err(Unready::Failed(Failure::Unanswered(format!("{from} changes while it is copied"))))
     }
 
-    fn alone(&self, from: &Location) -> Option<Alone<'_>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.insert(from.clone()).then(|| Alone { under_way: &self.under_way, from: from.clone() })
+    /// Keeps others from bringing the same object; `None` if another event does so for long.
+    async fn alone(&self, from: &Location) -> Option<Alone<'_>> {
+        let turn = {
+            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            under_way.entry(from.clone()).or_default().clone()
+        };
+        // Made first, so that the entry goes also where the turn never comes.
+        let mut alone = Alone { under_way: &self.under_way, from: from.clone(), turn: None };
+        alone.turn = Some(tokio::time::timeout(LANE_WAIT, turn.lock_owned()).await.ok()?);
+        Some(alone)
+    }
+
+    /// A lane for a large object, which leaves its place among the small ones.
+    async fn lane(&self, small: &Mutex<Option<SemaphorePermit<'_>>>) -> Option<SemaphorePermit<'_>> {
+        drop(small.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Ok(lane) = self.large.try_acquire() {
+            return Some(lane);
+        }
+        let _place = self.before_large.try_acquire().ok()?;
+        tokio::time::timeout(LANE_PATIENCE, self.large.acquire()).await.ok()?.ok()
     }
 
     async fn try_once(&self, transfer: &Transfer<'_>, reference: &Reference, to: Location) -> Result<Location, Stop> {
@@ -362,13 +389,18 @@ impl Payloads {
 
 /// Keeps others from bringing the same object while it lives.
 struct Alone<'a> {
-    under_way: &'a Mutex<BTreeSet<Location>>,
+    under_way: &'a Mutex<BTreeMap<Location, Arc<tokio::sync::Mutex<()>>>>,
     from: Location,
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.from);
+        self.turn = None;
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.get(&self.from).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            under_way.remove(&self.from);
+        }
     }
 }
 

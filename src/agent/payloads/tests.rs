@@ -307,14 +307,34 @@ async fn a_large_object_keeps_up_neither_small_ones_nor_its_own_again() {
         while world.payloads.large.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(world.bring_key("large").await, Err(Unready::Busy), "it is on its way");
-        assert_eq!(world.bring_key("large too").await, Err(Unready::Busy), "its lane is taken");
+        assert_eq!(world.bring_key("large").await, Err(Unready::Busy), "it is on its way for long");
         assert_eq!(world.bring_key("small").await, Ok(None));
-        drop(gate);
+        let places = world.payloads.before_large.acquire_many(WAITING_FOR_LANE as u32).await.unwrap();
+        assert_eq!(world.bring_key("large too").await, Err(Unready::Busy), "no lane and no place before it");
+        drop(places);
+        // Now there is a place, and a lane as soon as the first is over.
+        let (waits, ()) = tokio::join!(world.bring_key("large too"), async {
+            while world.payloads.before_large.available_permits() == WAITING_FOR_LANE {
+                tokio::task::yield_now().await;
+            }
+            drop(gate);
+        });
+        assert_eq!(waits, Ok(None));
     };
     let (first, ()) = tokio::join!(first, others);
     assert_eq!(first, Ok(None));
-    assert_eq!(world.bring_key("large too").await, Ok(None));
+    assert!(world.payloads.under_way.lock().unwrap().is_empty(), "nothing is left over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_events_of_one_object_do_not_wait_for_each_other() {
+    let world = world();
+    world.service_writes("latest", &bytes(1, 1_000)).await;
+    let began = tokio::time::Instant::now();
+    let all = futures::future::join_all((0..100).map(|_| world.bring_key("latest"))).await;
+    assert!(all.iter().all(|brought| *brought == Ok(None)), "{all:?}");
+    assert_eq!((world.metrics.objects_copied.get(), world.metrics.objects_present.get()), (1, 99));
+    assert!(began.elapsed() < LANE_WAIT * 50, "one after another, and none put off");
 }
 
 #[tokio::test(flavor = "multi_thread")]

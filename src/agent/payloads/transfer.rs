@@ -1,9 +1,14 @@
 //! One object on its way to the peer's store.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
+use tokio::sync::SemaphorePermit;
 
 use super::{LARGE_BYTES, Payloads, Unready};
 use crate::{
@@ -26,6 +31,8 @@ pub(super) struct Transfer<'a> {
     pub payloads: &'a Payloads,
     pub pacer: &'a Arc<Pacer>,
     pub from: &'a Location,
+    /// Its place among the small objects.
+    pub small: Mutex<Option<SemaphorePermit<'a>>>,
 }
 
 /// Why a transfer did not come to its end.
@@ -77,7 +84,7 @@ impl Transfer<'_> {
     pub async fn send(&self, stat: &Stat, to: &Location) -> Result<(), Stop> {
         let payloads = self.payloads;
         let _large = match stat.size >= LARGE_BYTES {
-            true => Some(payloads.large.try_acquire().map_err(|_| Stop::Unready(Unready::Busy))?),
+            true => Some(payloads.lane(&self.small).await.ok_or(Stop::Unready(Unready::Busy))?),
             false => None,
         };
         let Transfer { from, .. } = self;

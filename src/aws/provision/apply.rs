@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Plan, Queue, Rule, Table};
-use crate::{aws::Clients, core::link::Failure};
+use crate::{aws::Clients, core::link::Failure, ports::queue::Depth};
 
 mod bus;
 mod objects;
@@ -44,7 +44,7 @@ pub struct Change {
     /// `bus`, `queue`, `rule`, `table` or `bucket`.
     pub kind: &'static str,
     pub name: String,
-    /// `absent`, `as planned`, `different` or `not ours`.
+    /// `absent`, `as planned`, `different`, `not ours`, or `not known` where it may not be looked at.
     pub found: &'static str,
     /// `made`, `altered`, `removed`, `left`; `none` where there was nothing to do.
     pub done: &'static str,
@@ -134,7 +134,8 @@ impl Provisioner<'_> {
     /// Goes through the whole plan.
     ///
     /// # Errors
-    /// The first call that failed. What was made before stays, and the next run goes on from there.
+    /// The first call that failed. What was made before stays, and the next run goes on from there. A comparison goes on
+    /// where it is denied a look, and says so of each resource.
     pub async fn run(&self, action: Action) -> Result<Vec<Change>, Error> {
         let mut resources = self.plan.resources();
         if action == Action::Destroy {
@@ -142,12 +143,16 @@ impl Provisioner<'_> {
         }
         let mut changes = Vec::with_capacity(resources.len());
         for resource in self.plan.surplus() {
-            let state = self.state(resource).await?;
-            changes.extend(self.clear(resource, state, action).await?);
+            match self.state(resource).await {
+                Ok(state) => changes.extend(self.clear(resource, state, action).await?),
+                Err(error) => changes.push(denied(resource, error, action)?),
+            }
         }
         for resource in resources {
-            let state = self.state(resource).await?;
-            changes.push(self.settle(resource, state, action).await?);
+            changes.push(match self.state(resource).await {
+                Ok(state) => self.settle(resource, state, action).await?,
+                Err(error) => denied(resource, error, action)?,
+            });
         }
         if action == Action::Apply {
             for table in &self.plan.tables {
@@ -202,15 +207,25 @@ impl Provisioner<'_> {
         Ok(Change { kind: resource.kind(), name: resource.name().to_owned(), found, done, differences })
     }
 
-    /// Removes what the plan does without. Nothing to say of what is not there.
+    /// Removes what the plan does without. Nothing to say of what is not there. A queue goes with what is in it, unless
+    /// somebody is working on that.
     async fn clear(&self, resource: Resource<'_>, state: State, action: Action) -> Result<Option<Change>, Error> {
         let (found, done, differences) = match (state, action) {
             (State::Absent, _) => return Ok(None),
             (State::Foreign(_), _) => ("not ours", "left", Vec::new()),
             (State::Same | State::Differs(_), Action::Compare) => ("different", "none", vec![SURPLUS.to_owned()]),
             (State::Same | State::Differs(_), Action::Apply | Action::Destroy) => {
-                self.remove(resource).await.map_err(about(resource))?;
-                ("different", "removed", vec![SURPLUS.to_owned()])
+                let depth = match resource {
+                    Resource::Queue(queue) => self.queue_depth(queue).await.map_err(about(resource))?,
+                    _ => Depth::default(),
+                };
+                if depth.in_flight > 0 && action == Action::Apply {
+                    ("different", "left", vec![SURPLUS.to_owned(), in_use(depth)])
+                } else {
+                    self.remove(resource).await.map_err(about(resource))?;
+                    let dropped = (depth.total() > 0).then(|| format!("{} messages in it were dropped", depth.total()));
+                    ("different", "removed", [SURPLUS.to_owned()].into_iter().chain(dropped).collect())
+                }
             }
         };
         Ok(Some(Change { kind: resource.kind(), name: resource.name().to_owned(), found, done, differences }))
@@ -257,6 +272,25 @@ impl Provisioner<'_> {
     }
 }
 
+/// What is said of a resource that may not be looked at; anything else that failed ends the run, and so does a denial where
+/// something is to be changed.
+fn denied(resource: Resource<'_>, error: Error, action: Action) -> Result<Change, Error> {
+    match (action, &error.failure) {
+        (Action::Compare, Failure::Refused(why)) => Ok(Change {
+            kind: resource.kind(),
+            name: resource.name().to_owned(),
+            found: "not known",
+            done: "none",
+            differences: vec![why.clone()],
+        }),
+        _ => Err(error),
+    }
+}
+
+fn in_use(depth: Depth) -> String {
+    format!("agents still work on {} of its messages: restart the region's agents, then apply again", depth.in_flight)
+}
+
 fn about(resource: Resource<'_>) -> impl FnOnce(Failure) -> Error + use<> {
     let (kind, name) = (resource.kind(), resource.name().to_owned());
     move |failure| Error { kind, name, failure }
@@ -265,4 +299,24 @@ fn about(resource: Resource<'_>) -> impl FnOnce(Failure) -> Error + use<> {
 /// One line about an option that is not as planned.
 fn difference(option: &str, found: Option<&str>, planned: &str) -> String {
     format!("{option} is {}, planned {planned}", found.unwrap_or("not set"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_tells_each_denial_and_goes_on_and_whoever_changes_something_stops() {
+        let error = || Error {
+            kind: "bus",
+            name: "hub".to_owned(),
+            failure: Failure::Refused("AccessDeniedException: not you".to_owned()),
+        };
+        let change = denied(Resource::Bus("hub"), error(), Action::Compare).unwrap();
+        assert_eq!((change.found, change.done, change.is_settled()), ("not known", "none", false));
+        assert_eq!(change.differences, ["AccessDeniedException: not you"]);
+        assert!(denied(Resource::Bus("hub"), error(), Action::Apply).is_err());
+        let late = Error { failure: Failure::Unanswered("late".to_owned()), ..error() };
+        assert!(denied(Resource::Bus("hub"), late, Action::Compare).is_err());
+    }
 }

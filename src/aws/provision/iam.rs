@@ -140,13 +140,19 @@ fn drill(plan: &Plan) -> Vec<Value> {
     statements
 }
 
-/// What `doctor` and `provision --diff` look at, and nothing that they could change.
+/// What `doctor` and `provision --diff` look at, also what should not be there, and nothing that they could change.
 fn looking(plan: &Plan) -> Vec<Value> {
     let place = &plan.place;
     let arns = |kind: &str| -> Vec<String> {
         match kind {
-            "Queues" => plan.queues.iter().map(|queue| place.queue(&queue.name)).collect(),
-            "Rules" => plan.rules.iter().map(|rule| plan.rule_arn(&rule.name)).collect(),
+            "Queues" => {
+                let surplus = plan.surplus.iter().map(|(_, queue)| queue);
+                plan.queues.iter().chain(surplus).map(|queue| place.queue(&queue.name)).collect()
+            }
+            "Rules" => {
+                let surplus = plan.surplus.iter().map(|(rule, _)| rule);
+                plan.rules.iter().chain(surplus).map(|rule| plan.rule_arn(&rule.name)).collect()
+            }
             _ => plan.tables.iter().map(|table| place.table(&table.name)).collect(),
         }
     };

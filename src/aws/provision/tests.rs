@@ -83,8 +83,12 @@ fn an_option_that_is_off_leaves_its_queue_and_rule_out_everywhere_and_names_them
     assert_eq!([surplus[0].kind(), surplus[1].kind()], ["rule", "queue"], "a rule before its target");
     assert!(surplus.iter().all(|one| one.name() == "hw-us-keys"));
     let policies = iam::policies(&config, &config.regions[1], &plan).unwrap();
-    for text in [text::terraform(&plan), text::cloudformation(&plan), policies] {
+    for text in [text::terraform(&plan), text::cloudformation(&plan), policies["agent"].clone()] {
         assert!(!text.to_string().contains("hw-us-keys"), "{text}");
+    }
+    // Who compares looks whether it is there.
+    for arn in [plan.rule_arn("hw-us-keys"), plan.place.queue("hw-us-keys")] {
+        assert!(policies["read-only"].to_string().contains(&arn), "{arn}");
     }
     assert!(plan_at(PLACE()).surplus.is_none());
 }

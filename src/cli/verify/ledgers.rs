@@ -1,10 +1,14 @@
 //! What `verify` fetches of regions on managed services: their ledgers, single rows of them again, and dead letters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     cli::{
@@ -12,11 +16,11 @@ use crate::{
         http::{self, Call, Listener},
     },
     config::Backend,
-    core::key::KeyHash,
+    core::{key::KeyHash, time::Timestamp},
     verify::{
         Report, Short, hex,
         journal::Acknowledged,
-        ledger::{self, Again, Input, Ledger, Letters, Line},
+        ledger::{self, Again, Input, Ledger, Letter, Letters, Line, LinkLetters},
         report::Unreachable,
     },
 };
@@ -24,8 +28,20 @@ use crate::{
 /// Keys of one question; agents take no more.
 const ASKED_MAX: usize = 1_000;
 
+/// Keys of one region that are looked at again in one round; the rest comes when these were found.
+const AGAIN_MAX: usize = 10_000;
+
 /// Letters of one link that are looked at; a walk of an agent sees no more.
 const LETTERS_MAX: usize = 10_000;
+
+/// A ledger that somebody else is reading is waited for so long at most.
+const BUSY_WAIT: Duration = Duration::from_secs(120);
+
+/// A call that was begun before the wait was over gets so long at least.
+const LATE_CALL_MIN: Duration = Duration::from_secs(10);
+
+/// An agent walks through a whole queue first, one walk at a time.
+const LETTERS_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The regions with ledgers, as far as they have answered.
 pub struct Ledgers<'a> {
@@ -34,21 +50,31 @@ pub struct Ledgers<'a> {
     /// Links between them that deliver.
     links: Vec<(String, String)>,
     starts: BTreeMap<String, u64>,
+    /// How many local keys were on their way into the ledger at the last look, `None` where their queue does not answer;
+    /// absent once all had come.
+    entering: BTreeMap<String, Option<u64>>,
     ledgers: BTreeMap<String, Ledger>,
     letters: Letters,
+    letters_failed: Vec<Unreachable>,
     journal: Option<Vec<Acknowledged>>,
 }
 
 #[derive(Deserialize)]
 struct Listed {
-    letters: Vec<Letter>,
+    letters: Vec<ListedLetter>,
+    total: u64,
+    looked: u64,
+    in_queue: u64,
+    complete: bool,
 }
 
 #[derive(Deserialize)]
-struct Letter {
+struct ListedLetter {
+    id: String,
     key: String,
     source: String,
     detail_type: String,
+    accepted: String,
 }
 
 impl<'a> Ledgers<'a> {
@@ -61,8 +87,10 @@ impl<'a> Ledgers<'a> {
             context,
             links: links.iter().filter(|(from, to)| has(from) && has(to)).cloned().collect(),
             starts: BTreeMap::new(),
+            entering: BTreeMap::new(),
             ledgers: BTreeMap::new(),
             letters: Letters::new(),
+            letters_failed: Vec::new(),
             journal: journal
                 .filter(|_| !listeners.is_empty())
                 .map(|journal| journal.iter().filter(|event| has(&event.region)).cloned().collect()),
@@ -70,30 +98,49 @@ impl<'a> Ledgers<'a> {
         }
     }
 
-    /// Writes down each region's time, once, before any row is fetched.
+    /// Writes down each region's time, once, before any row is fetched. Where local keys of that time are still on their
+    /// way into the ledger, the start is moved to the moment when they have come: whatever was accepted before is then
+    /// among the rows.
     pub async fn fix_starts(&mut self) -> Vec<Unreachable> {
         let this = &*self;
-        let ask = this.listeners.iter().filter(|listener| !this.starts.contains_key(&listener.region));
-        let ask = ask.map(|listener| async move { (listener.region.clone(), this.first_line(listener).await) });
+        let is_open = |region: &String| !this.starts.contains_key(region) || this.entering.contains_key(region);
+        let open = this.listeners.iter();
+        let open = open.filter(|one| is_open(&one.region) && !this.ledgers.contains_key(&one.region));
+        let ask = open.map(|listener| async move { (listener.region.clone(), this.first_line(listener).await) });
         let answers = join_all(ask).await;
         let mut unreachable = Vec::new();
         for (region, first) in answers {
-            match first {
-                Ok(ledger) => drop(self.starts.insert(region, ledger.now_millis)),
-                Err(error) => unreachable.push(told(&region, &error)),
+            let first = match first {
+                Ok(first) => first,
+                Err(error) => {
+                    unreachable.push(told(&region, &error));
+                    continue;
+                }
+            };
+            let start = *self.starts.entry(region.clone()).or_insert(first.now_millis);
+            match first.has_entered(start) {
+                Some(true) => {
+                    self.entering.remove(&region);
+                    self.starts.insert(region, first.now_millis);
+                }
+                Some(false) | None => drop(self.entering.insert(region, first.keys_waiting)),
             }
         }
         unreachable
     }
 
-    async fn first_line(&self, listener: &Listener) -> Result<Ledger, http::Error> {
-        let mut lines = self.context.http.lines(listener, Call::get("/v1/keys?rows=false")).await?;
-        let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-        Ledger::begin(&header).map_err(|why| lines.garbage(why))
+    /// A region that answers has not entered its local keys yet, so that its rows would not tell all.
+    pub fn are_entering(&self) -> bool {
+        self.entering.keys().any(|region| !self.ledgers.contains_key(region))
     }
 
-    /// Fetches each ledger once; later, only these keys again.
-    pub async fn refresh(&mut self, again: &Again) -> Vec<Unreachable> {
+    async fn first_line(&self, listener: &Listener) -> Result<Ledger, http::Error> {
+        let mut lines = self.context.http.lines(listener, Call::get("/v1/keys?rows=false")).await?;
+        begin(&mut lines).await
+    }
+
+    /// Fetches each ledger once, however long that takes; later, only some of these keys again, until `deadline`.
+    pub async fn refresh(&mut self, again: &Again, deadline: Option<Instant>) -> Vec<Unreachable> {
         let listeners: Vec<Listener> =
             self.listeners.iter().filter(|listener| self.starts.contains_key(&listener.region)).cloned().collect();
         let mut before = std::mem::take(&mut self.ledgers);
@@ -102,28 +149,40 @@ impl<'a> Ledgers<'a> {
             let (ledger, keys) = (before.remove(&listener.region), again.get(&listener.region).unwrap_or(&nothing));
             let this = &*self;
             async move {
-                let ledger = match ledger {
-                    Some(ledger) => this.ask_again(listener, ledger, keys).await,
-                    None => this.fetch(listener).await,
-                };
-                (listener, ledger)
+                match ledger {
+                    Some(mut ledger) => {
+                        // What was read before still holds where this fails.
+                        let asked = this.ask_again(listener, &mut ledger, keys, deadline).await;
+                        (listener, Some(ledger), asked.err())
+                    }
+                    None => match this.fetch(listener).await {
+                        Ok(ledger) => (listener, Some(ledger), None),
+                        Err(error) => (listener, None, Some(error)),
+                    },
+                }
             }
         });
         let fetched = join_all(fetches).await;
         let mut unreachable = Vec::new();
-        for (listener, ledger) in fetched {
-            match ledger {
-                Ok(ledger) => drop(self.ledgers.insert(listener.region.clone(), ledger)),
-                Err(error) => unreachable.push(told(&listener.region, &error)),
-            }
+        for (listener, ledger, error) in fetched {
+            self.ledgers.extend(ledger.map(|ledger| (listener.region.clone(), ledger)));
+            unreachable.extend(error.map(|error| told(&listener.region, &error)));
         }
         unreachable
     }
 
     async fn fetch(&self, listener: &Listener) -> Result<Ledger, http::Error> {
-        let mut lines = self.context.http.lines(listener, Call::get("/v1/keys")).await?;
-        let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-        let mut ledger = Ledger::begin(&header).map_err(|why| lines.garbage(why))?;
+        let began = Instant::now();
+        let mut lines = loop {
+            match self.context.http.lines(listener, Call::get("/v1/keys")).await {
+                Err(error) if began.elapsed() < BUSY_WAIT => match error.retry_after() {
+                    Some(after) => tokio::time::sleep(after.min(LATE_CALL_MIN)).await,
+                    None => return Err(error),
+                },
+                answer => break answer?,
+            }
+        };
+        let mut ledger = begin(&mut lines).await?;
         while let Some(line) = lines.next().await? {
             if ledger.add(&line).map_err(|why| lines.garbage(why))? == Line::End {
                 ledger.sort();
@@ -136,61 +195,104 @@ impl<'a> Ledgers<'a> {
     async fn ask_again(
         &self,
         listener: &Listener,
-        mut ledger: Ledger,
+        ledger: &mut Ledger,
         keys: &BTreeSet<Short>,
-    ) -> Result<Ledger, http::Error> {
-        let mut lines = self.context.http.lines(listener, Call::get("/v1/keys?rows=false")).await?;
+        deadline: Option<Instant>,
+    ) -> Result<(), http::Error> {
+        let timeout = || time_left(deadline, http::CALL_TIMEOUT);
+        let mut lines = self.context.http.lines(listener, Call::get("/v1/keys?rows=false").timeout(timeout())).await?;
         let header = lines.next().await?.ok_or_else(|| lines.cut())?;
-        ledger.renew(&header).map_err(|why| lines.garbage(why))?;
-        let keys: Vec<String> = keys.iter().map(|key| hex(key)).collect();
-        for some in keys.chunks(ASKED_MAX) {
-            let call = Call::post("/v1/keys", &json!({ "keys": some }));
+        let renewed = Ledger::begin(&header).map_err(|why| lines.garbage(why))?;
+        lines.answers_as(&renewed.region)?;
+        ledger.renew(renewed);
+        let keys: Vec<String> = keys.iter().take(AGAIN_MAX).map(|key| hex(key)).collect();
+        for (number, some) in keys.chunks(ASKED_MAX).enumerate() {
+            if number > 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                break;
+            }
+            let call = Call::post("/v1/keys", &json!({ "keys": some })).timeout(timeout());
             let answer: Box<serde_json::value::RawValue> = self.context.http.json(listener, call).await?;
             ledger.learn(answer.get().as_bytes()).map_err(|why| lines.garbage(why))?;
         }
-        Ok(ledger)
+        Ok(())
     }
 
     /// Compares what was fetched; which keys are worth another look.
     pub fn compare(&self, report: &mut Report) -> Again {
-        ledger::compare(
-            report,
-            Input {
-                links: &self.links,
-                ledgers: &self.ledgers,
-                starts: &self.starts,
-                letters: &self.letters,
-                journal: self.journal.as_deref(),
-            },
-        )
+        let told = self.entering.iter().filter_map(|(region, waiting)| Some((region.clone(), (*waiting)?)));
+        let input = Input {
+            links: &self.links,
+            ledgers: &self.ledgers,
+            starts: &self.starts,
+            letters: &self.letters,
+            not_entered: &told.collect(),
+            journal: self.journal.as_deref(),
+        };
+        let again = ledger::compare(report, input);
+        let mute = self.entering.iter().filter(|(_, waiting)| waiting.is_none());
+        report.unreachable.extend(mute.map(|(region, _)| Unreachable {
+            region: region.clone(),
+            error: format!("{region}: its agent cannot tell how many local keys wait in their queue"),
+        }));
+        again
     }
 
     /// Looks at the dead letters of links that have some, or whose queue does not say; of all links where keys are missing.
-    pub async fn read_letters(&mut self, something_is_missing: bool) -> Vec<Unreachable> {
-        let mut unreachable = Vec::new();
-        let mut all = Letters::new();
-        for (from, to) in &self.links {
-            let view = self.ledgers.get(from).and_then(|ledger| ledger.links.get(to));
-            let has_some = view.is_some_and(|view| view.dead_letters != Some(0));
-            let listener = self.listeners.iter().find(|listener| listener.region == *from);
-            let Some(listener) = listener.filter(|_| has_some || something_is_missing && view.is_some()) else {
-                continue;
-            };
-            let peer = http::query(&[("peer", Some(to.clone())), ("limit", Some(LETTERS_MAX.to_string()))]);
-            // An agent walks through the whole queue first.
-            let call = Call::get(format!("/v1/dlq{peer}")).timeout(http::CALL_TIMEOUT * 3);
-            match self.context.http.json::<Listed>(listener, call).await {
-                Ok(listed) => {
-                    let by_hash =
-                        |letter: Letter| (KeyHash::of(&letter.source, &letter.detail_type, &letter.key).0, letter.key);
-                    let letters: BTreeMap<Short, String> = listed.letters.into_iter().map(by_hash).collect();
-                    all.insert((from.clone(), to.clone()), letters);
+    /// One queue of a region after the other, as its agent does; the first time without a deadline.
+    pub async fn read_letters(&mut self, something_is_missing: bool, deadline: Option<Instant>) {
+        let before = std::mem::take(&mut self.letters);
+        let this = &*self;
+        let of_regions = this.listeners.iter().map(|listener| {
+            let before = &before;
+            async move {
+                let (mut letters, mut failed) = (Letters::new(), Vec::new());
+                for link in this.links.iter().filter(|(from, _)| *from == listener.region) {
+                    let view = this.ledgers.get(&link.0).and_then(|ledger| ledger.links.get(&link.1));
+                    if !view.is_some_and(|view| view.dead_letters != Some(0) || something_is_missing) {
+                        continue;
+                    }
+                    match this.letters_of(listener, &link.1, deadline).await {
+                        Ok(found) => drop(letters.insert(link.clone(), found)),
+                        Err(error) => {
+                            letters.extend(before.get(link).map(|known| (link.clone(), known.clone())));
+                            failed.push(told(&link.0, &error));
+                        }
+                    }
                 }
-                Err(error) => unreachable.push(told(from, &error)),
+                (letters, failed)
             }
+        });
+        let found = join_all(of_regions).await;
+        self.letters_failed.clear();
+        for (letters, failed) in found {
+            self.letters.extend(letters);
+            self.letters_failed.extend(failed);
         }
-        self.letters = all;
-        unreachable
+    }
+
+    /// Queues of dead letters that did not answer at the last look.
+    pub fn letters_failed(&self) -> &[Unreachable] {
+        &self.letters_failed
+    }
+
+    async fn letters_of(
+        &self,
+        listener: &Listener,
+        peer: &str,
+        deadline: Option<Instant>,
+    ) -> Result<LinkLetters, http::Error> {
+        let query = http::query(&[("peer", Some(peer.to_owned())), ("limit", Some(LETTERS_MAX.to_string()))]);
+        let call = Call::get(format!("/v1/dlq{query}")).timeout(time_left(deadline, LETTERS_TIMEOUT));
+        let listed = self.context.http.json::<Listed>(listener, call).await?;
+        let hidden = listed.in_queue.saturating_sub(listed.looked);
+        let cut = listed.total.saturating_sub(listed.letters.len() as u64);
+        let mut letters = LinkLetters { unseen: (hidden + cut).max(u64::from(!listed.complete)), ..Default::default() };
+        for letter in listed.letters {
+            let hash = KeyHash::of(&letter.source, &letter.detail_type, &letter.key).0;
+            let accepted_millis = Timestamp::parse_rfc3339(&letter.accepted).map_or(0, Timestamp::as_millis);
+            letters.add(hash, Letter { id: letter.id, key: letter.key, accepted_millis });
+        }
+        Ok(letters)
     }
 
     /// Fills in what the ledgers and the journal know of those that the report names.
@@ -214,8 +316,8 @@ impl<'a> Ledgers<'a> {
             let Some(keys) = wanted.get(&listener.region) else { continue };
             let keys: Vec<&String> = keys.iter().take(ASKED_MAX).collect();
             // Names are a help; without them the hashes stay.
-            let found =
-                self.context.http.json::<Found>(listener, Call::post("/v1/keys", &json!({ "keys": keys }))).await;
+            let call = Call::post("/v1/keys", &json!({ "keys": keys })).timeout(LATE_CALL_MIN);
+            let found = self.context.http.json::<Found>(listener, call).await;
             let rows = found.map(|found| found.rows).unwrap_or_default();
             ids.extend(rows.into_iter().filter_map(|row| Some(((listener.region.clone(), row.k), row.i?))));
         }
@@ -225,6 +327,35 @@ impl<'a> Ledgers<'a> {
     }
 }
 
+/// The region's first line, if it is the region that was asked.
+async fn begin(lines: &mut http::Lines) -> Result<Ledger, http::Error> {
+    let header = lines.next().await?.ok_or_else(|| lines.cut())?;
+    let ledger = Ledger::begin(&header).map_err(|why| lines.garbage(why))?;
+    lines.answers_as(&ledger.region)?;
+    Ok(ledger)
+}
+
+/// What is left until the deadline, between [`LATE_CALL_MIN`] and what such a call may take.
+fn time_left(deadline: Option<Instant>, most: Duration) -> Duration {
+    match deadline {
+        None => most,
+        Some(deadline) => deadline.saturating_duration_since(Instant::now()).clamp(LATE_CALL_MIN, most),
+    }
+}
+
+/// Says that not all of these keys were looked at again, if so.
+pub fn note(again: &Again) -> Option<String> {
+    let most = again.values().map(BTreeSet::len).max().filter(|most| *most > AGAIN_MAX)?;
+    Some(format!(
+        "{most} keys were missing in one ledger and {AGAIN_MAX} of them looked at again in each round: some of the others may \
+         have come meanwhile"
+    ))
+}
+
 fn told(region: &str, error: &http::Error) -> Unreachable {
     Unreachable { region: region.to_owned(), error: error.to_string() }
 }
+
+#[cfg(test)]
+#[path = "ledgers_tests.rs"]
+mod tests;

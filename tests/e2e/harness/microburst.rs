@@ -11,10 +11,15 @@ use serde_json::Value;
 use super::{PATIENCE, Request, free_port, until};
 use crate::ministack::MiniStack;
 
+/// Of its log.
+const LINES_SHOWN: usize = 60;
+
 pub struct Microburst {
     pub port: u16,
     /// Ends when its standard input does.
     process: Child,
+    /// What it says of each call; shown where the test fails.
+    log: tempfile::NamedTempFile,
 }
 
 impl Microburst {
@@ -24,18 +29,19 @@ impl Microburst {
         let python = root.join(".venv/microburst/bin/python");
         assert!(python.exists(), "{} is not there: run `make tools`", python.display());
         let port = free_port();
-        // It tells of each call.
-        let log = fs::File::create("/dev/null").expect("nowhere");
+        let log = tempfile::NamedTempFile::new().expect("a log");
+        let file = log.reopen().expect("the same file");
         let process = Command::new(python)
             .arg(root.join("tests/microburst_proxy.py"))
             .args([MiniStack::get().url(), port.to_string()])
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().expect("the same file"))
-            .stderr(log)
+            .stdout(file.try_clone().expect("the same file"))
+            .stderr(file)
             .spawn()
             .expect("python starts");
+        let started = Microburst { port, process, log };
         until(PATIENCE, "microburst to listen", || Request::get("/_microburst/health").is_ok(port));
-        Microburst { port, process }
+        started
     }
 
     pub fn url(&self) -> String {
@@ -59,5 +65,10 @@ impl Drop for Microburst {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log.path()).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the end of microburst's log:\n{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"));
+        }
     }
 }

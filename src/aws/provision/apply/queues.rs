@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{Provisioner, State, difference};
 use crate::{
-    aws::{failure, provision::Queue},
+    aws::{failure, provision::Queue, queue::SqsQueue},
     core::link::Failure,
+    ports::queue::{Depth, Queue as _},
 };
 
 impl Provisioner<'_> {
@@ -45,6 +46,15 @@ impl Provisioner<'_> {
     pub(super) async fn remove_queue(&self, queue: &Queue) -> Result<(), Failure> {
         let Some(url) = self.queue_url(queue).await? else { return Ok(()) };
         self.clients.sqs.delete_queue().queue_url(url).send().await.map(drop).map_err(|error| failure(&error))
+    }
+
+    /// What the queue holds, late by up to a minute; nothing where it is not there.
+    pub(super) async fn queue_depth(&self, queue: &Queue) -> Result<Depth, Failure> {
+        match SqsQueue::open(self.clients, &queue.name).await {
+            Ok(queue) => queue.depth().await,
+            Err(_) if self.queue_url(queue).await?.is_none() => Ok(Depth::default()),
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn queue_url(&self, queue: &Queue) -> Result<Option<String>, Failure> {
