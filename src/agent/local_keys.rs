@@ -93,8 +93,9 @@ impl LocalKeys {
         LocalKeys { options, ports, started, watched, reached_millis }
     }
 
-    /// When the oldest message of the last round went into the queue, in milliseconds since 1970; 0 before the first round.
-    /// A queue hands out old messages before new ones, but for a few, so what went in earlier has been entered.
+    /// When the oldest message of the last round went into the queue, or when it was found empty, in milliseconds since 1970;
+    /// 0 before the first round. A queue hands out old messages before new ones, but for a few, so what went in earlier has
+    /// been entered.
     pub fn reached_millis(&self) -> Arc<AtomicU64> {
         self.reached_millis.clone()
     }
@@ -157,9 +158,9 @@ impl LocalKeys {
             within(call_timeout, self.ports.queue.extend(again, after.max(Duration::from_secs(1)))).await?;
         }
         result?;
-        if let Some(oldest) = messages.iter().map(|message| message.sent).min() {
-            self.reached_millis.store(oldest.as_millis(), Ordering::Relaxed);
-        }
+        // Nothing came for as long as a poll lasts, in which what others had received and not deleted would have come again.
+        let reached = messages.iter().map(|message| message.sent).min().unwrap_or_else(|| self.ports.clock.now());
+        self.reached_millis.store(reached.as_millis(), Ordering::Relaxed);
         Ok(received)
     }
 

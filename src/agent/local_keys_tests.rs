@@ -189,3 +189,27 @@ async fn a_long_queue_is_entered_to_its_end() {
     assert_eq!((fixture.counted(), fixture.queue.bodies().len()), (vec![("new", 95)], 0));
     stop.cancel();
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_far_it_came_is_told_by_what_it_took_out_last_or_by_an_empty_queue() {
+    let fixture = fixture();
+    let reached = || Timestamp::from_millis(fixture.keys.reached_millis().load(Ordering::Relaxed));
+    let before = fixture.clock.now();
+    fixture.publish("e1");
+    wait(5).await;
+    let stop = fixture.start();
+    assert_eq!(reached(), Timestamp::ZERO, "nobody knows yet");
+    wait(10).await;
+    assert!(fixture.state().is_some());
+    assert!((before..before.plus(Duration::from_secs(4))).contains(&reached()), "{:?}", reached());
+    let after = fixture.clock.now();
+    wait(60).await;
+    assert!(reached() > after, "an empty poll");
+    // What cannot be entered holds it back.
+    fixture.wire.mute("a0", Op::Insert, Instant::now() + Duration::from_secs(600));
+    fixture.publish("e2");
+    let sent = fixture.clock.now();
+    wait(100).await;
+    assert!(reached() <= sent.plus(Duration::from_secs(1)), "{:?} {sent:?}", reached());
+    stop.cancel();
+}

@@ -18,6 +18,9 @@ fn a_region_without_local_keys_and_audit_has_less_and_does_without_what_they_are
     let cheaper = text.replace(&bucket, &format!("{bucket}local_keys = false\naudit = false\n"));
     std::fs::write(&cluster.file, cheaper).expect("the file can be written");
 
+    // A local key that nobody enters any more.
+    cluster.publish(US, &["dropped".to_owned()]);
+
     // What was made for it is there still; `doctor` says so, and `provision` takes it away.
     let doctor = cluster.run(&["doctor", "--region", US, "--json"]).expect_code(1).document();
     let notes: Vec<String> = doctor["findings"]
@@ -42,6 +45,7 @@ fn a_region_without_local_keys_and_audit_has_less_and_does_without_what_they_are
     let audit = format!("{}-{US}-audit", cluster.name);
     let of = |kind, name| done(&applied, kind, name);
     assert_eq!([of("queue", &keys), of("rule", &keys)], [Some("removed".to_owned()), Some("removed".to_owned())]);
+    assert!(applied.to_string().contains("messages still in it were dropped: 1"), "{applied}");
     assert_eq!(of("rule", &audit).as_deref(), Some("altered"), "heartbeats alone");
     let again = cluster.run(&["provision", "--region", US, "--diff", "--json"]).expect_code(0).document();
     assert_eq!(done(&again, "queue", &keys), None);

@@ -58,7 +58,8 @@ struct First {
     local_keys: bool,
     /// What of it is still in its queue, late by up to a minute; `null` if there is none, or it does not answer.
     local_keys_queue: Option<QueueDepth>,
-    /// When the oldest of what came out of that queue last went in; `null` if nothing did since this agent's start.
+    /// When the oldest of what came out of that queue last went in, or when it was found empty; `null` if neither was since
+    /// this agent's start.
     local_keys_reached: Option<String>,
     /// Longer ago than this, what came from here may be forgotten here and not yet there.
     told_for_seconds: u64,

@@ -223,7 +223,8 @@ impl Provisioner<'_> {
                     ("different", "left", vec![SURPLUS.to_owned(), in_use(depth)])
                 } else {
                     self.remove(resource).await.map_err(about(resource))?;
-                    let dropped = (depth.total() > 0).then(|| format!("{} messages in it were dropped", depth.total()));
+                    let dropped =
+                        (depth.total() > 0).then(|| format!("messages still in it were dropped: {}", depth.total()));
                     ("different", "removed", [SURPLUS.to_owned()].into_iter().chain(dropped).collect())
                 }
             }
