@@ -186,8 +186,8 @@ fn open_objects(
             match swept.drop_stale_uploads(UPLOAD_AGE_MAX).await {
                 Ok(0) => {}
                 Ok(dropped) => tracing::info!(dropped, "forgot uploads in parts that nobody ended"),
-                // The process ends for this reason.
-                Err(_) => return,
+                // Where the store has failed, the process ends for this reason.
+                Err(error) => tracing::warn!(%error, "uploads in parts that nobody ended stay for now"),
             }
             tokio::time::sleep(UPLOAD_SWEEP_INTERVAL).await;
         }

@@ -173,7 +173,7 @@ async fn what_is_not_s3s_is_told_apart() {
 
 #[tokio::test]
 async fn too_many_bodies_are_told_to_come_again() {
-    let limits = Limits { max_connections: 4, ..Limits::default() };
+    let limits = Limits { max_connections: 8, ..Limits::default() };
     let server = Arc::new(start_with(limits, Auth::default(), |_| {}).await);
     let mut busy = Vec::new();
     for _ in 0..2 {
