@@ -14,6 +14,10 @@ mod listing;
 mod objects;
 mod operations;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
+mod signed_tests;
+#[cfg(test)]
 mod tests;
 mod uploads;
 
