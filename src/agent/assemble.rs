@@ -178,6 +178,8 @@ fn open_objects(
     let watcher = Box::new(move |totals: objects::Totals| {
         metrics.objects_stored.set(totals.objects as f64);
         metrics.objects_stored_bytes.set(totals.bytes as f64);
+        metrics.objects_unreadable.set(totals.unreadable as f64);
+        metrics.objects_files_left.set(totals.files_left as f64);
     });
     let objects = LocalObjects::open(&data_dir.join("objects"), clock, entropy, watcher)?;
     let swept = objects.clone();

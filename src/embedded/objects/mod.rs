@@ -81,6 +81,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Objects whose entries were found damaged at the start. They are neither read nor replaced.
     pub unreadable: u64,
+    /// Files of removed objects that stay until the next start.
+    pub files_left: u64,
 }
 
 /// Told after each change.

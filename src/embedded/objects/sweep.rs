@@ -30,7 +30,7 @@ enum Error {
 pub struct Doomed {
     sender: SyncSender<Place>,
     /// Files that found no room since the start.
-    left: u64,
+    pub left: u64,
     _open: Arc<()>,
 }
 

@@ -18,7 +18,7 @@ use super::{
     CHUNK_BYTES, LocalObjects,
     digest::{self, Digested, Running, kinds},
     disk_failure,
-    files::{Files, Fresh},
+    files::{Files, Fresh, Place},
     index::{Broken, Entry, PartEntry, Stored, Tables, UploadEntry, Uploader, etag_of_parts},
     intake::{self, Sink},
     off_runtime,
@@ -203,7 +203,7 @@ impl LocalObjects {
             Err(_) => return Err(Failure::Throttled { after: TURN_PAUSE }.into()),
         };
         let cancelled = Cancel::default();
-        let mut lost = None;
+        let mut absent = None;
         for _ in 0..TRIES_MAX {
             let Some(parts) = self.choose(id, chosen, of_parts).await? else { return Ok(None) };
             // The copy goes on to its next chunk after the caller has gone; so long it keeps its turn.
@@ -221,13 +221,15 @@ impl LocalObjects {
                     tracing::error!(upload = id, part = number, why, "a part of an upload is damaged");
                     return Err(Error::DamagedPart(number));
                 }
+                Err(NotJoined::Absent(number, place)) if absent == Some(place) => {
+                    tracing::error!(upload = id, part = number, "the file of a part of an upload is not there");
+                    return Err(Error::DamagedPart(number));
+                }
                 // It was replaced; or the upload has ended, which the next choice finds out.
-                Err(NotJoined::Absent(number)) => lost = Some(number),
+                Err(NotJoined::Absent(_, place)) => absent = Some(place),
             }
         }
-        let number = lost.unwrap_or_default();
-        tracing::error!(upload = id, part = number, "the file of a part of an upload is not there");
-        Err(Error::DamagedPart(number))
+        Err(Failure::Throttled { after: TURN_PAUSE }.into())
     }
 
     /// The object that an upload has made, if it still stands there.
@@ -299,7 +301,7 @@ enum NotJoined {
     Disk(io::Error),
     Cancelled,
     /// The file of this part is not there.
-    Absent(u32),
+    Absent(u32, Place),
     /// It is not what was taken in.
     Damaged(u32, &'static str),
 }
@@ -331,7 +333,7 @@ fn concatenate(
     let mut buffer = vec![0; CHUNK_BYTES];
     for (number, part) in &parts {
         let file = files.read(part.place).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => NotJoined::Absent(*number),
+            io::ErrorKind::NotFound => NotJoined::Absent(*number, part.place),
             _ => NotJoined::Disk(error),
         })?;
         append(&mut sink, file, *number, part, &mut buffer, cancelled)?;

@@ -157,6 +157,32 @@ async fn a_completion_that_nobody_waits_for_gives_its_turn_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_part_is_replaced_meanwhile_is_known_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for round in 0..10 {
+        let piece = noise(round, 20_000);
+        let (begun, parts) = uploaded(&store, std::slice::from_ref(&piece)).await;
+        let replace = async {
+            // The same bytes in another file, as often as it takes.
+            while store.write_part(&at(), &begun.id, 1, Expected::default(), body(&piece)).await.is_ok() {}
+        };
+        let complete = async {
+            loop {
+                let expected = Expected::default();
+                match store.complete(&at(), &begun.id, chosen(&parts), expected, Condition::Always).await {
+                    Err(Error::Failure(Failure::Throttled { .. })) => {}
+                    done => return done.map(|_| ()),
+                }
+            }
+        };
+        assert_eq!(tokio::join!(complete, replace).0, Ok(()));
+        assert!(read(&store, "k").await.unwrap() == piece);
+    }
+    until_files(folder.path(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_stale_after_its_last_part() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -71,9 +71,14 @@ impl Writer {
     /// Ends the writer in a way that makes the next start quick.
     pub async fn close(&self) {
         let (closed, closing) = oneshot::channel();
-        if self.messages.send(Message::Close(closed)).await.is_ok() {
-            // Without an answer the writer has failed, which `failed` tells.
-            let _ = closing.await;
+        let closes = async {
+            if self.messages.send(Message::Close(closed)).await.is_ok() {
+                // Without an answer the writer has failed, which `failed` tells.
+                let _ = closing.await;
+            }
+        };
+        if timeout(PATIENCE, closes).await.is_err() {
+            tracing::warn!("the object store did not close in time: the next start reads its whole index");
         }
     }
 
@@ -164,6 +169,7 @@ impl Thread {
         doomed.into_iter().for_each(|place| self.doomed.remove(place));
         self.totals.objects = (self.totals.objects + added.objects).saturating_sub(taken.objects);
         self.totals.bytes = (self.totals.bytes + added.bytes).saturating_sub(taken.bytes);
+        self.totals.files_left = self.doomed.left;
         (self.watcher)(self.totals);
         Ok(())
     }
