@@ -47,6 +47,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     pub objects_stored: Gauge,
     pub objects_stored_bytes: Gauge,
+    pub objects_unreadable: Gauge,
+    pub objects_files_left: Gauge,
     pub objects_requests: IntCounterVec,
     pub objects_read_through: IntCounterVec,
     pub faults_active: IntGaugeVec,
@@ -180,6 +182,14 @@ impl Metrics {
             log_bytes: declare.gauge("hubweave_log_bytes", "Size of the hub's log on disk.")?,
             objects_stored: declare.gauge("hubweave_objects_stored", "Objects in the region's object store.")?,
             objects_stored_bytes: declare.gauge("hubweave_objects_stored_bytes", "Bytes of these objects.")?,
+            objects_unreadable: declare.gauge(
+                "hubweave_objects_unreadable",
+                "Objects of the store whose entries were found damaged at its start.",
+            )?,
+            objects_files_left: declare.gauge(
+                "hubweave_objects_files_left",
+                "Files of removed objects that stay until the next start, as too many waited for their removal.",
+            )?,
             objects_requests: declare.counters(
                 "hubweave_objects_requests_total",
                 "Requests of services to the object store, by S3's name of the operation and HTTP status.",

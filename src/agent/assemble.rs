@@ -178,6 +178,8 @@ fn open_objects(
     let watcher = Box::new(move |totals: objects::Totals| {
         metrics.objects_stored.set(totals.objects as f64);
         metrics.objects_stored_bytes.set(totals.bytes as f64);
+        metrics.objects_unreadable.set(totals.unreadable as f64);
+        metrics.objects_files_left.set(totals.files_left as f64);
     });
     let objects = LocalObjects::open(&data_dir.join("objects"), clock, entropy, watcher)?;
     let swept = objects.clone();
@@ -186,8 +188,8 @@ fn open_objects(
             match swept.drop_stale_uploads(UPLOAD_AGE_MAX).await {
                 Ok(0) => {}
                 Ok(dropped) => tracing::info!(dropped, "forgot uploads in parts that nobody ended"),
-                // The process ends for this reason.
-                Err(_) => return,
+                // Where the store has failed, the process ends for this reason.
+                Err(error) => tracing::warn!(%error, "uploads in parts that nobody ended stay for now"),
             }
             tokio::time::sleep(UPLOAD_SWEEP_INTERVAL).await;
         }

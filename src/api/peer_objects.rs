@@ -17,7 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     Api,
     answer::{self, content_length, read_body},
-    bodies::{self, Incoming},
+    bodies::{self, Caller, Incoming},
     listener::Connection,
     peer::{cut_off, refused},
 };
@@ -98,7 +98,7 @@ pub async fn stat(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Res
 pub async fn read(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Response> {
     let (at, Read { version, from, to }): (Location, _) = (query(&uri)?, query(&uri)?);
     let range: Range<u64> = from..to;
-    let room = api.bodies.enter().await.ok_or_else(no_room)?;
+    let room = api.bodies.enter(Caller::Peer).await.ok_or_else(no_room)?;
     let admission = admit(&api, &uri).await?;
     match api.options.objects.read(&at, &version, range.clone()).await {
         Ok(body) if !admission.answer_lost => {
@@ -157,7 +157,7 @@ pub async fn finish(
     Extension(connection): Extension<Arc<Connection>>,
     request: Request,
 ) -> Result<Response, Response> {
-    let _room = api.bodies.enter().await.ok_or_else(no_room)?;
+    let _room = api.bodies.enter(Caller::Peer).await.ok_or_else(no_room)?;
     let (admission, wire::Finish { at, upload, parts, announced }) = said(&api, request).await?;
     connection.lift_timeout();
     let upload = Upload { id: upload, parts: Default::default() };
@@ -194,10 +194,15 @@ impl Call {
         body: body::Body,
         connection: &Connection,
     ) -> Result<Call, Response> {
-        let room = api.bodies.enter().await.ok_or_else(no_room)?;
+        let incoming = api.bodies.incoming(Caller::Peer, headers, body);
+        let Some(room) = api.bodies.enter(Caller::Peer).await else {
+            let mut response = no_room();
+            incoming.forget(&mut response).await;
+            return Err(response);
+        };
         let admission = admit(api, uri).await?;
         connection.lift_timeout();
-        Ok(Call { admission, incoming: api.bodies.incoming(headers, body), _room: room })
+        Ok(Call { admission, incoming, _room: room })
     }
 
     fn body(&self) -> Body {

@@ -31,6 +31,9 @@ pub enum Error {
     /// A part that is not there, or not the one that was named.
     #[error("part {0} is not there, or not as named")]
     NoPart(u32),
+    /// What is kept of a part is not what was taken in. The upload stays, and takes the part again.
+    #[error("part {0} is damaged: it has to be uploaded again")]
+    DamagedPart(u32),
     #[error("parts are not in ascending order")]
     Order,
     #[error("part {0} is smaller than 5 MiB and not the last")]
@@ -95,6 +98,8 @@ pub struct Expected {
     /// CRCs to compute besides those in `sums`, and to keep.
     pub kinds: Vec<Crc>,
     pub late: Option<Late>,
+    /// Of an upload in parts: checksums of the parts' checksums of the same kind, one after the other.
+    pub of_parts: Sums,
 }
 
 /// One part of an upload.
@@ -108,11 +113,13 @@ pub struct Part {
 }
 
 /// A part that an object is to be made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
     pub number: u32,
     /// As the part's upload was answered; `None`: whatever is there.
     pub md5: Option<[u8; 16]>,
+    /// Every one of these must be known of the part.
+    pub sums: Sums,
 }
 
 /// An upload in parts that was begun.
@@ -233,9 +240,9 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Part>, Error>>;
 
-    /// Every upload of a bucket, by key and age; at most [`UPLOADS_MAX`] exist.
+    /// Every upload of a bucket, by key and age; at most [`UPLOADS_MAX`] of services and of peers each exist.
     fn uploads<'a>(&'a self, bucket: &'a str) -> BoxFuture<'a, Result<Vec<Begun>, Error>>;
 }
 
-/// Uploads that were begun and neither made nor abandoned; more are refused.
+/// Uploads that services have begun and neither ended nor abandoned, and such of peers; more of either are refused.
 pub const UPLOADS_MAX: usize = 10_000;

@@ -4,6 +4,7 @@
 import base64
 import concurrent.futures
 import hashlib
+import io
 import os
 import sys
 import urllib.error
@@ -20,7 +21,7 @@ PART = 5 << 20
 
 # Whatever S3 takes as a key, in the order of bytes.
 KEYS = sorted(
-    ["a", "a b", "ü/ключ 標", "..", "../x", "/lead", "a//b", "a+b%20c", "q?x=1&y#z", "a/./b", "it's(1)!*", "<&>\"", "k" * 1024],
+    ["a", "a b", "ü/ключ 標", "..", "../x", "/lead", "a//b", "a+b%20c", "q?x=1&y#z", "a/./b", "it's(1)!*", "<&>\"", "k" * 1024, " both ends ", "folder/"],
     key=str.encode,
 )
 
@@ -58,6 +59,8 @@ def keys_and_listings(s3):
             pages = s3.get_paginator(listing).paginate(Bucket=BUCKET, PaginationConfig={"PageSize": size})
             listed = [item["Key"] for page in pages for item in page["Contents"]]
             assert listed == KEYS, (listing, size, listed)
+    assert s3.get_object_tagging(Bucket=BUCKET, Key="a")["TagSet"] == []
+    assert refused(s3.get_object_tagging, Key="never") == (404, "NoSuchKey")
     page = s3.list_objects_v2(Bucket=BUCKET, Prefix="a", Delimiter="/")
     assert [prefix["Prefix"] for prefix in page["CommonPrefixes"]] == ["a/"], page
     assert [item["Key"] for item in page["Contents"]] == ["a", "a b", "a+b%20c"], page
@@ -68,6 +71,11 @@ def keys_and_listings(s3):
     onto_itself = {"Key": "copy ü", "CopySource": {"Bucket": BUCKET, "Key": "copy ü"}}
     assert refused(s3.copy_object, **onto_itself) == (400, "InvalidRequest")
     s3.copy_object(Bucket=BUCKET, MetadataDirective="REPLACE", Metadata={"note": "2"}, **onto_itself)
+    assert s3.head_object(Bucket=BUCKET, Key="copy ü")["Metadata"] == {"note": "2"}
+
+    over = {"CopySource": {"Bucket": BUCKET, "Key": "a"}, "Key": "copy ü"}
+    assert refused(s3.copy_object, IfNoneMatch="*", **over) == (412, "PreconditionFailed")
+    assert refused(s3.copy_object, IfMatch='"0"', **over) == (412, "PreconditionFailed")
     assert s3.head_object(Bucket=BUCKET, Key="copy ü")["Metadata"] == {"note": "2"}
 
     gone = s3.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": key} for key in [*KEYS, "copy ü", "never"]]})
@@ -139,6 +147,11 @@ def uploads_in_parts(s3):
         del of_it["Bucket"]
         backwards = {"MultipartUpload": {"Parts": parts[::-1]}, **of_it}
         assert refused(s3.complete_multipart_upload, **backwards) == (400, "InvalidPartOrder")
+        if algorithm:
+            sum_of = f"Checksum{algorithm['ChecksumAlgorithm']}"
+            swapped = [parts[0] | {sum_of: parts[1][sum_of]}, *parts[1:]]
+            damaged = {"MultipartUpload": {"Parts": swapped}, **of_it}
+            assert refused(s3.complete_multipart_upload, **damaged) == (400, "InvalidPart")
         other = {"MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": f'"{"0" * 32}"'}]}, **of_it}
         assert refused(s3.complete_multipart_upload, **other) == (400, "InvalidPart")
         whole = {"Bucket": BUCKET, "MultipartUpload": {"Parts": parts}, **of_it}
@@ -182,6 +195,10 @@ def token(s3):
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"signed")
     link = s3.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "k"})
     assert urllib.request.urlopen(link).read() == b"signed"
+    large = os.urandom(3 * PART)
+    s3.upload_fileobj(io.BytesIO(large), BUCKET, "large")
+    s3.copy({"Bucket": BUCKET, "Key": "large"}, BUCKET, "copied")
+    assert s3.get_object(Bucket=BUCKET, Key="copied")["Body"].read() == large
     stranger = client("another-secret")
     assert refused(stranger.put_object, Key="k", Body=b"x") == (403, "SignatureDoesNotMatch")
     assert refused(stranger.get_object, Key="k") == (403, "SignatureDoesNotMatch")

@@ -1,11 +1,12 @@
-//! Unpacks S3's `aws-chunked` bodies, whose signatures nobody verifies here: chunks `SIZE[;chunk-signature=…]`, the last of
-//! size 0, then trailers.
+//! S3's `aws-chunked` bodies: chunks `SIZE[;chunk-signature=…]`, the last of size 0, then trailers. They are unpacked here
+//! where nobody verifies their signatures. Where `s3s` verifies them it holds a whole chunk in memory: [`rechunk`] and
+//! [`bound`] see to it that it is no large one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::{Buf, Bytes, BytesMut};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{core::link::Failure, ports::objects::Body};
 
@@ -14,6 +15,16 @@ const LINE_BYTES_MAX: usize = 8 << 10;
 
 /// Trailers of a body.
 const TRAILERS_MAX: usize = 32;
+
+/// Bytes of a chunk whose signature `s3s` verifies. Clients send 64 KiB to 1 MiB.
+const SIGNED_CHUNK_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of the chunks that [`rechunk`] makes.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Digits of a size: of those that `s3s` reads, it reads no more.
+const SIGNED_DIGITS_MAX: usize = 8;
+const DIGITS_MAX: usize = 16;
 
 /// What came behind a body; an extension of its request.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +42,97 @@ pub fn unpack(body: Body, trailers: Trailers) -> Body {
     let unpacking = Unpacking { body, read: BytesMut::new(), at: At::Size, trailers };
     stream::try_unfold(unpacking, |mut unpacking| async { Ok(unpacking.next().await?.map(|bytes| (bytes, unpacking))) })
         .boxed()
+}
+
+/// The same bytes and trailers in small chunks without signatures: for `STREAMING-UNSIGNED-PAYLOAD-TRAILER`, where the
+/// request's signature covers its head alone.
+pub fn rechunk(body: Body) -> Body {
+    let trailers = Trailers::default();
+    let chunks = unpack(body, trailers.clone()).map_ok(|mut bytes| {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES_MAX));
+            pieces.extend([Bytes::from(format!("{:x}\r\n", chunk.len())), chunk, Bytes::from_static(b"\r\n")]);
+        }
+        stream::iter(pieces.into_iter().map(Ok))
+    });
+    let last = async move {
+        let mut last = b"0\r\n".to_vec();
+        for (name, value) in &trailers.get() {
+            last.extend([name.as_str().as_bytes(), b":", value.as_bytes(), b"\r\n"].concat());
+        }
+        last.extend(b"\r\n");
+        Ok(Bytes::from(last))
+    };
+    chunks.try_flatten().chain(stream::once(last)).boxed()
+}
+
+/// The same body, refused where a chunk is larger than `s3s` shall hold in memory.
+pub fn bound(body: Body) -> Body {
+    stream::try_unfold((body, Bound::Size(Vec::new())), |(mut body, mut bound)| async move {
+        let Some(bytes) = body.next().await.transpose()? else { return Ok(None) };
+        bound.judge(&bytes)?;
+        Ok(Some((bytes, (body, bound))))
+    })
+    .boxed()
+}
+
+/// What comes next in a body that passes through. It must read sizes as `s3s` does, or a caller could show each of them
+/// another one.
+enum Bound {
+    /// A size, of which this much has passed.
+    Size(Vec<u8>),
+    /// So many bytes of a chunk, with its end.
+    Data(u64),
+    Trailers,
+}
+
+impl Bound {
+    fn judge(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            match self {
+                Bound::Size(line) => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+                    let (more, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+                    line.extend_from_slice(more);
+                    bytes = rest;
+                    if line.len() > LINE_BYTES_MAX {
+                        return Err(refused("a line is too long"));
+                    }
+                    if end.is_some() {
+                        *self = match size(line, SIGNED_DIGITS_MAX).ok_or_else(|| refused("a size is none"))? {
+                            0 => Bound::Trailers,
+                            size if size > SIGNED_CHUNK_BYTES_MAX => {
+                                let mebibytes = SIGNED_CHUNK_BYTES_MAX >> 20;
+                                return Err(refused(&format!(
+                                    "a signed one has at most {mebibytes} MiB, not {size} bytes"
+                                )));
+                            }
+                            size => Bound::Data(size + 2),
+                        };
+                    }
+                }
+                Bound::Data(left) => {
+                    let passed = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                    bytes = &bytes[passed..];
+                    *left -= passed as u64;
+                    if *left == 0 {
+                        *self = Bound::Size(Vec::new());
+                    }
+                }
+                // `s3s` bounds these.
+                Bound::Trailers => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The size of a chunk that its first line says; `None` where it says none.
+fn size(line: &[u8], digits_max: usize) -> Option<u64> {
+    let digits = line.split(|byte| matches!(byte, b';' | b'\r')).next().unwrap_or_default();
+    let is_number = (1..=digits_max).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number).and_then(|digits| u64::from_str_radix(digits, 16).ok())
 }
 
 /// What comes next.
@@ -59,10 +161,7 @@ impl Unpacking {
             match self.at {
                 At::Size => {
                     let line = self.line().await?.ok_or_else(|| refused("the last one is missing"))?;
-                    let size = line.split(|byte| *byte == b';').next().unwrap_or_default();
-                    let size =
-                        std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size.trim(), 16).ok());
-                    self.at = match size.ok_or_else(|| refused("a size is none"))? {
+                    self.at = match size(line.trim_ascii(), DIGITS_MAX).ok_or_else(|| refused("a size is none"))? {
                         0 => At::Trailer,
                         size => At::Data(size),
                     };
@@ -113,8 +212,10 @@ impl Unpacking {
         if trailers.len() == TRAILERS_MAX {
             return Err(refused("too many trailers"));
         }
-        trailers.insert(name, value);
-        Ok(())
+        match trailers.insert(name, value) {
+            None => Ok(()),
+            Some(_) => Err(refused("a trailer is there twice")),
+        }
     }
 
     /// The next line without its end; `None` where there is nothing more at all.
@@ -178,6 +279,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn large_chunks_become_small_ones_with_the_same_trailers() {
+        let data = "x".repeat(3 * CHUNK_BYTES_MAX / 2);
+        let packed = format!("{:x}\r\n{data}\r\n0\r\nx-a: 1\r\n\r\n", data.len());
+        let whole = stream::iter([Ok(Bytes::from(packed))]).boxed();
+        let pieces: Vec<Bytes> = rechunk(whole).try_collect().await.unwrap();
+        assert!(pieces.iter().all(|piece| piece.len() <= CHUNK_BYTES_MAX));
+        let (text, trailers) = unpacked(std::str::from_utf8(&pieces.concat()).unwrap(), 4_096).await.unwrap();
+        assert!(text == data);
+        assert_eq!(trailers["x-a"], "1");
+    }
+
+    #[tokio::test]
+    async fn signed_chunks_pass_as_they_are_unless_one_is_too_large() {
+        let bound = async |packed: &str, piece: usize| {
+            let pieces: Vec<_> =
+                packed.as_bytes().chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            bound(stream::iter(pieces).boxed()).try_collect::<Vec<Bytes>>().await.map(|pieces| pieces.concat())
+        };
+        let right = "5;chunk-signature=0\r\nhel\r\n\r\n1000000;chunk-signature=0\r\n";
+        for piece in [1, 2, 3, 100] {
+            assert_eq!(bound(right, piece).await.unwrap(), right.as_bytes());
+            // Sizes that are read in more than one way are none.
+            for size in ["1000001", "ffffffff", "0000000001000000", "100000000", "+5", " 5", "5 ", "", "5\n"] {
+                let wrong = format!("1;chunk-signature=0\r\nx\r\n{size};chunk-signature=0\r\n");
+                let refused = bound(&wrong, piece).await;
+                assert!(matches!(refused, Err(Failure::Refused(_))), "{size}: {refused:?}");
+            }
+        }
+        let refused = bound("1000001;chunk-signature=0\r\n", 100).await.unwrap_err().to_string();
+        assert!(refused.contains("a signed one has at most 16 MiB, not 16777217 bytes"), "{refused}");
+    }
+
+    #[tokio::test]
     async fn what_is_no_chunks_is_refused() {
         let long = "1".repeat(10_000);
         let too_many = format!("0\r\n{}", (0..40).map(|nth| format!("x-{nth}: 1\r\n")).collect::<String>());
@@ -190,6 +324,8 @@ mod tests {
             "3\r\nabc\r\n",
             "0\r\nx\r\n\r\n",
             "0\r\n\r\nmore",
+            "+3\r\nabc\r\n0\r\n\r\n",
+            "0\r\nx-a:1\r\nx-a:2\r\n\r\n",
             &long,
             &too_many,
         ] {

@@ -47,7 +47,7 @@ pub fn error(error: Error) -> S3Error {
         Error::NoObject => S3ErrorCode::NoSuchKey,
         Error::NoUpload => S3ErrorCode::NoSuchUpload,
         Error::Condition => S3ErrorCode::PreconditionFailed,
-        Error::NoPart(_) => S3ErrorCode::InvalidPart,
+        Error::NoPart(_) | Error::DamagedPart(_) => S3ErrorCode::InvalidPart,
         Error::Order => S3ErrorCode::InvalidPartOrder,
         Error::TooSmall(_) => S3ErrorCode::EntityTooSmall,
         Error::Damaged(_) => S3ErrorCode::BadDigest,
@@ -207,9 +207,59 @@ impl Fields {
     }
 }
 
+/// What comes behind this in a header's name is a kind of checksum, or one of [`NO_KINDS`].
+const CHECKSUM: &str = "x-amz-checksum-";
+const NO_KINDS: [&str; 3] = ["algorithm", "mode", "type"];
+
+/// Kinds of checksums that are announced as trailers, in lower case.
+///
+/// # Errors
+/// A header or a trailer has a kind that nobody would judge here.
+pub fn announced(headers: &HeaderMap) -> S3Result<Vec<String>> {
+    for kind in headers.keys().filter_map(|name| name.as_str().strip_prefix(CHECKSUM)) {
+        if !NO_KINDS.contains(&kind) {
+            crc(kind)?;
+        }
+    }
+    let mut kinds = Vec::new();
+    for value in headers.get_all("x-amz-trailer") {
+        let value = value.to_str().map_err(|_| s3_error!(InvalidArgument, "x-amz-trailer: is no text"))?;
+        let names = value.split(',').map(|name| name.trim().to_ascii_lowercase());
+        kinds.extend(names.filter_map(|name| name.strip_prefix(CHECKSUM).map(str::to_owned)));
+    }
+    kinds.iter().try_for_each(|kind| crc(kind).map(drop))?;
+    // One that is named by itself has to be there.
+    let named = headers.get("x-amz-sdk-checksum-algorithm").and_then(|value| value.to_str().ok());
+    if let Some(named) = named.map(str::to_ascii_lowercase) {
+        crc(&named)?;
+        if !kinds.contains(&named) && !headers.contains_key(format!("{CHECKSUM}{named}")) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "a checksum is named in x-amz-sdk-checksum-algorithm, and none is there"
+            ));
+        }
+    }
+    Ok(kinds)
+}
+
+/// Whether just those checksums came behind the bytes that were announced.
+///
+/// # Errors
+/// Names one that did not come, or that nobody expects and judges.
+pub fn as_announced(kinds: &[String], trailers: &HeaderMap) -> Result<(), String> {
+    if let Some(kind) = kinds.iter().find(|kind| !trailers.contains_key(format!("{CHECKSUM}{kind}"))) {
+        return Err(format!("the trailer {CHECKSUM}{kind} was announced and did not come"));
+    }
+    let mut came = trailers.keys().filter_map(|name| name.as_str().strip_prefix(CHECKSUM));
+    match came.find(|came| !kinds.iter().any(|kind| kind == came)) {
+        Some(kind) => Err(format!("the trailer {CHECKSUM}{kind} came and was not announced")),
+        None => Ok(()),
+    }
+}
+
 /// What trailers say of the bytes before them.
 pub fn trailed(trailers: &HeaderMap) -> Fields {
-    let field = |name: &str| trailers.get(format!("x-amz-checksum-{name}"))?.to_str().ok().map(str::to_owned);
+    let field = |name: &str| trailers.get(format!("{CHECKSUM}{name}"))?.to_str().ok().map(str::to_owned);
     Fields { crc32: field("crc32"), crc32c: field("crc32c"), crc64nvme: field("crc64nvme"), sha256: field("sha256") }
 }
 
@@ -222,14 +272,14 @@ pub fn decode<const N: usize>(text: &str) -> Result<[u8; N], String> {
 /// The kind of checksum that S3 names so, if it has to be computed apart.
 ///
 /// # Errors
-/// One that S3 does not know.
+/// One that nobody judges here.
 pub fn crc(name: &str) -> S3Result<Option<Crc>> {
     match name.to_ascii_uppercase().as_str() {
         "CRC32" => Ok(Some(Crc::Crc32)),
         "CRC32C" => Ok(Some(Crc::Crc32c)),
         "CRC64NVME" => Ok(Some(Crc::Crc64Nvme)),
         "SHA256" | "SHA1" => Ok(None),
-        _ => Err(s3_error!(InvalidArgument, "checksums are CRC32, CRC32C, CRC64NVME, SHA1 and SHA256")),
+        other => Err(s3_error!(InvalidRequest, "{other}: checksums are CRC32, CRC32C, CRC64NVME, SHA1 and SHA256")),
     }
 }
 
@@ -260,14 +310,16 @@ impl Sha1Watch {
         (body.boxed(), watch)
     }
 
-    /// Whether the bytes so far have this SHA-1, in base64.
-    pub fn check(&self, announced: &str) -> Result<(), String> {
+    /// Whether the bytes have all of these SHA-1s, in base64.
+    pub fn check<'a>(self, announced: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
         let sha1 =
             std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Sha1::new()).finalize();
-        match decode::<20>(announced)? == sha1 {
-            true => Ok(()),
-            false => Err(format!("the SHA-1 is {}, not {announced}", STANDARD.encode(sha1))),
+        for sum in announced {
+            if decode::<20>(sum)? != sha1 {
+                return Err(format!("the SHA-1 is {}, not {sum}", STANDARD.encode(sha1)));
+            }
         }
+        Ok(())
     }
 }
 

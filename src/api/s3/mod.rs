@@ -14,6 +14,10 @@ mod listing;
 mod objects;
 mod operations;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
+mod signed_tests;
+#[cfg(test)]
 mod tests;
 mod uploads;
 
@@ -22,7 +26,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{Extension, Request, State},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header, request::Parts},
     response::Response,
 };
 use futures::TryStreamExt;
@@ -31,16 +35,28 @@ use hyper::body::Frame;
 use s3s::{
     S3Result,
     auth::{S3Auth, SecretKey},
+    config::{S3Config, StaticConfigProvider},
     service::{S3Service, S3ServiceBuilder},
 };
 
-use super::{Api, Options, answer, bodies, listener::Connection, shows};
+use super::{
+    Api, Options, answer,
+    bodies::{self, Caller, Incoming},
+    listener::Connection,
+    shows,
+};
 use crate::{core::object::RESERVED_BUCKETS, ports::inbox::Admission};
 use chunked::Trailers;
 use operations::Operations;
 
 /// What S3's clients send in place of a checksum where the body is in chunks.
 const STREAMING: &str = "STREAMING-";
+
+/// The one of these whose chunks are not signed.
+const STREAMING_UNSIGNED: &str = "STREAMING-UNSIGNED-PAYLOAD-TRAILER";
+
+/// Bytes of a body that is XML: 10,000 parts with their checksums are some 3 MB.
+const XML_BYTES_MAX: usize = 4 << 20;
 
 /// Serves S3's requests, with and without signatures.
 pub struct S3 {
@@ -50,7 +66,14 @@ pub struct S3 {
 
 impl S3 {
     pub fn new(options: &Options) -> Self {
-        let builder = || S3ServiceBuilder::new(Operations::new(options));
+        let mut config = S3Config::default();
+        config.xml_max_body_size = XML_BYTES_MAX;
+        let config = Arc::new(StaticConfigProvider::new(Arc::new(config)));
+        let builder = || {
+            let mut builder = S3ServiceBuilder::new(Operations::new(options));
+            builder.set_config(config.clone());
+            builder
+        };
         let signed = options.auth.api_token.as_ref().map(|token| {
             let mut builder = builder();
             builder.set_auth(TokenAsKey(SecretKey::from(token.expose())));
@@ -80,22 +103,38 @@ pub async fn serve(
     if RESERVED_BUCKETS.contains(&first) {
         return super::no_such_path();
     }
-    if is_form(request.headers()) {
-        return failed(StatusCode::NOT_IMPLEMENTED, "NotImplemented", "forms are not taken: use PUT");
-    }
-    let Some(room) = api.bodies.enter().await else {
-        return slow_down("too many requests for objects are on their way");
-    };
-    connection.lift_timeout();
     let (mut head, body) = request.into_parts();
-    let incoming = api.bodies.incoming(&head.headers, body);
+    let incoming = api.bodies.incoming(Caller::Service, &head.headers, body);
+    if is_form(&head) {
+        let refusal = failed(StatusCode::NOT_IMPLEMENTED, "NotImplemented", "forms are not taken: use PUT");
+        return refused(incoming, refusal).await;
+    }
+    let Some(room) = api.bodies.enter(Caller::Service).await else {
+        return refused(incoming, slow_down("too many requests for objects are on their way")).await;
+    };
+    if may_take_long(&head) {
+        connection.lift_timeout();
+    }
     let is_open = shows(&head.headers, api.options.auth.api_token.as_ref());
+    let mut length = answer::content_length(&head.headers);
     let (service, body) = match &api.s3.signed {
-        Some(signed) if !is_open => (signed, incoming.stream(Admission::default())),
+        Some(signed) if !is_open => {
+            let body = incoming.stream(Admission::default());
+            let body = match streaming(&head.headers) {
+                Some(STREAMING_UNSIGNED) => {
+                    length = None;
+                    chunked::rechunk(body)
+                }
+                Some(_) => chunked::bound(body),
+                None => body,
+            };
+            (signed, body)
+        }
         _ => {
             let body = incoming.stream(Admission::default());
             let body = match unpack(&mut head.headers) {
                 true => {
+                    length = answer::content_length(&head.headers);
                     let trailers = Trailers::default();
                     head.extensions.insert(trailers.clone());
                     chunked::unpack(body, trailers)
@@ -106,7 +145,6 @@ pub async fn serve(
             (&api.s3.open, body)
         }
     };
-    let length = answer::content_length(&head.headers);
     let body = s3s::Body::http_body_unsync(Sized { body: StreamBody::new(body.map_ok(Frame::data)), length });
     let response = match service.call(hyper::Request::from_parts(head, body)).await {
         Ok(response) => response,
@@ -127,16 +165,44 @@ pub async fn serve(
     response
 }
 
+/// An answer to a caller that may be busy sending.
+async fn refused(incoming: Incoming, mut response: Response) -> Response {
+    incoming.forget(&mut response).await;
+    response
+}
+
 /// A browser's upload would be gathered in memory.
-fn is_form(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("multipart/form-data"))
+fn is_form(head: &Parts) -> bool {
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_form = |value: &str| value.trim_start().to_ascii_lowercase().starts_with("multipart/form-data");
+    head.method == Method::POST && content_type.is_some_and(is_form)
+}
+
+/// Whether the request takes as long as its bytes do: it brings them, or it asks for a copy of some that are here.
+/// Everything else ends within the listener's time-out.
+fn may_take_long(head: &Parts) -> bool {
+    let has_body = answer::content_length(&head.headers).is_some_and(|length| length > 0)
+        || head.headers.contains_key(header::TRANSFER_ENCODING);
+    match head.method {
+        Method::PUT => has_body || head.headers.contains_key("x-amz-copy-source"),
+        // Parts become an object.
+        Method::POST => {
+            let query = head.uri.query().unwrap_or_default().as_bytes();
+            form_urlencoded::parse(query).any(|(name, _)| name == "uploadId")
+        }
+        _ => false,
+    }
+}
+
+/// What stands in place of the body's checksum, if the body is in chunks.
+fn streaming(headers: &HeaderMap) -> Option<&str> {
+    let sha256 = headers.get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
+    sha256.filter(|value| value.starts_with(STREAMING))
 }
 
 /// Whether the body is in chunks; the headers then say what is in them.
 fn unpack(headers: &mut HeaderMap) -> bool {
-    let sha256 = headers.get("x-amz-content-sha256").and_then(|value| value.to_str().ok());
-    if !sha256.is_some_and(|value| value.starts_with(STREAMING)) {
+    if streaming(headers).is_none() {
         return false;
     }
     match headers.get("x-amz-decoded-content-length").cloned() {

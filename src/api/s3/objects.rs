@@ -13,7 +13,7 @@ use super::{
     operations::{Operations, absent},
 };
 use crate::{
-    core::object::{Checksum, Location, unhex},
+    core::object::{Checksum, Location, hex, unhex},
     ports::{
         objects::{self, Body, Objects},
         store::{self, Condition, Crc, Expected, Intent, Late, Store},
@@ -52,11 +52,11 @@ pub fn expected<T>(request: &S3Request<T>, said: Said, body: Body) -> S3Result<(
     if let Some(algorithm) = &said.algorithm {
         kinds.extend(convert::crc(algorithm.as_str())?);
     }
-    let announced = request.headers.get("x-amz-trailer").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    for name in announced.split(',').filter_map(|name| name.trim().strip_prefix("x-amz-checksum-")) {
-        kinds.extend(convert::crc(name)?);
+    let announced = convert::announced(&request.headers)?;
+    for kind in &announced {
+        kinds.extend(convert::crc(kind)?);
     }
-    let (body, sha1) = match said.sha1.is_some() || announced.contains("x-amz-checksum-sha1") {
+    let (body, sha1) = match said.sha1.is_some() || announced.iter().any(|kind| kind == "sha1") {
         true => {
             let (body, watch) = Sha1Watch::begin(body);
             (body, Some((watch, said.sha1)))
@@ -68,13 +68,14 @@ pub fn expected<T>(request: &S3Request<T>, said: Said, body: Body) -> S3Result<(
         md5: said.content_md5.as_deref().map(decode).transpose().map_err(invalid)?,
         sums,
         kinds,
-        late: (!announced.is_empty() || sha1.is_some()).then(|| late(request, sha1)),
+        late: Some(late(request, announced, sha1)),
+        ..Expected::default()
     };
     Ok((expected, body))
 }
 
 /// Reads the trailers when the body has ended, wherever it was unpacked.
-fn late<T>(request: &S3Request<T>, sha1: Option<(Sha1Watch, Option<String>)>) -> Late {
+fn late<T>(request: &S3Request<T>, announced: Vec<String>, sha1: Option<(Sha1Watch, Option<String>)>) -> Late {
     let verified = request.trailing_headers.clone();
     let unpacked = request.extensions.get::<Trailers>().cloned();
     Box::new(move || {
@@ -83,9 +84,10 @@ fn late<T>(request: &S3Request<T>, sha1: Option<(Sha1Watch, Option<String>)>) ->
             (None, Some(unpacked)) => unpacked.get(),
             (None, None) => HeaderMap::new(),
         };
-        if let Some((watch, announced)) = sha1 {
+        convert::as_announced(&announced, &trailers)?;
+        if let Some((watch, said)) = sha1 {
             let trailed = trailers.get("x-amz-checksum-sha1").and_then(|value| value.to_str().ok());
-            watch.check(announced.as_deref().or(trailed).unwrap_or_default())?;
+            watch.check(said.as_deref().into_iter().chain(trailed))?;
         }
         convert::trailed(&trailers).sums()
     })
@@ -149,10 +151,15 @@ impl Conditions<'_> {
         let is = |condition: &ETagCondition| {
             condition.is_any() || condition.as_etag().is_some_and(|etag| etag.value() == object.etag)
         };
+        // Before it came here it was read from a peer, under this ETag: who reads it in ranges goes on.
+        let was = |condition: &ETagCondition| {
+            let sum = object.stat.sums.sha256().map(|sum| hex(&sum));
+            condition.as_etag().is_some_and(|etag| Some(etag.value()) == sum.as_deref())
+        };
         // Times in headers have no fractions.
         let modified = time(object.stat.modified.whole_seconds());
         let fails = match (self.if_match, self.if_unmodified_since) {
-            (Some(condition), _) => !is(condition),
+            (Some(condition), _) => !is(condition) && !was(condition),
             (None, Some(since)) => modified > *since,
             (None, None) => false,
         };
@@ -351,6 +358,21 @@ pub async fn opened(
     Err(s3_error!(InternalError, "the object is replaced faster than it can be copied"))
 }
 
+/// The condition of a copy on what stands where it goes. `s3s` does not read it.
+fn destination(headers: &HeaderMap) -> S3Result<Condition> {
+    let condition = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => ETagCondition::parse_http_header(value.as_bytes())
+                .map(Some)
+                .map_err(|_| s3_error!(InvalidArgument, "{name}: is neither an ETag nor `*`")),
+            _ => Err(s3_error!(InvalidArgument, "{name}: is there more than once")),
+        }
+    };
+    convert::condition(condition("if-match")?.as_ref(), condition("if-none-match")?.as_ref())
+}
+
 pub async fn copy(
     operations: &Operations,
     request: S3Request<CopyObjectInput>,
@@ -361,7 +383,11 @@ pub async fn copy(
         Some(_) => return Err(s3_error!(InvalidArgument, "the metadata directive is COPY or REPLACE")),
     };
     let new_attributes = convert::attributes(&request.headers)?;
+    let condition = destination(&request.headers)?;
     let input = request.input;
+    if input.sse_customer_algorithm.is_some() || input.tagging.is_some() || input.object_lock_mode.is_some() {
+        return Err(s3_error!(NotImplemented, "the store has no encryption by key, tags or locks"));
+    }
     let (from, at) = (source(&input.copy_source)?, Location::new(input.bucket, input.key));
     if from == at && !replaces {
         return Err(s3_error!(InvalidRequest, "a copy of an object onto itself has to change its metadata"));
@@ -380,7 +406,7 @@ pub async fn copy(
     let expected =
         Expected { size: Some(object.stat.size), sums: object.stat.sums.clone(), kinds, ..Expected::default() };
     let attributes = if replaces { new_attributes } else { object.stat.attributes };
-    let intent = Intent { attributes, condition: Condition::Always };
+    let intent = Intent { attributes, condition };
     let made = operations.store.write(&at, intent, expected, body).await.map_err(error)?;
     let fields = Fields::of(&made.stat.sums);
     let result = CopyObjectResult {
@@ -402,12 +428,26 @@ pub async fn delete(
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
     let input = request.input;
     only_one(input.version_id.as_ref(), None)?;
+    if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
+        return Err(s3_error!(NotImplemented, "a removal takes `If-Match: ETAG` alone"));
+    }
     let condition = convert::condition(input.if_match.as_ref(), None)?;
     let at = Location::new(input.bucket, input.key);
     if !operations.store.remove(&at, condition).await.map_err(error)? {
         no_bucket(&*operations.store, &at.bucket).await?;
     }
     Ok(S3Response::with_status(DeleteObjectOutput::default(), StatusCode::NO_CONTENT))
+}
+
+/// Objects have no tags. Clients ask before they copy in parts.
+pub async fn tags(
+    operations: &Operations,
+    request: S3Request<GetObjectTaggingInput>,
+) -> S3Result<S3Response<GetObjectTaggingOutput>> {
+    let input = request.input;
+    only_one(input.version_id.as_ref(), None)?;
+    find(operations, &Location::new(input.bucket, input.key)).await?;
+    Ok(S3Response::new(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None }))
 }
 
 /// To remove what is not there is no error, but from a bucket that is not there.
@@ -431,6 +471,9 @@ pub async fn delete_all(
     let removals = delete.objects.into_iter().map(async |object: ObjectIdentifier| {
         let result = async {
             only_one(object.version_id.as_ref(), None)?;
+            if object.last_modified_time.is_some() || object.size.is_some() {
+                return Err(s3_error!(NotImplemented, "a removal takes an ETag as its condition"));
+            }
             let condition = object.e_tag.map_or(Condition::Always, |etag| Condition::Is(etag.value().to_owned()));
             let at = Location::new(bucket.clone(), object.key.clone());
             operations.store.remove(&at, condition).await.map_err(error)

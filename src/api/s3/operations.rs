@@ -99,6 +99,7 @@ operations! {
     list_objects_v2 "ListObjectsV2" ListObjectsV2Input -> ListObjectsV2Output: read listing::objects_v2,
     put_object "PutObject" PutObjectInput -> PutObjectOutput: write objects::put,
     get_object "GetObject" GetObjectInput -> GetObjectOutput: read objects::get,
+    get_object_tagging "GetObjectTagging" GetObjectTaggingInput -> GetObjectTaggingOutput: read objects::tags,
     head_object "HeadObject" HeadObjectInput -> HeadObjectOutput: read objects::head,
     copy_object "CopyObject" CopyObjectInput -> CopyObjectOutput: write objects::copy,
     delete_object "DeleteObject" DeleteObjectInput -> DeleteObjectOutput: write objects::delete,

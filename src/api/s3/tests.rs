@@ -12,18 +12,18 @@ use crate::{
 const SIGNED: &str = "authorization: AWS4-HMAC-SHA256 Credential=a/20260101/r/s3/aws4_request, SignedHeaders=host, \
                       Signature=0000000000000000000000000000000000000000000000000000000000000000";
 
-async fn put(server: &Server, key: &str, headers: &[&str], body: &[u8]) -> Answer {
+pub async fn put(server: &Server, key: &str, headers: &[&str], body: &[u8]) -> Answer {
     server.call(&format!("PUT /bucket/{key}"), headers, body).await
 }
 
 /// The code of an error in S3's form.
-fn code(answer: &Answer) -> String {
+pub fn code(answer: &Answer) -> String {
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let code = text.split("<Code>").nth(1).and_then(|rest| rest.split("</Code>").next());
     code.unwrap_or_else(|| panic!("no code: {text}")).to_owned()
 }
 
-async fn is_there(server: &Server, key: &str) -> bool {
+pub async fn is_there(server: &Server, key: &str) -> bool {
     server.objects.stat(&Location::new("bucket", key)).await.unwrap().is_some()
 }
 
@@ -173,7 +173,7 @@ async fn what_is_not_s3s_is_told_apart() {
 
 #[tokio::test]
 async fn too_many_bodies_are_told_to_come_again() {
-    let limits = Limits { max_connections: 4, ..Limits::default() };
+    let limits = Limits { max_connections: 8, ..Limits::default() };
     let server = Arc::new(start_with(limits, Auth::default(), |_| {}).await);
     let mut busy = Vec::new();
     for _ in 0..2 {

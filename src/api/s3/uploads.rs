@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use futures::FutureExt;
-use s3s::{S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
 
 use super::{
     convert::{self, Fields, error, etag, incoming, size, time},
@@ -45,18 +45,35 @@ pub async fn create(
     let mut kinds = Vec::new();
     if let Some(algorithm) = &input.checksum_algorithm {
         kinds.extend(convert::crc(algorithm.as_str())?);
+        if algorithm.as_str().eq_ignore_ascii_case(ChecksumAlgorithm::SHA1) {
+            return Err(no_sha1());
+        }
     }
+    full_object(input.checksum_type.as_ref())?;
+    let is_checked = input.checksum_algorithm.is_some() || input.checksum_type.is_some();
     let at = Location::new(input.bucket, input.key);
     let begun = operations.store.begin_upload(&at, attributes, kinds).await.map_err(error)?;
     let output = CreateMultipartUploadOutput {
         bucket: Some(at.bucket),
         key: Some(at.key),
         checksum_algorithm: input.checksum_algorithm,
-        checksum_type: input.checksum_type,
+        checksum_type: is_checked.then(|| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
         upload_id: Some(begun.id),
         ..Default::default()
     };
     Ok(S3Response::new(output))
+}
+
+/// Every checksum that is kept is one of all bytes.
+fn full_object(kind: Option<&ChecksumType>) -> S3Result<()> {
+    match kind.map(ChecksumType::as_str) {
+        None | Some(ChecksumType::FULL_OBJECT) => Ok(()),
+        Some(_) => Err(s3_error!(NotImplemented, "the checksum type is FULL_OBJECT: the store keeps no other")),
+    }
+}
+
+fn no_sha1() -> S3Error {
+    s3_error!(NotImplemented, "SHA1 is not kept of parts: use CRC32, CRC32C, CRC64NVME or SHA256")
 }
 
 fn number(number: i32) -> S3Result<u32> {
@@ -136,9 +153,28 @@ fn chosen(parts: Option<CompletedMultipartUpload>) -> S3Result<Vec<Chosen>> {
     let chosen = |part: CompletedPart| {
         let number = number(part.part_number.ok_or(S3ErrorCode::MalformedXML)?)?;
         let md5 = part.e_tag.as_ref().map(|etag| unhex(etag.value()).ok_or(S3ErrorCode::InvalidPart));
-        Ok(Chosen { number, md5: md5.transpose()? })
+        if part.checksum_sha1.is_some() {
+            return Err(no_sha1());
+        }
+        let fields = Fields {
+            crc32: part.checksum_crc32,
+            crc32c: part.checksum_crc32c,
+            crc64nvme: part.checksum_crc64nvme,
+            sha256: part.checksum_sha256,
+        };
+        let sums = fields.sums().map_err(|why| s3_error!(InvalidPart, "part {number}: {why}"))?;
+        Ok(Chosen { number, md5: md5.transpose()?, sums })
     };
     parts.into_iter().map(chosen).collect()
+}
+
+/// A checksum of all bytes, or (`…-N`) one of the N parts' checksums.
+fn split(field: Option<String>, count: usize) -> S3Result<(Option<String>, Option<String>)> {
+    match field.as_deref().and_then(|field| field.split_once('-')) {
+        None => Ok((field, None)),
+        Some((sum, parts)) if parts.parse() == Ok(count) => Ok((None, Some(sum.to_owned()))),
+        Some(_) => Err(s3_error!(BadDigest, "a checksum of another number of parts than {count}")),
+    }
 }
 
 pub async fn complete(
@@ -149,17 +185,30 @@ pub async fn complete(
     let at = Location::new(input.bucket, input.key);
     let chosen = chosen(input.multipart_upload)?;
     let condition = convert::condition(input.if_match.as_ref(), input.if_none_match.as_ref())?;
-    // A checksum of the parts' checksums (`…-N`) says nothing that their ETags do not.
-    let whole = |field: Option<String>| field.filter(|field| !field.contains('-'));
-    let fields = Fields {
-        crc32: whole(input.checksum_crc32),
-        crc32c: whole(input.checksum_crc32c),
-        crc64nvme: whole(input.checksum_crc64nvme),
-        sha256: whole(input.checksum_sha256),
+    if input.checksum_sha1.is_some() {
+        return Err(no_sha1());
+    }
+    full_object(input.checksum_type.as_ref())?;
+    let count = chosen.len();
+    let (crc32, crc32_of_parts) = split(input.checksum_crc32, count)?;
+    let (crc32c, crc32c_of_parts) = split(input.checksum_crc32c, count)?;
+    let (crc64nvme, crc64nvme_of_parts) = split(input.checksum_crc64nvme, count)?;
+    let (sha256, sha256_of_parts) = split(input.checksum_sha256, count)?;
+    let whole = Fields { crc32, crc32c, crc64nvme, sha256 };
+    let of_parts = Fields {
+        crc32: crc32_of_parts,
+        crc32c: crc32c_of_parts,
+        crc64nvme: crc64nvme_of_parts,
+        sha256: sha256_of_parts,
     };
-    let sums = fields.sums().map_err(|why| s3_error!(InvalidDigest, "{why}"))?;
-    let expected =
-        Expected { size: input.mpu_object_size.and_then(|size| u64::try_from(size).ok()), sums, ..Expected::default() };
+    let sums = |fields: Fields| fields.sums().map_err(|why| s3_error!(InvalidDigest, "{why}"));
+    let size = input.mpu_object_size.map(u64::try_from).transpose();
+    let expected = Expected {
+        size: size.map_err(|_| s3_error!(InvalidArgument, "an object has no negative size"))?,
+        sums: sums(whole)?,
+        of_parts: sums(of_parts)?,
+        ..Expected::default()
+    };
     let store = operations.store.clone();
     let mut completing = async move {
         let made = store.complete(&at, &input.upload_id, chosen, expected, condition).await.map_err(error)?;
@@ -230,6 +279,7 @@ pub async fn parts(
         bucket: Some(at.bucket),
         key: Some(at.key),
         upload_id: Some(input.upload_id),
+        checksum_type: algorithm(&begun).map(|_| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
         checksum_algorithm: algorithm(&begun),
         parts: Some(listed.collect()),
         part_number_marker: Some(after),
@@ -287,6 +337,7 @@ pub async fn list(
     }
     let last = last.filter(|_| more);
     let shown = |begun: Begun| MultipartUpload {
+        checksum_type: algorithm(&begun).map(|_| ChecksumType::from_static(ChecksumType::FULL_OBJECT)),
         checksum_algorithm: algorithm(&begun),
         initiated: Some(time(begun.begun)),
         key: Some(encoded(begun.at.key, encoding)),

@@ -91,6 +91,32 @@ impl Digested {
     }
 }
 
+/// Whether the checksums of parts make up what is said of them together.
+///
+/// # Errors
+/// Says what differs.
+pub fn of_parts<'a>(expected: &Sums, parts: impl Iterator<Item = &'a Sums> + Clone) -> Result<(), String> {
+    for sum in expected.iter() {
+        let mut running = Running::new(false, Crc::of(sum));
+        for part in parts.clone() {
+            let same_kind = |known: &&Checksum| std::mem::discriminant(*known) == std::mem::discriminant(sum);
+            match part
+                .iter()
+                .find(same_kind)
+                .ok_or_else(|| format!("{sum}: its kind was not computed for each part"))?
+            {
+                Checksum::Sha256(sum) => running.update(sum),
+                Checksum::Crc32(sum) | Checksum::Crc32c(sum) => running.update(&sum.to_be_bytes()),
+                Checksum::Crc64Nvme(sum) => running.update(&sum.to_be_bytes()),
+            }
+        }
+        if running.finish().sums.agree(&Sums::of([*sum])) != Some(true) {
+            return Err(format!("{sum} is not the checksum of the parts' checksums"));
+        }
+    }
+    Ok(())
+}
+
 /// The kinds to compute for what is expected.
 pub fn kinds(expected: &Expected) -> Vec<Crc> {
     expected.sums.iter().filter_map(Crc::of).chain(expected.kinds.iter().copied()).collect()

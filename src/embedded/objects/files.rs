@@ -5,7 +5,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -52,6 +52,8 @@ pub struct Files {
     bodies: PathBuf,
     life: u64,
     next: AtomicU64,
+    /// Folders of this life whose own names are known to be durable.
+    durable: Mutex<BTreeSet<String>>,
 }
 
 impl Files {
@@ -63,7 +65,7 @@ impl Files {
         // The folder that holds the store may be new as well.
         let made = made.and_then(|()| root.parent().map_or(Ok(()), sync_folder));
         made.map_err(|source| OpenError::Disk { path: bodies.clone(), source })?;
-        Ok(Files { bodies, life, next: AtomicU64::new(0) })
+        Ok(Files { bodies, life, next: AtomicU64::new(0), durable: Mutex::default() })
     }
 
     /// A name for a new body.
@@ -80,7 +82,7 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match fs::create_dir(self.bodies.join(place.folder())) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                    _ => sync_folder(&self.bodies)?,
+                    _ => self.sync_name(place.folder())?,
                 }
                 open()?
             }
@@ -94,10 +96,24 @@ impl Files {
         fs::File::open(self.path(place))
     }
 
-    /// Makes the names of these files durable.
+    /// Makes the names of these files durable, and those of their folders: another one may have made a folder a moment
+    /// ago and not synced it yet.
     pub fn sync_folders(&self, places: &[Place]) -> io::Result<()> {
         let folders: BTreeSet<String> = places.iter().map(|place| place.folder()).collect();
-        folders.iter().try_for_each(|folder| sync_folder(&self.bodies.join(folder)))
+        folders.into_iter().try_for_each(|folder| {
+            sync_folder(&self.bodies.join(&folder))?;
+            self.sync_name(folder)
+        })
+    }
+
+    /// Makes a folder's own name durable, once.
+    fn sync_name(&self, folder: String) -> io::Result<()> {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !durable.contains(&folder) {
+            sync_folder(&self.bodies)?;
+            durable.insert(folder);
+        }
+        Ok(())
     }
 
     /// Removes a file; one that is not there is no error.
@@ -114,7 +130,9 @@ impl Files {
         for folder in fs::read_dir(&self.bodies)? {
             let folder = folder?;
             let name = folder.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&format!("{:016x}-", self.life)) {
+            let life = name.split_once('-').and_then(|(life, _)| unhex(life)).map(u64::from_be_bytes);
+            // What lies here and is not ours stays as it is.
+            if life.is_none_or(|life| life == self.life) || !folder.file_type()?.is_dir() {
                 continue;
             }
             let mut left = 0;

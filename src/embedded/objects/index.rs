@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use redb::{
-    AccessGuard, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
@@ -16,7 +14,7 @@ use crate::{
         object::{Location, Stat, Sums, hex},
         time::Timestamp,
     },
-    ports::store::{Begun, Crc, Object, Part},
+    ports::store::{Begun, Crc, Object, Part, UPLOADS_MAX},
 };
 
 /// Of everything below. Another one is refused.
@@ -39,14 +37,20 @@ const BUCKETS: TableDefinition<&str, u64> = TableDefinition::new("buckets");
 const UPLOADS: TableDefinition<&str, &[u8]> = TableDefinition::new("uploads");
 const PARTS: TableDefinition<(&str, u32), &[u8]> = TableDefinition::new("parts");
 
-/// The index failed, or holds what it cannot.
+/// Why a look or a change did not come to an end.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Broken(String);
+pub enum Broken {
+    /// The database failed: nothing is known of what it holds now.
+    #[error("{0}")]
+    Index(String),
+    /// One row is not what this build writes. The others are as good as before.
+    #[error("{0}")]
+    Row(String),
+}
 
 impl<E: Into<redb::Error>> From<E> for Broken {
     fn from(error: E) -> Self {
-        Broken(error.into().to_string())
+        Broken::Index(error.into().to_string())
     }
 }
 
@@ -113,6 +117,20 @@ impl UploadEntry {
     }
 }
 
+/// Who began an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uploader {
+    Service,
+    Peer,
+}
+
+impl Uploader {
+    /// Ids of peers are 64 digits (a SHA-256), those of services 32 (a [`Place`]).
+    pub fn of(id: &str) -> Self {
+        if id.len() == 64 { Uploader::Peer } else { Uploader::Service }
+    }
+}
+
 /// A part, always in a file. Fields are appended only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartEntry {
@@ -150,11 +168,11 @@ pub fn key_of(at: &Location) -> Vec<u8> {
 }
 
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Broken> {
-    postcard::from_bytes(bytes).map_err(|error| Broken(format!("an entry cannot be read: {error}")))
+    postcard::from_bytes(bytes).map_err(|error| Broken::Row(format!("an entry cannot be read: {error}")))
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Broken> {
-    postcard::to_allocvec(value).map_err(|error| Broken(format!("an entry cannot be written: {error}")))
+    postcard::to_allocvec(value).map_err(|error| Broken::Row(format!("an entry cannot be written: {error}")))
 }
 
 /// The database, for snapshots. Cheap to clone.
@@ -200,7 +218,7 @@ impl Index {
         match found {
             Ok(VERSION) => Ok(Index(Arc::new(database))),
             Ok(found) => Err(OpenError::Version { path: path.to_owned(), found, known: VERSION }),
-            Err(Broken(why)) => Err(OpenError::Index { path: path.to_owned(), why }),
+            Err(broken) => Err(OpenError::Index { path: path.to_owned(), why: broken.to_string() }),
         }
     }
 
@@ -222,8 +240,16 @@ impl Index {
     pub fn totals(&self) -> Result<Totals, Broken> {
         let mut totals = Totals::default();
         for row in self.snapshot()?.open_table(OBJECTS)?.range::<&[u8]>(..)? {
+            let (key, entry) = row?;
             totals.objects += 1;
-            totals.bytes += decode::<Entry>(row?.1.value())?.size;
+            match decode::<Entry>(entry.value()) {
+                Ok(entry) => totals.bytes += entry.size,
+                Err(error) => {
+                    totals.unreadable += 1;
+                    let key = String::from_utf8_lossy(key.value()).replace('\0', "/");
+                    tracing::error!(key, %error, "an object's entry in the index is damaged");
+                }
+            }
         }
         Ok(totals)
     }
@@ -269,8 +295,7 @@ impl Index {
 
     pub fn uploads(&self) -> Result<Vec<(String, UploadEntry)>, Broken> {
         let table = self.snapshot()?.open_table(UPLOADS)?;
-        let rows = table.range::<&str>(..)?;
-        rows.map(|row| row.map_err(Broken::from).and_then(|(id, entry)| named(&id, &entry))).collect()
+        readable(table.range::<&str>(..)?)
     }
 
     /// Parts after the number `after`, at most `limit`.
@@ -286,11 +311,17 @@ impl Index {
     }
 }
 
-fn named(
-    id: &AccessGuard<'_, &'static str>,
-    entry: &AccessGuard<'_, &'static [u8]>,
-) -> Result<(String, UploadEntry), Broken> {
-    Ok((id.value().to_owned(), decode(entry.value())?))
+/// Uploads, but those that cannot be read: one of them shall not hide the others.
+fn readable(rows: redb::Range<'_, &'static str, &'static [u8]>) -> Result<Vec<(String, UploadEntry)>, Broken> {
+    let mut uploads = Vec::new();
+    for row in rows {
+        let (id, entry) = row?;
+        match decode(entry.value()) {
+            Ok(entry) => uploads.push((id.value().to_owned(), entry)),
+            Err(error) => tracing::error!(upload = id.value(), %error, "an upload's entry in the index is damaged"),
+        }
+    }
+    Ok(uploads)
 }
 
 /// What has to happen around a commit.
@@ -306,7 +337,8 @@ pub struct Effects {
     pub taken: Totals,
 }
 
-/// The tables within the writer's transaction.
+/// The tables within the writer's transaction. A change of one that ends in [`Broken::Row`] has changed nothing: rows are
+/// read, and written ones encoded, before anything is put or removed.
 pub struct Tables<'t> {
     objects: Table<'t, &'static [u8], &'static [u8]>,
     bodies: Table<'t, (u64, u64), &'static [u8]>,
@@ -341,6 +373,7 @@ impl<'t> Tables<'t> {
 
     /// Puts an object where it belongs; what stood there goes.
     pub fn put(&mut self, at: &Location, entry: &Entry, body: Stored) -> Result<(), Broken> {
+        let encoded = encode(entry)?;
         self.remove(at)?;
         self.make_bucket(&at.bucket, entry.modified)?;
         match body {
@@ -352,7 +385,7 @@ impl<'t> Tables<'t> {
                 self.effects.fresh.push(fresh);
             }
         }
-        self.objects.insert(key_of(at).as_slice(), encode(entry)?.as_slice())?;
+        self.objects.insert(key_of(at).as_slice(), encoded.as_slice())?;
         self.effects.added.objects += 1;
         self.effects.added.bytes += entry.size;
         Ok(())
@@ -360,10 +393,8 @@ impl<'t> Tables<'t> {
 
     /// Whether something stood there.
     pub fn remove(&mut self, at: &Location) -> Result<bool, Broken> {
-        let Some(gone) = self.objects.remove(key_of(at).as_slice())?.map(|gone| decode::<Entry>(gone.value())) else {
-            return Ok(false);
-        };
-        let gone = gone?;
+        let Some(gone) = self.find(at)? else { return Ok(false) };
+        self.objects.remove(key_of(at).as_slice())?;
         match gone.inline {
             true => {
                 self.bodies.remove((gone.place.life, gone.place.number))?;
@@ -406,19 +437,27 @@ impl<'t> Tables<'t> {
         self.uploads.get(id)?.map(|found| decode(found.value())).transpose()
     }
 
-    pub fn upload_count(&self) -> Result<u64, Broken> {
+    /// Whether services, or peers, have begun as many uploads as they may. Neither takes the other's room.
+    pub fn is_full(&self, by: Uploader) -> Result<bool, Broken> {
         use redb::ReadableTableMetadata;
-        Ok(self.uploads.len()?)
+        if self.uploads.len()? < UPLOADS_MAX as u64 {
+            return Ok(false);
+        }
+        let mut count = 0;
+        for row in self.uploads.range::<&str>(..)? {
+            count += usize::from(Uploader::of(row?.0.value()) == by);
+        }
+        Ok(count >= UPLOADS_MAX)
     }
 
     pub fn all_uploads(&self) -> Result<Vec<(String, UploadEntry)>, Broken> {
-        let rows = self.uploads.range::<&str>(..)?;
-        rows.map(|row| row.map_err(Broken::from).and_then(|(id, entry)| named(&id, &entry))).collect()
+        readable(self.uploads.range::<&str>(..)?)
     }
 
     pub fn put_upload(&mut self, id: &str, upload: &UploadEntry) -> Result<(), Broken> {
+        let encoded = encode(upload)?;
         self.make_bucket(&upload.at.bucket, upload.begun)?;
-        self.uploads.insert(id, encode(upload)?.as_slice())?;
+        self.uploads.insert(id, encoded.as_slice())?;
         Ok(())
     }
 
@@ -433,8 +472,9 @@ impl<'t> Tables<'t> {
 
     /// Puts a part; one of the same number goes.
     pub fn put_part(&mut self, id: &str, number: u32, part: &PartEntry, body: Fresh) -> Result<(), Broken> {
-        let before = self.parts.insert((id, number), encode(part)?.as_slice())?;
-        let before = before.map(|before| decode::<PartEntry>(before.value())).transpose()?;
+        let encoded = encode(part)?;
+        let before = self.parts.get((id, number))?.map(|before| decode::<PartEntry>(before.value())).transpose()?;
+        self.parts.insert((id, number), encoded.as_slice())?;
         if let Some(before) = before {
             self.doom(before.place)?;
         }

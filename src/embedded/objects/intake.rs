@@ -2,7 +2,7 @@
 
 use std::{io, io::Write, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 
@@ -65,7 +65,7 @@ pub async fn receive(
             (digested, Stored::File(fresh))
         }
         None if chunk.length <= inline_max => {
-            let bytes = chunk.concat();
+            let bytes = chunk.pieces().concat();
             running.update(&bytes);
             (running.finish(), Stored::Inline(files.place(), bytes))
         }
@@ -86,21 +86,38 @@ pub async fn receive(
     Ok((digested, stored))
 }
 
+/// A piece of fewer bytes is copied: as a slice it would keep alive all that was read with it.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
 /// Pieces that are written together.
 #[derive(Default)]
 struct Chunk {
     pieces: Vec<Bytes>,
+    /// Small pieces that came last, copied together.
+    small: BytesMut,
     length: usize,
 }
 
 impl Chunk {
     fn push(&mut self, bytes: Bytes) {
         self.length += bytes.len();
+        if bytes.len() < PIECE_BYTES_MIN {
+            self.small.extend_from_slice(&bytes);
+            return;
+        }
+        self.seal();
         self.pieces.push(bytes);
     }
 
-    fn concat(&self) -> Vec<u8> {
-        self.pieces.concat()
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    fn pieces(mut self) -> Vec<Bytes> {
+        self.seal();
+        self.pieces
     }
 }
 
@@ -117,7 +134,7 @@ impl Sink {
     }
 
     fn take(&mut self, chunk: Chunk) -> io::Result<()> {
-        chunk.pieces.iter().try_for_each(|piece| self.append(piece))
+        chunk.pieces().iter().try_for_each(|piece| self.append(piece))
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -33,9 +33,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
     core::link::Failure,
@@ -55,8 +56,12 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 /// Bytes of a body that are hashed, written or read at once. A body on its way holds twice as much in memory.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Parts that become an object, and objects that are copied, at the same time; more wait.
+/// Uploads whose parts become an object at the same time; more wait.
 const JOINS_MAX: usize = 4;
+
+/// How long a change may wait to be durable, and a look to be answered, before the caller is told that nothing is known.
+/// Far more than a healthy disk takes, also under load.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,10 @@ pub enum OpenError {
 pub struct Totals {
     pub objects: u64,
     pub bytes: u64,
+    /// Objects whose entries were found damaged at the start. They are neither read nor replaced.
+    pub unreadable: u64,
+    /// Files of removed objects that stay until the next start.
+    pub files_left: u64,
 }
 
 /// Told after each change.
@@ -132,11 +141,11 @@ impl LocalObjects {
         self.writer.close().await;
     }
 
-    /// Removes uploads that were begun before `age` ago and never came to an end; answers how many.
+    /// Removes uploads that took in nothing for `age` and never came to an end; answers how many.
     ///
     /// # Errors
-    /// The store failed.
-    pub async fn drop_stale_uploads(&self, age: std::time::Duration) -> Result<usize, Failure> {
+    /// The store failed, or an entry is damaged.
+    pub async fn drop_stale_uploads(&self, age: Duration) -> Result<usize, Failure> {
         let before = self.clock.now().minus(age);
         self.writer.transact(move |tables| uploads::drop_stale(tables, before)).await
     }
@@ -155,7 +164,10 @@ impl LocalObjects {
         question: impl FnOnce(&Index, &Files) -> Result<T, index::Broken> + Send + 'static,
     ) -> Result<T, Failure> {
         let (index, files) = (self.index.clone(), self.files.clone());
-        off_runtime(move || question(&index, &files)).await?.map_err(broken)
+        match timeout(PATIENCE, off_runtime(move || question(&index, &files))).await {
+            Ok(answer) => answer?.map_err(broken),
+            Err(_) => Err(late()),
+        }
     }
 }
 
@@ -163,6 +175,13 @@ impl LocalObjects {
 fn broken(error: index::Broken) -> Failure {
     tracing::error!(%error, "the object store's index cannot be read");
     Failure::Unanswered(format!("the object store's index: {error}"))
+}
+
+/// The disk neither does its work nor fails.
+fn late() -> Failure {
+    let seconds = PATIENCE.as_secs();
+    tracing::error!(seconds, "the object store's disk does not answer");
+    Failure::Unanswered(format!("the object store did not answer within {seconds} s"))
 }
 
 fn disk_failure(error: &io::Error) -> Failure {

@@ -13,7 +13,7 @@ use crate::{
     },
     ports::{
         objects::{Announced, Body, Error, Objects, Upload},
-        store::{self, Chosen, Condition, Crc, Expected, Intent},
+        store::{self, Chosen, Condition, Crc, Expected, Intent, PARTS_MAX},
     },
 };
 
@@ -23,9 +23,10 @@ impl From<store::Error> for Error {
             store::Error::NoObject | store::Error::NoUpload => Error::Gone,
             store::Error::Condition => Error::Exists,
             store::Error::Damaged(why) => Error::Damaged(why),
-            store::Error::NoPart(_) | store::Error::Order | store::Error::TooSmall(_) => {
-                Error::Damaged(error.to_string())
-            }
+            store::Error::NoPart(_)
+            | store::Error::DamagedPart(_)
+            | store::Error::Order
+            | store::Error::TooSmall(_) => Error::Damaged(error.to_string()),
             store::Error::Failure(failure) => Error::Failure(failure),
             store::Error::NoBucket | store::Error::NotEmpty | store::Error::Invalid(_) => {
                 Error::Failure(Failure::Refused(error.to_string()))
@@ -101,7 +102,11 @@ impl Objects for LocalObjects {
         announced: Announced,
     ) -> BoxFuture<'a, Result<Stat, Error>> {
         async move {
-            let chosen = (1..=parts).map(|number| Chosen { number, md5: None }).collect();
+            // It comes from elsewhere, and memory is set aside for it.
+            if !(1..=PARTS_MAX).contains(&parts) {
+                return Err(store::Error::Invalid("an upload has between 1 and 10000 parts").into());
+            }
+            let chosen = (1..=parts).map(|number| Chosen { number, ..Chosen::default() }).collect();
             let joined = self.join(at, &upload.id, chosen, expected(&announced), Condition::Absent).await;
             let error = match joined {
                 Ok(object) => return Ok(object.stat),

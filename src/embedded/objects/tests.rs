@@ -29,16 +29,16 @@ impl Clock for FixedClock {
     }
 }
 
-fn clock() -> Arc<dyn Clock> {
+pub fn clock() -> Arc<dyn Clock> {
     Arc::new(FixedClock(AtomicU64::new(1_700_000_000_000_000_000)))
 }
 
-fn open(root: &Path) -> LocalObjects {
+pub fn open(root: &Path) -> LocalObjects {
     LocalObjects::open(root, clock(), &Random::from_system(), Box::new(|_| {})).unwrap()
 }
 
 /// Waits until the store is closed: its threads end a little after its last handle.
-async fn reopen(store: LocalObjects, root: &Path) -> LocalObjects {
+pub async fn reopen(store: LocalObjects, root: &Path) -> LocalObjects {
     drop(store);
     for _ in 0..500 {
         if let Ok(store) = LocalObjects::open(root, clock(), &Random::from_system(), Box::new(|_| {})) {
@@ -49,24 +49,24 @@ async fn reopen(store: LocalObjects, root: &Path) -> LocalObjects {
     panic!("the store stays open");
 }
 
-async fn write(store: &LocalObjects, key: &str, bytes: &Bytes) -> crate::ports::store::Object {
+pub async fn write(store: &LocalObjects, key: &str, bytes: &Bytes) -> crate::ports::store::Object {
     let at = Location::new("bucket", key);
     store.write(&at, Intent::default(), Expected::default(), body(bytes)).await.unwrap()
 }
 
-async fn read(store: &LocalObjects, key: &str) -> Option<Vec<u8>> {
+pub async fn read(store: &LocalObjects, key: &str) -> Option<Vec<u8>> {
     let at = Location::new("bucket", key);
     let stat = store.stat(&at).await.unwrap()?;
     Some(collect(Objects::read(store, &at, &stat.version, 0..stat.size).await.unwrap()).await.unwrap())
 }
 
 /// Files below the folder of bodies.
-fn files(root: &Path) -> usize {
+pub fn files(root: &Path) -> usize {
     let folders = fs::read_dir(root.join("bodies")).unwrap();
     folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
 }
 
-async fn until_files(root: &Path, count: usize) {
+pub async fn until_files(root: &Path, count: usize) {
     for _ in 0..500 {
         if files(root) == count {
             return;
@@ -297,6 +297,88 @@ async fn stale_uploads_are_dropped_with_their_parts() {
     assert_eq!(store.upload(&at, &upload.id).await, Err(Error::NoUpload));
 }
 
+/// Writes what is no entry over those of these keys.
+fn spoil(root: &Path, keys: &[&str]) {
+    let database = redb::Database::open(root.join("index.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut objects = transaction.open_table(index::OBJECTS).unwrap();
+    for key in keys {
+        let key = index::key_of(&Location::new("bucket", *key));
+        objects.insert(key.as_slice(), b"\xff\xff".as_slice()).unwrap();
+    }
+    drop(objects);
+    transaction.commit().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_entry_costs_no_other_object_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for key in ["a", "b"] {
+        write(&store, key, &noise(1, 10)).await;
+    }
+    store.close().await;
+    let store = reopen(store, folder.path()).await;
+    drop(store);
+    // The threads of the store keep the database open for a moment.
+    for _ in 0..500 {
+        if redb::Database::open(folder.path().join("index.redb")).is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    spoil(folder.path(), &["a"]);
+    let store = open(folder.path());
+    assert_eq!(store.index.totals().unwrap(), Totals { objects: 2, bytes: 10, unreadable: 1, files_left: 0 });
+    let at = |key: &str| Location::new("bucket", key);
+    let put = |key: &str| {
+        let at = at(key);
+        let store = store.clone();
+        async move { store.write(&at, Intent::default(), Expected::default(), body(&noise(2, 10))).await }
+    };
+    let (spoiled, sound, new) = tokio::join!(put("a"), put("b"), put("c"));
+    assert!(matches!(spoiled, Err(Error::Failure(Failure::Unanswered(_)))), "{spoiled:?}");
+    assert!(sound.is_ok() && new.is_ok(), "{sound:?} {new:?}");
+    assert!(store.stat(&at("a")).await.is_err());
+    assert!(Store::remove(&store, &at("a"), Condition::Always).await.is_err());
+    assert_eq!(read(&store, "b").await.unwrap(), noise(2, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_else_lies_among_the_bodies_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let fresh = store.files.create().unwrap();
+    let orphan = fresh.place;
+    fresh.keep();
+    let bodies = folder.path().join("bodies");
+    fs::write(bodies.join("0-note"), "x").unwrap();
+    fs::create_dir(bodies.join("lost+found")).unwrap();
+    let store = reopen(store, folder.path()).await;
+    for _ in 0..500 {
+        if store.files.read(orphan).is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(store.files.read(orphan).is_err(), "what a crash left behind is removed");
+    assert!(bodies.join("0-note").exists() && bodies.join("lost+found").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_single_bytes_is_taken_in_as_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (small, large) = (noise(1, 3_000), noise(2, 600_000));
+    for (key, bytes) in [("small", &small), ("large", &large)] {
+        let pieces: Vec<_> = (0..bytes.len()).map(|at| Ok(bytes.slice(at..=at))).collect();
+        let pieces: objects::Body = Box::pin(futures::stream::iter(pieces));
+        let at = Location::new("bucket", key);
+        store.write(&at, Intent::default(), Expected::default(), pieces).await.unwrap();
+        assert!(read(&store, key).await.unwrap() == *bytes, "{key}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn totals_are_kept_and_found_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,7 +389,7 @@ async fn totals_are_kept_and_found_again() {
         write(&store, key, &noise(1, size)).await;
     }
     Store::remove(&store, &Location::new("bucket", "c"), Condition::Always).await.unwrap();
-    let expected = Totals { objects: 2, bytes: 100_020 };
+    let expected = Totals { objects: 2, bytes: 100_020, ..Totals::default() };
     // The watcher is told right after the answer.
     tokio::time::timeout(Duration::from_secs(5), seen.wait_for(|totals| *totals == expected)).await.unwrap().unwrap();
     let store = reopen(store, folder.path()).await;

@@ -4,16 +4,22 @@
 //! nothing: what it saw may be another change of the same transaction.
 //!
 //! After a failed write or sync nothing is known of what the disk holds. The writer then ends and answers nothing more,
-//! as the hub's does.
+//! as the hub's does. A row that cannot be read is the affair of the change that met it: that one fails, and the others of
+//! its transaction do not.
 
-use std::{io, sync::Arc, sync::mpsc::SyncSender};
+use std::{io, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::{
-    Totals, Watcher,
+    PATIENCE, Totals, Watcher, broken,
     files::{Files, Place},
     index::{Broken, Effects, Index, Tables},
+    late,
+    sweep::Doomed,
 };
 use crate::core::link::Failure;
 
@@ -39,28 +45,40 @@ impl Writer {
     /// Runs a change and answers what it answered, once it is durable.
     ///
     /// # Errors
-    /// The store failed: the change may or may not be there after the next start.
+    /// The store failed, or did not answer within [`PATIENCE`]: the change may be there or not. Or the change met a row
+    /// that cannot be read: then it is not there.
     pub async fn transact<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Tables<'_>) -> Result<T, Broken> + Send + 'static,
     ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |tables| {
-            let value = job(tables)?;
+            let value = match job(tables) {
+                Err(Broken::Index(why)) => return Err(Broken::Index(why)),
+                value => value,
+            };
             // Who does not wait any more has no use for it.
             Ok(Box::new(move || drop(answer.send(value))))
         });
         let failure = |_| Failure::Unanswered("the object store failed and has to be opened again".to_owned());
-        self.messages.send(Message::Change(job)).await.map_err(|_| failure(()))?;
-        answered.await.map_err(|_| failure(()))
+        let done = async {
+            self.messages.send(Message::Change(job)).await.map_err(|_| failure(()))?;
+            answered.await.map_err(|_| failure(()))?.map_err(broken)
+        };
+        timeout(PATIENCE, done).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Ends the writer in a way that makes the next start quick.
     pub async fn close(&self) {
         let (closed, closing) = oneshot::channel();
-        if self.messages.send(Message::Close(closed)).await.is_ok() {
-            // Without an answer the writer has failed, which `failed` tells.
-            let _ = closing.await;
+        let closes = async {
+            if self.messages.send(Message::Close(closed)).await.is_ok() {
+                // Without an answer the writer has failed, which `failed` tells.
+                let _ = closing.await;
+            }
+        };
+        if timeout(PATIENCE, closes).await.is_err() {
+            tracing::warn!("the object store did not close in time: the next start reads its whole index");
         }
     }
 
@@ -78,13 +96,7 @@ impl Writer {
 ///
 /// # Errors
 /// No thread could be started.
-pub fn start(
-    index: Index,
-    files: Arc<Files>,
-    doomed: SyncSender<Place>,
-    totals: Totals,
-    watcher: Watcher,
-) -> io::Result<Writer> {
+pub fn start(index: Index, files: Arc<Files>, doomed: Doomed, totals: Totals, watcher: Watcher) -> io::Result<Writer> {
     let (sender, mut messages) = mpsc::channel(WAITING_MAX);
     let (failing, failed) = watch::channel(None);
     let mut thread = Thread { index, files, doomed, totals, watcher };
@@ -100,7 +112,7 @@ pub fn start(
 struct Thread {
     index: Index,
     files: Arc<Files>,
-    doomed: SyncSender<Place>,
+    doomed: Doomed,
     totals: Totals,
     watcher: Watcher,
 }
@@ -154,12 +166,10 @@ impl Thread {
         }
         transaction.commit().map_err(Broken::from)?;
         replies.into_iter().for_each(|reply| reply());
-        for place in doomed {
-            // The sweep of the next start finds those that nobody takes.
-            let _ = self.doomed.send(place);
-        }
+        doomed.into_iter().for_each(|place| self.doomed.remove(place));
         self.totals.objects = (self.totals.objects + added.objects).saturating_sub(taken.objects);
         self.totals.bytes = (self.totals.bytes + added.bytes).saturating_sub(taken.bytes);
+        self.totals.files_left = self.doomed.left;
         (self.watcher)(self.totals);
         Ok(())
     }
