@@ -62,7 +62,8 @@ pub fn check_bucket(name: &str) -> Result<(), &'static str> {
     if name.contains("..") {
         return Err("a bucket's name has no two dots in a row");
     }
-    if name.parse::<std::net::Ipv4Addr>().is_ok() {
+    let is_number = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    if name.split('.').count() == 4 && name.split('.').all(is_number) {
         return Err("a bucket's name is no IP address");
     }
     let prefixes = ["xn--", "sthree-", "amzn-s3-demo-"];

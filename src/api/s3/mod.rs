@@ -116,7 +116,9 @@ pub async fn serve(
         connection.lift_timeout();
     }
     let is_open = shows(&head.headers, api.options.auth.api_token.as_ref());
-    let mut length = answer::content_length(&head.headers);
+    // Without one of the two headers there is no body.
+    let has_none = || !head.headers.contains_key(header::TRANSFER_ENCODING);
+    let mut length = answer::content_length(&head.headers).or_else(|| has_none().then_some(0));
     let (service, body) = match &api.s3.signed {
         Some(signed) if !is_open => {
             let body = incoming.stream(Admission::default());
