@@ -8,15 +8,21 @@
 
 BENCH_ARGS ?=
 AWS_ARGS ?=
+OBJECTS_ARGS ?=
 AWS_BUILD ?= bench
 PYTHON ?= python3
 # Debian puts it where a user's PATH does not look.
 NATS_SERVER = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nats-server)
 ROOTLY = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-ledger bench-simulator bench-peers bench-nats bench-aws
+.PHONY: bench bench-ledger bench-simulator bench-peers bench-objects bench-nats bench-aws
 
-bench: bench-ledger bench-simulator bench-peers bench-aws
+bench: bench-ledger bench-simulator bench-peers bench-objects bench-aws
+
+# Objects through a link, and beside it rclone between the same two stores. Four minutes.
+bench-objects: tools
+	cargo build --release --no-default-features
+	$(PYTHON) benches/peers/objects.py $(OBJECTS_ARGS)
 
 # Events that all regions' hubs hold at the end, a second of wall time, on all cores.
 bench-simulator:
