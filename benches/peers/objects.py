@@ -116,6 +116,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run: numbers without meaning")
     parser.add_argument("--runs", type=int, default=3, help="of each side, in turn; the median counts (default 3)")
+    parser.add_argument("--only", choices=list(SIZES), help="one size")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--binary", default=str(ROOT / "target/release/hubweave"))
     parser.add_argument("--dir", help="where the data goes; on the disk to measure")
@@ -128,6 +129,8 @@ def main():
     results = {"version": version(given.binary), "transfers": TRANSFERS, "sizes": {}}
     try:
         for name, (size, full, quick) in SIZES.items():
+            if given.only not in (None, name):
+                continue
             count, ours, theirs, peaks = quick if given.quick else full, [], [], []
             for run in range(1 if given.quick else given.runs):
                 region = agents(given.binary, f"{folder}/{size}-{run}")
