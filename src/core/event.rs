@@ -119,6 +119,9 @@ impl Header {
 #[error("malformed event record: {0}")]
 pub struct Malformed(&'static str);
 
+/// Flags, hops and the lengths come before the offset.
+const OFFSET_AT: usize = 16;
+
 /// One event as bytes, checked when it is built from them. Cloning is cheap.
 #[derive(Clone, PartialEq)]
 pub struct Record {
@@ -172,6 +175,12 @@ impl Record {
             return Err(Malformed("a length splits a character"));
         }
         Ok(Record { header, raw, ends })
+    }
+
+    /// Where the event of a record stands, for readers that pass over it; `None` where [`parse`](Self::parse) would fail.
+    pub fn offset_of(raw: &[u8]) -> Option<u64> {
+        let mut fields = Fields(raw.get(OFFSET_AT..HEADER_BYTES)?);
+        Some(fields.u64())
     }
 
     /// The record's bytes, as in the log and on the wire.
@@ -513,6 +522,14 @@ mod tests {
         let key_hash = KeyHash::of(&draft.source, &draft.detail_type, "k-1");
         encode_local(&mut out, &draft, "k-1", key_hash, Incarnation::from_random(9), placement(42));
         Record::parse(Bytes::from(out)).unwrap()
+    }
+
+    #[test]
+    fn a_records_offset_is_found_without_the_rest_of_it() {
+        let (mut raw, hash, at) = (Vec::new(), KeyHash([1; 16]), placement(0x0102_0304_0506_0708));
+        encode_local(&mut raw, &draft("{}"), "k", hash, Incarnation::from_random(9), at);
+        assert_eq!(Record::offset_of(&raw), Some(0x0102_0304_0506_0708));
+        assert_eq!(Record::offset_of(&raw[..HEADER_BYTES - 1]), None);
     }
 
     #[test]

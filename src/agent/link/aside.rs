@@ -23,6 +23,9 @@ use crate::{
 /// Held events sent together.
 pub(super) const HELD_BATCH: usize = 64;
 
+/// Held events that stand in a row are read in pieces of about this many bytes.
+const READ_BYTES: usize = 1 << 20;
+
 impl LinkTask {
     pub(super) async fn send_held(&mut self, state: &mut Loop) {
         let due = self.core.due_held(self.ends.steady(), state.bringing.room(HELD_BATCH));
@@ -31,44 +34,13 @@ impl LinkTask {
         }
         let mut records = Vec::with_capacity(due.len());
         let mut bytes = 0;
-        for sequence in due {
-            if bytes > self.core.options().batch_bytes {
-                // Too much for one batch: the next round takes it.
-                self.core.settle_held(sequence, Some(Outcome::Retry { after_millis: 0 }), self.ends.steady(), 0.0);
-                continue;
+        let mut due = due.into_iter().peekable();
+        while let Some(first) = due.next() {
+            let mut last = first;
+            while due.next_if_eq(&(last + 1)).is_some() {
+                last += 1;
             }
-            let mut reader = self.ends.hub.reader(sequence - 1);
-            match reader.next(1, 1).await {
-                Ok(found)
-                    if found.first().is_some_and(|record| self.core.is_expired(record, self.ends.clock.now())) =>
-                {
-                    let outcome = Some(Outcome::Rejected(Reason::Expired));
-                    let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
-                    let expired = found.into_iter().filter(|record| !self.is_dead(record));
-                    let dead = expired.map(|record| Effect::DeadLetter { record, reason: Reason::Expired, attempts });
-                    self.perform(dead.collect()).await;
-                }
-                Ok(found) if !found.is_empty() => {
-                    for record in found {
-                        self.core.know_held(&record.header);
-                        if self.waits_for_payload(&record) {
-                            self.bring(state, record);
-                        } else {
-                            bytes += record.raw().len();
-                            records.push(record);
-                        }
-                    }
-                }
-                Ok(_) | Err(ReadError::Dropped { .. }) => {
-                    // Retention keeps what is held; only the size limit takes it.
-                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.steady(), 0.0);
-                    self.lost(sequence - 1, sequence, Mark::default()).await;
-                }
-                Err(ReadError::Failed(why)) => {
-                    tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
-                    self.core.settle_held(sequence, None, self.ends.steady(), self.ends.entropy.next_f64());
-                }
-            }
+            self.read_held(state, first, last, &mut records, &mut bytes).await;
         }
         // Copies of other regions' events, which this region brings in their stead, say so.
         let (own, copies): (Vec<Record>, Vec<Record>) =
@@ -76,6 +48,76 @@ impl LinkTask {
         for (kind, records) in [(Kind::Redrive, own), (Kind::Repair, copies)] {
             let ready = records.into_iter().map(|record| Ready { sent: record.clone(), original: record });
             self.send_single(state, &kind, ready.collect());
+        }
+    }
+
+    /// Reads held events that stand in a row, as those that refer to objects mostly do: each look for where one stands
+    /// would read all that stand before it since the last mark of the log's index.
+    async fn read_held(
+        &mut self,
+        state: &mut Loop,
+        first: u64,
+        last: u64,
+        records: &mut Vec<Record>,
+        bytes: &mut usize,
+    ) {
+        let mut reader = self.ends.hub.reader(first - 1);
+        let mut sequence = first;
+        let mut one_by_one = false;
+        while sequence <= last {
+            let left = match one_by_one {
+                true => 1,
+                false => usize::try_from(last - sequence + 1).unwrap_or(usize::MAX),
+            };
+            match reader.next(left, READ_BYTES).await {
+                Ok(found) if !found.is_empty() => {
+                    for record in found {
+                        sequence = record.header.offset + 1;
+                        self.take_held(state, record, records, bytes).await;
+                    }
+                }
+                Ok(_) | Err(ReadError::Dropped { .. }) => {
+                    // Retention keeps what is held; only the size limit takes it.
+                    self.core.settle_held(sequence, Some(Outcome::Delivered), self.ends.steady(), 0.0);
+                    self.lost(sequence - 1, sequence, Mark::default()).await;
+                    reader.seek(sequence);
+                    sequence += 1;
+                }
+                // Those before the one that cannot be read are as good as ever.
+                Err(ReadError::Failed(_)) if left > 1 => {
+                    one_by_one = true;
+                    reader = self.ends.hub.reader(sequence - 1);
+                }
+                Err(ReadError::Failed(why)) => {
+                    tracing::error!(peer = self.ends.peer_name, sequence, why, "a held event cannot be read");
+                    self.core.settle_held(sequence, None, self.ends.steady(), self.ends.entropy.next_f64());
+                    reader = self.ends.hub.reader(sequence);
+                    sequence += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives up a held event that is too old, brings the payloads of one that has any, and adds any other to `records`.
+    async fn take_held(&mut self, state: &mut Loop, record: Record, records: &mut Vec<Record>, bytes: &mut usize) {
+        let sequence = record.header.offset;
+        if *bytes > self.core.options().batch_bytes {
+            // Too much for one batch: the next round takes it.
+            self.core.settle_held(sequence, Some(Outcome::Retry { after_millis: 0 }), self.ends.steady(), 0.0);
+        } else if self.core.is_expired(&record, self.ends.clock.now()) {
+            let outcome = Some(Outcome::Rejected(Reason::Expired));
+            let attempts = self.core.settle_held(sequence, outcome, self.ends.steady(), 0.0);
+            if !self.is_dead(&record) {
+                self.perform(vec![Effect::DeadLetter { record, reason: Reason::Expired, attempts }]).await;
+            }
+        } else {
+            self.core.know_held(&record.header);
+            if self.waits_for_payload(&record) {
+                self.bring(state, record);
+            } else {
+                *bytes += record.raw().len();
+                records.push(record);
+            }
         }
     }
 

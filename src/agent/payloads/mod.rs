@@ -239,6 +239,11 @@ impl Payloads {
         result
     }
 
+    /// Whether the peer has a bucket for details that are too large for its hub.
+    pub fn may_offload(&self) -> bool {
+        matches!(&self.options.buckets, Buckets::Own { peer: Some(_), .. })
+    }
+
     /// Writes a detail that is too large for the peer's hub into the peer's store. The object is named by what it holds, so
     /// a repeat finds it there.
     ///

@@ -41,6 +41,12 @@ pub(super) fn has_objects(event: &Event, bytes: usize, options: &Options, ports:
     ports.payloads.is_some() && !options.shadow && (waits || bytes > options.entry_bytes_max)
 }
 
+/// Whether a detail that is too large for the peer's bus has an object to go to. In shadow mode nothing goes there, and the
+/// event is no dead letter either, as it would be delivered.
+pub(super) fn may_offload(ports: &Ports) -> bool {
+    ports.payloads.as_ref().is_some_and(|payloads| payloads.may_offload())
+}
+
 /// Brings what an event refers to, and the event's own detail where that is too large.
 pub(super) async fn bring(
     event: Event,

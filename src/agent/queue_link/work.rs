@@ -188,7 +188,7 @@ impl Work {
                     if payload::has_objects(event, bytes, &self.options, &self.ports) {
                         marks::hit(Mark::MessagePayload);
                         (Stage::Bring, Some(event.key_hash))
-                    } else if bytes > self.options.entry_bytes_max {
+                    } else if bytes > self.options.entry_bytes_max && !payload::may_offload(&self.ports) {
                         let why =
                             format!("{bytes} bytes with its stamp; the limit is {}", self.options.entry_bytes_max);
                         fate = Fate::Letter { reason: Reason::TooLarge, why };

@@ -72,17 +72,21 @@ impl LogReader {
                 }
                 match frame::step(&bytes, at) {
                     Step::Frame { kind: Kind::Event, payload, size } => {
+                        let place = position + at as u64;
+                        at += size;
+                        // What is only passed over, from the index's mark on, is not looked into.
+                        if let Some(offset) = Record::offset_of(&payload).filter(|offset| *offset <= self.after) {
+                            segment.remember(offset, place);
+                            continue;
+                        }
                         let record = Record::parse(payload).map_err(|error| failed(error.to_string()))?;
                         let offset = record.header.offset;
-                        segment.remember(offset, position + at as u64);
-                        at += size;
+                        segment.remember(offset, place);
                         if offset > self.after + 1 {
                             return Err(failed(format!("offset {offset} follows {}", self.after)));
                         }
-                        if offset > self.after {
-                            self.after = offset;
-                            records.push(record);
-                        }
+                        self.after = offset;
+                        records.push(record);
                     }
                     Step::Frame { kind: Kind::Change, payload, size } => {
                         // A dead letter's change is followed by the event.
