@@ -3,7 +3,7 @@
 //! Modules in the order an event meets them. [`ingress`] makes an [`event::Draft`] of what a service published, looking
 //! into its [`json`]; [`key`] names it; the hub writes an [`event::Record`] at a [`position`], in [`frame`]s, beside the
 //! changes of its [`journal`]; a [`link`] decides what goes over ([`pattern`]), in a [`batch`], and what to do with each
-//! answer.
+//! answer. What users have besides events stands in [`state`]: documents that merge.
 
 pub mod backoff;
 pub mod batch;
@@ -24,6 +24,7 @@ pub mod pattern;
 pub mod position;
 pub mod reference;
 pub mod stamp;
+pub mod state;
 #[cfg(test)]
 pub mod testing;
 pub mod time;

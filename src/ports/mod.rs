@@ -6,6 +6,7 @@ pub mod clock;
 #[cfg(test)]
 pub mod conformance;
 pub mod disk;
+pub mod documents;
 pub mod hub;
 pub mod inbox;
 pub mod objects;
