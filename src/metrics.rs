@@ -14,6 +14,10 @@ use crate::core::{
     link::{Skip, Status},
 };
 
+mod state;
+
+pub use state::StateMetrics;
+
 /// Replication lag in seconds: from a millisecond (same rack) to the quarter of an hour that people get paged for.
 const LAG_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0,
@@ -81,6 +85,7 @@ pub struct Metrics {
     pub local_entries: IntCounterVec,
     pub stamps_audited: IntCounterVec,
     pub ledger_rows_read: IntCounter,
+    pub state: StateMetrics,
 }
 
 /// The children of one link.
@@ -89,6 +94,7 @@ pub struct LinkMetrics {
     pub duplicate: IntCounter,
     pub rejected: IntCounter,
     pub lag_events: Histogram,
+    pub lag_state: Histogram,
     pub lag_objects: Histogram,
     pub lag_heartbeat: Histogram,
     pub backlog_events: Gauge,
@@ -334,6 +340,7 @@ impl Metrics {
                 "Stamped events on a managed bus: genuine (came over a link), inherited (a stamp of another event), malformed.",
                 &["result"],
             )?,
+            state: StateMetrics::declare(&declare)?,
             registry: registry.clone(),
         };
         for state in REGION_STATES {
@@ -381,6 +388,7 @@ impl Metrics {
             duplicate: forwarded(RESULTS[1]),
             rejected: forwarded(RESULTS[2]),
             lag_events: self.lag.with_label_values(&[peer, STREAMS[0]]),
+            lag_state: self.lag.with_label_values(&[peer, STREAMS[1]]),
             lag_objects: self.lag.with_label_values(&[peer, STREAMS[2]]),
             lag_heartbeat: self.lag.with_label_values(&[peer, STREAMS[3]]),
             backlog_events: self.backlog_events.with_label_values(&[peer]),

@@ -5,6 +5,7 @@
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/keys`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `POST /v1/objects/stat`, `GET /v1/objects` | objects, for `verify` |
+//! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
 //! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
@@ -13,6 +14,7 @@
 //! Fields: `docs/HTTP.md`.
 
 mod control;
+mod documents;
 pub mod managed;
 mod objects;
 mod probe;
@@ -77,6 +79,8 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(read::status))
         .route("/v1/explain", get(read::explain))
         .route("/v1/keys", get(read::keys))
+        .route("/v1/documents", get(documents::list))
+        .route("/v1/documents/total", get(documents::total))
         .route("/v1/objects", get(objects::list))
         .route("/v1/objects/stat", post(objects::stat))
         .route("/v1/dlq", get(read::letters))

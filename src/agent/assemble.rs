@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Parts, payloads::Stores};
+use super::{
+    Agent, Parts,
+    documents::{self, Shelves},
+    payloads::Stores,
+};
 use crate::{
     config::{Backend, Config},
     embedded::{
@@ -20,10 +24,15 @@ use crate::{
         hub::{self, EmbeddedHub},
         objects::{self, LocalObjects},
         peer::{self, HttpPeer},
+        remote_documents::HttpDocuments,
         remote_objects::{self, RemoteObjects},
+        rows::{self, LocalRows},
         system::{Random, SystemClock},
     },
-    faults::{self, Faults, clock::SkewedClock, inbox::FaultyInbox, objects::FaultyObjects, peer::FaultyPeer},
+    faults::{
+        self, Faults, clock::SkewedClock, documents::FaultyDocuments, inbox::FaultyInbox, objects::FaultyObjects,
+        peer::FaultyPeer,
+    },
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
@@ -69,6 +78,8 @@ pub enum Error {
     Hub(#[from] hub::OpenError),
     #[error(transparent)]
     Objects(#[from] objects::OpenError),
+    #[error(transparent)]
+    Documents(#[from] rows::OpenError),
     #[error(transparent)]
     Start(#[from] crate::ports::hub::Error),
     #[error("metrics: {0}")]
@@ -130,6 +141,14 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
     let metrics = Arc::new(Metrics::new(region, &others)?);
     let objects = open_objects(&home.data_dir, clock.clone(), &*entropy, metrics.clone())?;
+    let mut documents = match config.state.is_empty() {
+        true => None,
+        false => {
+            let options = documents::Options::new(config.idempotency.retention);
+            let home = Arc::new(LocalRows::open(&home.data_dir)?);
+            Some(Shelves { home, peers: BTreeMap::new(), options })
+        }
+    };
     let crash: faults::CrashHook = Arc::new(|| std::process::abort());
     let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
     let mut remote_objects: BTreeMap<String, Arc<dyn Objects>> = BTreeMap::new();
@@ -140,6 +159,11 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
             attempt_timeout: link.attempt_timeout,
             ..peer::Options::new(address, region)
         };
+        if let Some(documents) = &mut documents {
+            let remote = Arc::new(HttpDocuments::new(&config.cluster.name, options.clone()));
+            let remote = FaultyDocuments::new(remote, &link.to, faults.clone(), crash.clone());
+            documents.peers.insert(link.to.clone(), Arc::new(remote));
+        }
         let remote = RemoteObjects::new(remote_objects::Options::new(&config.cluster.name, options.clone()));
         let remote = FaultyObjects::new(Arc::new(remote), &link.to, faults.clone(), crash.clone());
         remote_objects.insert(link.to.clone(), Arc::new(remote));
@@ -152,6 +176,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         hub: Arc::new(hub.clone()),
         peers,
         objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects.clone() }),
+        documents,
         clock,
         entropy: entropy.clone(),
         faults: faults.clone(),

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::documents;
 use crate::{
     core::{
         event::{EMBEDDED_ACCOUNT, Record},
@@ -44,6 +45,10 @@ impl Filters {
     }
 
     pub fn selects(&self, record: &Record) -> bool {
+        // What it did to a document crosses by itself.
+        if record.detail_type() == documents::events::OPERATION {
+            return false;
+        }
         let backwards = planted::is(Bug::FilterAppliedBackwards);
         let epoch = self.epochs.iter().rev().find(|(after, _)| backwards || *after < record.header.offset);
         match epoch {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{aside::HELD_BATCH, payload::Bringing};
 use super::{
+    documents,
     ends::Ends,
     filter::Filters,
     handle::{Asked, Command, View},
@@ -328,7 +329,8 @@ impl LinkTask {
         let lag = now.since(record.header.accepted).as_secs_f64();
         if record.header.is_reserved() {
             if outcome == Outcome::Delivered {
-                metrics.lag_heartbeat.observe(lag);
+                let is_state = record.detail_type() == documents::events::DELTA;
+                (if is_state { &metrics.lag_state } else { &metrics.lag_heartbeat }).observe(lag);
             }
             return;
         }

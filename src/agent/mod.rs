@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod audit;
+pub mod documents;
 mod ends;
 mod errand;
 mod explain;
@@ -41,6 +42,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    documents::{LocalDocuments, Shelves},
     ends::Ends,
     errand::Errand,
     filter::Filters,
@@ -97,6 +99,8 @@ pub struct Parts {
     pub peers: BTreeMap<String, Arc<dyn Peer>>,
     /// Where payloads are; `None` where events are only events.
     pub objects: Option<Stores>,
+    /// Where documents are; `None` where there are no types of them.
+    pub documents: Option<Shelves>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub faults: Arc<Faults>,
@@ -111,6 +115,7 @@ pub struct Agent {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<Faults>,
     pub inbox: Arc<RegionInbox>,
+    pub documents: Option<LocalDocuments>,
     watch: Arc<Watch>,
     config: Mutex<Config>,
     links: BTreeMap<String, LinkHandle>,
@@ -134,7 +139,7 @@ impl Agent {
     /// # Errors
     /// The hub cannot write down a link's filter: it failed.
     pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
-        let Parts { config, region, hub, peers, objects, clock, entropy, faults, metrics } = parts;
+        let Parts { config, region, hub, peers, objects, documents, clock, entropy, faults, metrics } = parts;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
@@ -142,6 +147,18 @@ impl Agent {
         let names = config.regions.iter().map(|region| region.name.clone()).filter(|name| *name != region);
         let heard: BTreeMap<String, Arc<Notify>> = peers.keys().map(|peer| (peer.clone(), Arc::default())).collect();
         let names: Vec<String> = names.collect();
+        let documents = documents.map(|shelves| {
+            let parts = documents::Parts {
+                schemas: config.schemas(),
+                hub: hub.clone(),
+                shelves,
+                members: names.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+            };
+            LocalDocuments::start(parts, &tasks, &stop)
+        });
         let repaired: BTreeMap<String, Arc<Ended>> = names.iter().map(|name| (name.clone(), Arc::default())).collect();
         let inbox = Arc::new(RegionInbox {
             cluster: config.cluster.name.clone(),
@@ -202,6 +219,7 @@ impl Agent {
             metrics,
             faults,
             inbox,
+            documents,
             watch,
             config: Mutex::new(config),
             links,
@@ -334,6 +352,9 @@ impl Agent {
         if old.idempotency != new.idempotency || old.log != new.log {
             return Err("[idempotency] and [log] change with a restart only".to_owned());
         }
+        if old.state != new.state {
+            return Err("[state] changes with a restart only".to_owned());
+        }
         if old.claim_check != new.claim_check {
             return Err("[claim_check] changes with a restart only".to_owned());
         }
@@ -405,7 +426,9 @@ impl Agent {
                 let view = link.view();
                 view.held.iter().map(|held| held - 1).min().map_or(view.cursor, |held| held.min(view.cursor))
             });
-            self.hub.retain(needed.min().unwrap_or(u64::MAX));
+            let of_links = needed.min().unwrap_or(u64::MAX);
+            let of_documents = self.documents.as_ref().map_or(u64::MAX, LocalDocuments::needed_after);
+            self.hub.retain(of_links.min(of_documents));
         }
     }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::PoisonError};
 use serde::Serialize;
 
 use super::{Agent, inbox::read_state};
-use crate::core::{journal::Loss, link};
+use crate::{
+    core::{journal::Loss, link},
+    ports::documents::Documents,
+};
 
 /// Seconds at two points of a distribution; `null` while nothing was measured.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -109,7 +112,7 @@ impl Agent {
             state: if draining { "draining" } else { "active" },
             incarnation: read_state(&*self.hub, |state| state.lives.current()).unwrap_or_default().to_string(),
             links,
-            documents: 0,
+            documents: self.documents.iter().flat_map(|documents| documents.counts().into_values()).sum(),
             events: head.local_events + head.applied_events,
             head: head.offset,
             base: self.hub.base(),

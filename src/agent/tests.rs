@@ -140,6 +140,7 @@ impl Cluster {
         let names: Vec<String> = others.map(|name| (*name).to_owned()).collect();
         let agent = Agent::start(Parts {
             objects: None,
+            documents: None,
             config,
             region: region.to_owned(),
             hub: Arc::new(hub),

@@ -9,6 +9,8 @@
 //! | `POST /peer/v1/deliver` | [`peer`] | takes a batch in |
 //! | `GET /peer/v1/hello` | [`peer`] | who we are and what we have of the asker |
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
+//! | `GET`, `POST`, `DELETE` `/v1/state/{type}/{id}` | [`state`] | a document; operations on it; its end |
+//! | `POST /peer/v1/documents` | [`peer_documents`] | what a peer asks of documents |
 //! | `GET`, `PUT`, `POST` `/peer/v1/objects/…` | [`peer_objects`] | reads and takes in objects |
 //!
 //! Every other path below `/v1` and `/peer` is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
@@ -21,10 +23,12 @@ mod events;
 pub mod listener;
 pub mod managed;
 mod peer;
+mod peer_documents;
 mod peer_objects;
 mod publish;
 pub mod put_events;
 mod s3;
+pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -49,6 +53,7 @@ use crate::{
     core::ingress::Ingress,
     ports::{
         clock::Entropy,
+        documents::Documents,
         hub::{Hub, Published},
         inbox::Inbox,
         objects::Objects,
@@ -111,6 +116,8 @@ pub struct Options {
     /// Peers whose objects services may read that are not here, by region.
     pub elsewhere: BTreeMap<String, Arc<dyn Objects>>,
     pub ingress: Ingress,
+    /// `None` where there are no types of them.
+    pub documents: Option<Arc<dyn Documents>>,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
     pub limits: Limits,
@@ -145,11 +152,13 @@ pub fn router(api: Arc<Api>) -> Router {
     let services = Router::new()
         .route("/", post(publish::put_events))
         .route("/v1/events", get(events::read).post(publish::cloud_events))
+        .route("/v1/state/{type}/{id}", get(state::get).post(state::apply).delete(state::delete))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize_service));
     let peers = Router::new()
         .route("/peer/v1/deliver", post(peer::deliver))
         .route("/peer/v1/hello", get(peer::hello))
         .route("/peer/v1/repair", post(peer::repair))
+        .route("/peer/v1/documents", post(peer_documents::ask))
         .route("/peer/v1/objects/stat", get(peer_objects::stat))
         .route("/peer/v1/objects/body", get(peer_objects::read).put(peer_objects::put))
         .route("/peer/v1/objects/part", put(peer_objects::put_part))

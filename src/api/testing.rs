@@ -91,6 +91,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
             reference_pointers: Vec::new(),
             max_entry_bytes: usize::try_from(limits.max_entry_bytes).unwrap(),
         },
+        documents: None,
         entropy: Arc::new(Random::seeded(1)),
         auth,
         limits,

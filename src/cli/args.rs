@@ -55,6 +55,9 @@ pub enum Command {
     /// Dead letters
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Documents of embedded regions
+    #[command(subcommand)]
+    State(State),
     /// Objects of embedded regions
     #[command(subcommand)]
     Object(Object),
@@ -370,6 +373,46 @@ pub struct Verify {
     /// Also lists the objects that no event refers to; they are no difference
     #[arg(long)]
     pub unreferenced: bool,
+}
+
+/// Which document, and whose copy of it.
+#[derive(Debug, Args)]
+pub struct Document {
+    /// Its type, one of `[state]` in the file
+    #[arg(value_name = "TYPE")]
+    pub of: String,
+    #[arg(value_name = "ID")]
+    pub id: String,
+    #[arg(long)]
+    pub region: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Prints a document; exit code 1 if there is none
+    Get {
+        #[command(flatten)]
+        document: Document,
+    },
+    /// Does operations on a document: all of them or none
+    Apply {
+        #[command(flatten)]
+        document: Document,
+        /// `[{"field":"plays","op":"increment","by":1}, ...]`; `-` reads standard input
+        #[arg(value_name = "OPS-JSON")]
+        ops: String,
+        /// The request's idempotency key: once per key and document, in whichever region
+        #[arg(long, value_name = "K")]
+        key: Option<String>,
+    },
+    /// Deletes all that the region has seen of a document
+    Delete {
+        #[command(flatten)]
+        document: Document,
+        /// The request's idempotency key
+        #[arg(long, value_name = "K")]
+        key: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

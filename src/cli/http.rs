@@ -1,7 +1,7 @@
 //! Calls to agents: JSON in, JSON out, and streams of lines. Nothing waits for ever, and every failure says which
 //! region at which address, and what may be done about it.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
@@ -40,7 +40,7 @@ pub struct Listener {
 pub struct Call {
     method: Method,
     path: String,
-    headers: Vec<(&'static str, &'static str)>,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
     body: Bytes,
     timeout: Duration,
 }
@@ -53,7 +53,7 @@ impl Call {
 
     /// Posts JSON.
     pub fn post(path: impl Into<String>, body: &Value) -> Call {
-        let headers = vec![("content-type", "application/json")];
+        let headers = vec![("content-type", "application/json".into())];
         Call { method: Method::POST, headers, body: body.to_string().into(), ..Call::get(path) }
     }
 
@@ -72,7 +72,13 @@ impl Call {
 
     /// Replaces what `post` says of the body's type, and adds.
     pub fn headers(self, headers: &[(&'static str, &'static str)]) -> Call {
-        Call { headers: headers.to_vec(), ..self }
+        Call { headers: headers.iter().map(|(name, value)| (*name, Cow::from(*value))).collect(), ..self }
+    }
+
+    /// One more.
+    pub fn header(mut self, name: &'static str, value: String) -> Call {
+        self.headers.push((name, value.into()));
+        self
     }
 
     /// Instead of 30 s.
@@ -146,7 +152,7 @@ impl Http {
         let uri = format!("http://{}{}", listener.address, call.path);
         let mut request = Request::builder().method(call.method).uri(uri);
         for (name, value) in call.headers {
-            request = request.header(name, value);
+            request = request.header(name, value.as_ref());
         }
         if let Some(token) = &listener.token {
             request = request.header("authorization", format!("Bearer {}", token.expose()));

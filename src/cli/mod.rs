@@ -29,6 +29,7 @@ mod provision;
 mod publish;
 mod run;
 mod simulate;
+mod state;
 mod status;
 mod tail;
 #[cfg(test)]
@@ -110,6 +111,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::verify(context, args).await,
         Command::Dlq(command) => dlq::dlq(context, command).await,
         Command::Object(command) => object::object(context, command).await,
+        Command::State(command) => state::state(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,

@@ -18,7 +18,7 @@ use crate::{
     config::{Address, Config, Listener},
     core::ingress::Ingress,
     metrics::Metrics,
-    ports::hub::Published,
+    ports::{documents::Documents, hub::Published},
 };
 
 /// Where this process listens instead of where the file says.
@@ -123,6 +123,7 @@ pub async fn run(
         tokio::select! {
             why = assembled.hub.failed() => break Some(why),
             why = assembled.objects.failed() => break Some(why),
+            why = documents_failed(&assembled) => break Some(why),
             _ = terminate.recv() => break None,
             _ = tokio::signal::ctrl_c() => break None,
             () = &mut gone => break None,
@@ -151,6 +152,14 @@ pub async fn run(
     Ok(())
 }
 
+/// Completes when the documents failed; never where there are none.
+async fn documents_failed(assembled: &Assembled) -> String {
+    match &assembled.agent.documents {
+        Some(documents) => documents.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Router {
     let ingress = Ingress {
         key_pointers: config.idempotency.key.clone(),
@@ -167,6 +176,7 @@ fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Rou
             true => assembled.remote_objects.clone(),
             false => BTreeMap::new(),
         },
+        documents: assembled.agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>),
         ingress,
         entropy: assembled.entropy.clone(),
         auth: config.auth.clone(),

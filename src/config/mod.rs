@@ -131,6 +131,11 @@ impl Config {
         link
     }
 
+    /// Document types and the fields of their documents.
+    pub fn schemas(&self) -> crate::core::state::Schemas {
+        state::schemas(&self.state)
+    }
+
     /// How often this region sends a heartbeat: as configured, else 1 s, and 10 s on AWS.
     pub fn heartbeat_interval(&self, region: &str) -> Duration {
         let on_aws = self.region(region).is_some_and(|region| region.backend == Backend::Aws);

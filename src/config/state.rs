@@ -6,6 +6,7 @@ use std::fmt;
 use toml::de::DeValue;
 
 use super::reader::{Entry, Section, one_of};
+use crate::core::state;
 
 /// Maps within maps within maps are a data model's mistake, and each level costs a recursion.
 const NESTED_MAX: usize = 4;
@@ -53,6 +54,29 @@ impl fmt::Display for Kind {
             Kind::Map(of) => write!(f, "map of {of}"),
         }
     }
+}
+
+/// The fields of each type as documents have them.
+pub(super) fn schemas(types: &BTreeMap<String, StateType>) -> state::Schemas {
+    let shape = |kind: &Kind| {
+        let (mut kind, mut depth) = (kind, 0);
+        while let Kind::Map(of) = kind {
+            (kind, depth) = (of, depth + 1);
+        }
+        let kind = match kind {
+            Kind::MultiValue => state::Kind::MultiValue,
+            Kind::Max => state::Kind::Max,
+            Kind::Min => state::Kind::Min,
+            Kind::Counter => state::Kind::Counter,
+            Kind::Set => state::Kind::Set,
+            Kind::Flag => state::Kind::Flag,
+            Kind::Register | Kind::Map(_) => state::Kind::Register,
+        };
+        state::Shape { kind, depth }
+    };
+    let schema =
+        |of: &StateType| state::Schema(of.fields.iter().map(|(name, kind)| (name.clone(), shape(kind))).collect());
+    types.iter().map(|(name, of)| (name.clone(), schema(of))).collect()
 }
 
 /// `[state.TYPE.dynamodb]`: services keep writing plain items, the agent takes each change as operations.

@@ -47,6 +47,8 @@ pub enum Invariant {
     Panic,
     /// An event is in a region only behind its payload, byte for byte, or says that it is not.
     Payload,
+    /// What was deleted does not come back.
+    Resurrected,
     /// Managed services: there are no more second effects than were counted as possible.
     Counted,
     /// Managed services: whoever lost a claim neither marks nor releases it.
@@ -89,6 +91,7 @@ impl Invariant {
             Invariant::Verify => "verify",
             Invariant::Panic => "panic",
             Invariant::Payload => "payload",
+            Invariant::Resurrected => "resurrected",
             Invariant::Counted => "counted",
             Invariant::Fenced => "fenced",
             Invariant::Lease => "lease",

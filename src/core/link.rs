@@ -35,7 +35,7 @@ use self::{check::spans_max, held::Held};
 use super::{
     backoff::Backoff,
     batch::{Answer, Outcome, Reason, Reply},
-    event::Record,
+    event::{Record, STATE_CONFLICT},
     journal::{Mark, Progress},
     position::Lives,
     time::Timestamp,
@@ -304,7 +304,7 @@ impl Link {
                 effects.push(Effect::Skipped { record, why: Skip::Held });
             } else if header.hops >= self.options.hops_max {
                 effects.push(Effect::Skipped { record, why: Skip::HopLimit });
-            } else if !header.is_reserved() && !selects(&record) {
+            } else if !Self::crosses(&record, &selects) {
                 effects.push(Effect::Skipped { record, why: Skip::Filtered });
             } else if self.is_expired(&record, now) {
                 marks::hit(Branch::LinkExpired);
@@ -340,6 +340,14 @@ impl Link {
         });
         self.settle();
         effects
+    }
+
+    /// Whether the event is meant for other regions: what is reserved is, but for what each makes for itself.
+    fn crosses(record: &Record, selects: impl Fn(&Record) -> bool) -> bool {
+        match record.header.is_reserved() {
+            true => record.detail_type() != STATE_CONFLICT,
+            false => selects(record),
+        }
     }
 
     /// Whether the peer's ledger may have forgotten the event's key already.

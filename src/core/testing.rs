@@ -27,12 +27,21 @@ pub fn draft(key: &str, detail: &str) -> Draft {
 
 /// A local record of life 5, accepted `offset` seconds after the epoch.
 pub fn record(offset: u64, key: &str, detail: &str) -> Record {
+    placed(offset, &draft(key, detail))
+}
+
+/// The first record, of a draft as it is.
+pub fn record_of(draft: &Draft) -> Record {
+    placed(1, draft)
+}
+
+fn placed(offset: u64, draft: &Draft) -> Record {
     let mut out = Vec::new();
     let at = Timestamp::from_millis(offset * 1000);
-    let draft = draft(key, detail);
+    let key = draft.key.as_deref().unwrap_or("a/1");
     encode_local(
         &mut out,
-        &draft,
+        draft,
         key,
         KeyHash::of(&draft.source, &draft.detail_type, key),
         Incarnation(5),

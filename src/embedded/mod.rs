@@ -6,5 +6,7 @@ pub mod ledger;
 pub mod log;
 pub mod objects;
 pub mod peer;
+pub mod remote_documents;
 pub mod remote_objects;
+pub mod rows;
 pub mod system;

@@ -105,7 +105,8 @@ impl HttpPeer {
         HttpPeer { options, authorization, client }
     }
 
-    async fn call(
+    /// One call within its time-out; the body of an answer that is a yes.
+    pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -165,7 +166,7 @@ impl HttpPeer {
         }
     }
 
-    fn unanswered(&self, why: &str) -> Failure {
+    pub(super) fn unanswered(&self, why: &str) -> Failure {
         Failure::Unanswered(format!("{}: {why}", self.options.address))
     }
 }

@@ -5,6 +5,7 @@
 //! services of a region on managed ones. A partition cuts everything between two regions, whatever the call.
 
 pub mod clock;
+pub mod documents;
 pub mod inbox;
 pub mod managed;
 pub mod objects;

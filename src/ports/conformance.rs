@@ -2,6 +2,7 @@
 
 mod managed;
 pub mod objects;
+pub mod rows;
 
 use std::sync::Arc;
 

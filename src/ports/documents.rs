@@ -49,6 +49,16 @@ pub enum Applied {
     Nothing,
 }
 
+impl Applied {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Applied::Done => "applied",
+            Applied::Duplicate => "duplicate",
+            Applied::Nothing => "nothing",
+        }
+    }
+}
+
 /// A document in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {

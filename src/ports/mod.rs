@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod objects;
 pub mod peer;
 pub mod queue;
+pub mod rows;
 pub mod shared;
 pub mod store;
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Ports in memory, for tests of what stands before them. Not durable, and not a model of the real ones' limits.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use super::{
     hub::{Error, Hub, Note, Published, ReadError, Reader},
     inbox::{Admission, Inbox, Refusal},
     peer::{Hello, RepairRequest},
+    rows::{self, Rows},
 };
 use crate::core::{
     batch::{Answer, Batch, Outcome, Reply},
@@ -198,6 +202,76 @@ impl Reader for FakeReader {
     }
 }
 
+/// Rows in memory.
+#[derive(Clone, Default)]
+pub struct FakeRows {
+    table: Arc<Mutex<BTreeMap<Vec<u8>, Bytes>>>,
+    /// All commits fail from now on.
+    pub broken: Arc<AtomicBool>,
+}
+
+impl FakeRows {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Bytes>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows of its own with what these hold now.
+    pub fn copy(&self) -> FakeRows {
+        FakeRows { table: Arc::new(Mutex::new(self.table().clone())), broken: Arc::default() }
+    }
+}
+
+impl Rows for FakeRows {
+    fn get(&self, keys: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>, rows::Error>> {
+        let table = self.table();
+        let found = keys.iter().map(|key| table.get(key).cloned()).collect();
+        drop(table);
+        async { Ok(found) }.boxed()
+    }
+
+    fn scan(
+        &self,
+        from: Vec<u8>,
+        to: Vec<u8>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, rows::Error>> {
+        let mut bytes = 0;
+        let fits = |(_, value): &(&Vec<u8>, &Bytes)| {
+            bytes += value.len();
+            bytes <= rows::SCAN_BYTES_MAX || bytes == value.len()
+        };
+        let table = self.table();
+        let found = match from < to {
+            true => table
+                .range(from..to)
+                .take(limit)
+                .take_while(fits)
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            false => Vec::new(),
+        };
+        drop(table);
+        async { Ok(found) }.boxed()
+    }
+
+    fn commit(&self, changes: Vec<rows::Change>) -> BoxFuture<'_, Result<(), rows::Error>> {
+        async move {
+            if self.broken.load(Ordering::SeqCst) {
+                return Err(rows::Error::Failed("it was told to fail".to_owned()));
+            }
+            let mut table = self.table();
+            for (key, value) in changes {
+                match value {
+                    Some(value) => drop(table.insert(key, value)),
+                    None => drop(table.remove(&key)),
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
 /// An inbox of region `b` in cluster `local` that takes every batch in, or refuses each for one reason.
 #[derive(Default)]
 pub struct FakeInbox {
@@ -271,4 +345,9 @@ impl Inbox for FakeInbox {
         }
         .boxed()
     }
+}
+
+#[tokio::test]
+async fn rows_in_memory_keep_the_contract() {
+    super::conformance::rows::check(&FakeRows::default()).await;
 }

@@ -13,6 +13,7 @@ use super::{
     Fault, Invariant, Outcome, REGIONS, Settings, Violation,
     chance::Chance,
     disk::Image,
+    documents::Requests,
     history::History,
     net::Net,
     node::{Node, Profile, REFERENCE, Refused, Running},
@@ -45,6 +46,8 @@ pub struct Cluster {
     pub net: Arc<Net>,
     pub nodes: Vec<Node>,
     pub history: Arc<Mutex<History>>,
+    /// To documents.
+    pub requests: Arc<Mutex<Requests>>,
     pub violations: Vec<Violation>,
     /// Copies of disks, to restore later.
     pub backups: Vec<Option<Image>>,
@@ -105,6 +108,7 @@ impl Cluster {
             trace,
             nodes,
             history: Arc::default(),
+            requests: Arc::default(),
             violations: Vec::new(),
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
@@ -314,6 +318,7 @@ impl Cluster {
         }
         let held = hubs.values().flatten().map(|effect| effect.key.clone()).collect();
         self.adrift += lock(&self.history).set_adrift(&held);
+        self.lose_requests().await;
     }
 
     pub fn outcome(&mut self, seed: u64) -> Outcome {
@@ -331,6 +336,7 @@ impl Cluster {
             conflicts: history.conflicts,
             events,
             adrift: self.adrift,
+            requests: lock(&self.requests).outcome(),
             faults: trace.faults().clone(),
             lines: trace.take_lines(),
             ..Outcome::default()

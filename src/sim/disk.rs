@@ -279,8 +279,9 @@ impl Handle {
         std::future::ready(self.act(action)).boxed()
     }
 
-    /// A sync takes its time, and what it saves is durable at its end.
-    async fn sync(&self, perform: impl FnOnce(&mut Image)) -> io::Result<()> {
+    /// A sync takes its time, and what it saves is durable at its end. One that fails leaves what it should have saved
+    /// unknown: the file, where it is one.
+    async fn sync(&self, file: Option<u64>, perform: impl FnOnce(&mut Image)) -> io::Result<()> {
         let (wait, fails) = self.act(|state| {
             let probability = state.sync_fails;
             Ok((state.chance.millis(1, 8), state.chance.hits(probability)))
@@ -289,7 +290,8 @@ impl Handle {
         self.act(|state| {
             if fails {
                 state.failed = true;
-                state.image.files.values_mut().for_each(|content| content.poisoned |= !content.unsynced.is_empty());
+                let content = file.and_then(|file| state.image.files.get_mut(&file));
+                content.into_iter().for_each(|content| content.poisoned |= !content.unsynced.is_empty());
                 return Err(io::Error::other("input/output error in sync"));
             }
             perform(&mut state.image);
@@ -370,7 +372,7 @@ impl Disk for Handle {
     fn sync_dir(&self, dir: &str) -> BoxFuture<'_, io::Result<()>> {
         let dir = dir.to_owned();
         async move {
-            self.sync(|image| {
+            self.sync(None, |image| {
                 let Image { synced_names, unsynced_names, .. } = image;
                 unsynced_names.retain(|change| {
                     let is_in = change.is_in(&dir);
@@ -421,7 +423,7 @@ impl File for SimFile {
         let number = self.number;
         async move {
             self.handle
-                .sync(|image| {
+                .sync(Some(number), |image| {
                     if let Some(content) = image.files.get_mut(&number) {
                         content.sync();
                     }

@@ -33,6 +33,7 @@ impl Cluster {
             lock(&history).check_hub(region, effects, &objects, &mut self.violations);
         }
         self.check_places(index, &hubs);
+        self.check_documents().await;
         self.check_agents();
     }
 
@@ -193,6 +194,7 @@ impl Cluster {
     /// What is not yet, or will never be, as it must be.
     async fn open_ends(&mut self) -> Vec<Violation> {
         let mut open = Vec::new();
+        self.check_documents_equal(&mut open).await;
         let hubs = self.hubs().await;
         let history = lock(&self.history);
         for (region, effects) in &hubs {

@@ -20,6 +20,7 @@ pub mod chance;
 pub mod clock;
 pub mod cluster;
 pub mod disk;
+mod documents;
 pub mod history;
 pub mod hold;
 pub mod judge;
@@ -29,6 +30,7 @@ pub mod node;
 mod objects;
 mod payload;
 pub mod power;
+mod rows;
 pub mod scenarios;
 pub mod steps;
 pub mod trace;
@@ -88,6 +90,8 @@ pub struct Outcome {
     pub events: u64,
     /// Acknowledged events that a restore took when no other region had them.
     pub adrift: u64,
+    /// Requests to documents that were acknowledged as new, as repeats, and deletes.
+    pub requests: (u64, u64, u64),
     /// Second effects, which only a world of managed services may have, and how many were counted as possible.
     pub repeats: u64,
     pub possible_repeats: u64,

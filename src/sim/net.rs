@@ -23,6 +23,7 @@ use crate::{
         link::Failure,
     },
     ports::{
+        documents::Documents,
         inbox::{Inbox, Refusal},
         objects::Objects,
         peer::{Hello, Peer, RepairRequest},
@@ -69,6 +70,7 @@ struct Way {
 pub struct Site {
     pub inbox: Arc<dyn Inbox>,
     pub objects: Arc<dyn Objects>,
+    pub documents: Option<Arc<dyn Documents>>,
 }
 
 #[derive(Clone)]

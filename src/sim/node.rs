@@ -14,19 +14,21 @@ use super::{
     chance::{Chance, SharedChance},
     clock::SimClock,
     disk::{Image, SimDisk},
+    documents,
     hold::{HoldingInbox, Share},
     net::{Net, SimPeer, Site},
     objects::SimStore,
     power::Power,
+    rows::SimRows,
     trace::SharedTrace,
 };
 use crate::{
-    agent::{Agent, Parts, payloads::Stores},
+    agent::{self, Agent, Parts, documents::Shelves, payloads::Stores},
     config::Config,
     embedded::hub::{self, EmbeddedHub},
-    faults::{CrashHook, Faults, clock::SkewedClock, inbox::FaultyInbox, peer::FaultyPeer},
+    faults::{CrashHook, Faults, clock::SkewedClock, documents::FaultyDocuments, inbox::FaultyInbox, peer::FaultyPeer},
     metrics::Metrics,
-    ports::{clock::Clock, peer::Peer},
+    ports::{clock::Clock, documents::Documents, peer::Peer},
 };
 
 /// Where events refer to objects.
@@ -79,6 +81,7 @@ impl Profile {
             self.held_max,
             if self.forward { "forward" } else { "hold" },
         );
+        text.push_str(documents::TYPES);
         let is_there = |region: &str| !absent.contains(region);
         for region in REGIONS.into_iter().filter(|region| is_there(region)) {
             let _ = writeln!(text, "[[region]]\nname = \"{region}\"");
@@ -109,7 +112,10 @@ pub struct Running {
 impl Running {
     /// The process ended: a write or sync failed, or its power is off.
     pub fn has_ended(&self) -> bool {
-        !self.power.is_on() || self.hub.failed().now_or_never().is_some()
+        let documents = self.agent.documents.as_ref();
+        !self.power.is_on()
+            || self.hub.failed().now_or_never().is_some()
+            || documents.is_some_and(|documents| documents.failed().now_or_never().is_some())
     }
 
     fn end(self) {
@@ -177,6 +183,7 @@ impl Node {
             segment_bytes: profile.segment_bytes,
         };
         let disk = self.disk.handle(power.clone());
+        let rows = SimRows::open(disk.clone()).await.map_err(|error| self.refused(&power, &error))?;
         let chance = SharedChance::new(Chance::new(self.seed, &format!("store {} {life}", self.name)));
         let store = Arc::new(SimStore::new(disk.clone(), chance));
         let opened = EmbeddedHub::open(Arc::new(disk), clock.clone(), entropy.clone(), options).await;
@@ -188,12 +195,16 @@ impl Node {
             let power = power.clone();
             Arc::new(move || power.cut())
         };
+        let options = agent::documents::Options::new(config.idempotency.retention);
+        let mut shelves = Shelves { home: Arc::new(rows), peers: BTreeMap::new(), options };
         let mut stores = Stores { home: store.clone(), peers: BTreeMap::new() };
         let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
         for peer in &others {
             let (net, home) = (net.clone(), self.name.to_owned());
             let sim = Arc::new(SimPeer { net, home, life, power: power.clone(), peer: peer.clone() });
             stores.peers.insert(peer.clone(), sim.clone());
+            let remote = FaultyDocuments::new(sim.clone(), peer, faults.clone(), crash.clone());
+            shelves.peers.insert(peer.clone(), Arc::new(remote));
             peers.insert(peer.clone(), Arc::new(FaultyPeer::new(sim, peer, faults.clone(), crash.clone())));
         }
         let agent = Agent::start(Parts {
@@ -202,6 +213,7 @@ impl Node {
             hub: Arc::new(hub.clone()),
             peers,
             objects: Some(stores),
+            documents: Some(shelves),
             clock,
             entropy,
             faults: faults.clone(),
@@ -212,7 +224,8 @@ impl Node {
         let chance = Chance::new(self.seed, &format!("held back {} {life}", self.name));
         let holding = HoldingInbox::new(agent.inbox.clone(), self.held_back.clone(), chance, self.trace.clone());
         let inbox = Arc::new(FaultyInbox::new(Arc::new(holding), faults, crash));
-        net.up(self.name, Site { inbox, objects: store.clone() });
+        let documents = agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>);
+        net.up(self.name, Site { inbox, objects: store.clone(), documents });
         self.running = Some(Running { agent, hub, store, life, power });
         Ok(())
     }

@@ -25,7 +25,8 @@ impl Cluster {
         tokio::time::sleep(pause).await;
         self.bury().await;
         match self.chance.below(100) {
-            0..60 => self.publish(),
+            0..45 => self.publish(),
+            45..60 => self.change_documents(),
             60..85 => self.fault().await,
             85..94 => self.operate().await,
             _ => self.check().await,

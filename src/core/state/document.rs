@@ -10,8 +10,10 @@
 //! alone. A dot says that the counter is there at all.
 //!
 //! **Requests that are tried again.** A document remembers the keys of its requests. Two regions that could not talk may
-//! both have done one; when a document has seen both, the earlier one (by time, then dot) counts, and what the others left
-//! behind is *void*: no reader sees it. That is a function of what the document has seen, so nobody has to take anything
+//! both have done one. When a document has seen both, one of them counts (the first by time, then dot), and what the others
+//! left behind is *void*: no reader sees it. Where what one of them wrote was removed since, the others' is void as well:
+//! the request was done and undone. So a request with a key takes nothing away but what it must: registers and flags that a
+//! void write had overwritten are empty. All this is a function of what the document has seen, so nobody has to take anything
 //! back, and no lost disk can keep it from being taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,18 +28,11 @@ use super::{
 };
 use crate::core::time::Timestamp;
 
-/// Bytes that a document may have by local requests; what regions wrote apart from each other may add up to more.
-pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
-
 /// Requests that a document remembers; beyond it the oldest is forgotten.
 pub const REQUESTS_MAX: usize = 10_000;
 
-/// Lower values of one `max` (or higher ones of a `min`) that a replica keeps behind its greatest, for deletes that do not
-/// see them.
-const PASSED_MAX: usize = 16;
-
 /// What a write costs besides its texts, about.
-const ENTRY_BYTES: usize = 48;
+pub(super) const ENTRY_BYTES: usize = 48;
 
 /// Where dots stand: a value, by the kind that wrote it, and for sets the member. Writes of two kinds never meet, so a
 /// field whose kind was changed in the file begins anew.
@@ -149,8 +144,7 @@ impl Document {
 
     /// Whether readers find it: any write is left that counts.
     pub fn exists(&self) -> bool {
-        let void = self.void();
-        self.cells.values().any(|entries| entries.keys().any(|dot| !void.contains(dot)))
+        self.cells.values().any(|entries| !self.live(entries).is_empty())
     }
 
     /// Whether the request was done here before, or in a region that was heard of.
@@ -158,44 +152,45 @@ impl Document {
         self.requests.contains_key(request) || self.twins.contains_key(request)
     }
 
-    /// Dots that do not count, because their request was done before; see the module.
-    pub(super) fn void(&self) -> BTreeSet<Dot> {
-        let mut void = BTreeSet::new();
+    /// What counts of the dots that stand in one cell; see the module. A request's repeats all wrote to the same cells.
+    pub(super) fn live<'a>(&self, entries: &'a BTreeMap<Dot, Payload>) -> Vec<(&'a Dot, &'a Payload)> {
+        let mut void = BTreeSet::<Dot>::new();
         for twins in self.twins.values() {
-            let first = twins.iter().map(|(dot, done)| (done.at, *dot)).min();
-            void.extend(twins.keys().filter(|dot| first.is_none_or(|(_, first)| first != **dot)));
+            let is_whole = twins.keys().all(|dot| entries.contains_key(dot));
+            let first = if is_whole { first_of(twins) } else { None };
+            void.extend(twins.keys().filter(|dot| first != Some(**dot)));
         }
-        void
+        entries.iter().filter(|(dot, _)| !void.contains(dot)).collect()
     }
 
     /// A counter's value.
     pub fn count(&self, slot: &Slot) -> i128 {
-        self.count_without(slot, &self.void())
-    }
-
-    pub(super) fn count_without(&self, slot: &Slot, void: &BTreeSet<Dot>) -> i128 {
         let base = |replica: Replica| self.bases.get(&(slot.clone(), replica)).copied().unwrap_or_default();
         let from = (slot.clone(), Replica(0));
         let to = (slot.clone(), Replica(u64::MAX));
-        let sum: i128 = self
-            .tallies
-            .range(from..=to)
-            .map(|((_, replica), tally)| {
-                let base = base(*replica);
-                (tally.plus as i128 - base.plus as i128) - (tally.minus as i128 - base.minus as i128)
-            })
-            .sum();
-        let done = self.twins.values().flatten().filter(|(dot, _)| void.contains(dot));
-        let repeated: i128 = done
-            .filter(|(dot, _)| dot.number > base(dot.replica).number)
-            .flat_map(|(_, done)| &done.counts)
-            .filter(|(counted, _)| counted == slot)
-            .map(|(_, by)| i128::from(*by))
-            .sum();
+        let net = |tally: &Tally| tally.plus as i128 - tally.minus as i128;
+        let sum: i128 =
+            self.tallies.range(from..=to).map(|((_, replica), tally)| net(tally) - net(&base(*replica))).sum();
+        let mut repeated = 0;
+        for twins in self.twins.values() {
+            let is_deleted = |dot: &Dot| dot.number <= base(dot.replica).number;
+            let first = if twins.keys().any(is_deleted) { None } else { first_of(twins) };
+            let void = twins.iter().filter(|(dot, _)| first != Some(**dot) && !is_deleted(dot));
+            let counts = void.flat_map(|(_, done)| &done.counts).filter(|(counted, _)| counted == slot);
+            repeated += counts.map(|(_, by)| i128::from(*by)).sum::<i128>();
+        }
         sum - repeated
     }
 
-    fn put(&mut self, cell: Cell, dot: Dot, payload: Payload) {
+    /// Whether every repeat that the other knows of is known here.
+    pub fn remembers(&self, other: &Document) -> bool {
+        let known = |(request, theirs): (&Request, &BTreeMap<Dot, Done>)| {
+            self.twins.get(request).is_some_and(|ours| theirs.keys().all(|dot| ours.contains_key(dot)))
+        };
+        other.twins.iter().all(known)
+    }
+
+    pub(super) fn put(&mut self, cell: Cell, dot: Dot, payload: Payload) {
         self.weight += cost(&cell, &payload);
         let paid = cell.clone();
         if let Some(before) = self.cells.entry(cell).or_default().insert(dot, payload) {
@@ -203,7 +198,7 @@ impl Document {
         }
     }
 
-    fn take(&mut self, cell: &Cell, dot: Dot) {
+    pub(super) fn take(&mut self, cell: &Cell, dot: Dot) {
         let Some(entries) = self.cells.get_mut(cell) else { return };
         if let Some(payload) = entries.remove(&dot) {
             self.weight -= cost(cell, &payload);
@@ -211,183 +206,6 @@ impl Document {
         if entries.is_empty() {
             self.cells.remove(cell);
         }
-    }
-
-    /// Does a request's operations as `dot`, at `now` by this region's hybrid clock; all of them or none.
-    ///
-    /// # Errors
-    /// A counter would leave the range of an `i64`, or the document the bytes it may have.
-    pub fn operate(
-        &mut self,
-        dot: Dot,
-        now: Timestamp,
-        request: Option<Request>,
-        ops: &[Op],
-    ) -> Result<Delta, Refused> {
-        let counts = self.check(ops)?;
-        let mut edit = Edit { dot, removed: BTreeMap::new(), cells: BTreeSet::new(), at: now };
-        for op in ops {
-            self.perform(&mut edit, op);
-        }
-        let mut tallies = Vec::new();
-        for (slot, (plus, minus)) in &counts {
-            let tally = self.tallies.entry((slot.clone(), dot.replica)).or_default();
-            *tally = Tally { number: dot.number, plus: tally.plus + plus, minus: tally.minus + minus };
-            tallies.push((slot.clone(), *tally));
-        }
-        let request = request.map(|request| {
-            let by =
-                |(plus, minus): (u128, u128)| (plus as i128 - minus as i128).clamp(i64::MIN.into(), i64::MAX.into());
-            let counts = counts.into_iter().map(|(slot, sums)| (slot, by(sums) as i64)).collect();
-            (request, Done { at: edit.at, counts })
-        });
-        let adds = edit.cells.iter().filter_map(|cell| Some((cell.clone(), self.cells.get(cell)?.get(&dot)?.clone())));
-        let removes = edit.removed.iter().map(|(cell, dots)| (cell.clone(), dots.iter().copied().collect()));
-        let delta = Delta {
-            replica: dot.replica,
-            from: self.clock.get(dot.replica),
-            to: dot.number,
-            at: edit.at,
-            adds: adds.collect(),
-            removes: removes.collect(),
-            tallies,
-            deleted: None,
-            bases: Vec::new(),
-            request,
-        };
-        self.seen(&delta);
-        Ok(delta)
-    }
-
-    /// Takes away everything that the document has, as `dot`. `None` where there is nothing.
-    pub fn delete(&mut self, dot: Dot, now: Timestamp, request: Option<Request>) -> Option<Delta> {
-        if self.cells.is_empty() {
-            return None;
-        }
-        let grown = |(at, tally): &(&(Slot, Replica), &Tally)| {
-            self.bases.get(*at).is_none_or(|base| base.number < tally.number)
-        };
-        let bases = self.tallies.iter().filter(grown).map(|((slot, replica), tally)| (slot.clone(), *replica, *tally));
-        let delta = Delta {
-            replica: dot.replica,
-            from: self.clock.get(dot.replica),
-            to: dot.number,
-            at: now.max(self.newest),
-            adds: Vec::new(),
-            removes: Vec::new(),
-            tallies: Vec::new(),
-            bases: bases.collect(),
-            deleted: Some(self.clock.clone()),
-            request: request.map(|request| (request, Done { at: now, counts: Vec::new() })),
-        };
-        self.fold(&delta);
-        Some(delta)
-    }
-
-    /// What the operations add to counters and take from them.
-    fn check(&self, ops: &[Op]) -> Result<BTreeMap<Slot, (u128, u128)>, Refused> {
-        let mut counts = BTreeMap::<Slot, (u128, u128)>::new();
-        let mut bytes = self.weight;
-        for (nth, op) in ops.iter().enumerate() {
-            let text = match &op.act {
-                Act::Increment(by) => {
-                    let (plus, minus) = counts.entry(op.slot.clone()).or_default();
-                    *(if *by < 0 { &mut *minus } else { &mut *plus }) += u128::from(by.unsigned_abs());
-                    let sum = self.count(&op.slot) + *plus as i128 - *minus as i128;
-                    if i64::try_from(sum).is_err() {
-                        let why = format!("field `{}`: the count would be {sum}, beyond 64 bits", op.slot);
-                        return Err(Refused::Op { nth, why });
-                    }
-                    0
-                }
-                Act::Set(text) | Act::Add(text) | Act::Max(text) | Act::Min(text) => text.len(),
-                Act::Remove(_) | Act::Enable | Act::Disable => 0,
-            };
-            bytes += ENTRY_BYTES + text;
-        }
-        if bytes > DOCUMENT_BYTES_MAX && ops.iter().any(|op| !matches!(op.act, Act::Remove(_))) {
-            let why = format!("the document would have about {bytes} bytes; the limit is {DOCUMENT_BYTES_MAX}");
-            return Err(Refused::TooLarge(why));
-        }
-        Ok(counts)
-    }
-
-    fn perform(&mut self, edit: &mut Edit, op: &Op) {
-        let cell = |member: Option<&String>| Cell { slot: op.slot.clone(), kind: op.kind, member: member.cloned() };
-        match &op.act {
-            Act::Set(text) => {
-                let cell = cell(None);
-                let seen = self.cells.get(&cell).into_iter().flat_map(BTreeMap::values);
-                let last = seen.map(|payload| match payload {
-                    Payload::Value { at, .. } => *at,
-                    _ => Timestamp::ZERO,
-                });
-                // A clock that is behind must not lose to what its own region has seen.
-                let at = last.max().map_or(edit.at, |last| edit.at.max(Timestamp(last.0.saturating_add(1))));
-                edit.at = at;
-                self.replace(edit, cell, Payload::Value { at, text: text.clone() });
-            }
-            Act::Add(member) => self.replace(edit, cell(Some(member)), Payload::Present),
-            Act::Remove(member) => {
-                self.clear(edit, &cell(Some(member)));
-                self.replace(edit, cell(None), Payload::Present);
-            }
-            Act::Increment(_) => self.replace(edit, cell(None), Payload::Present),
-            Act::Enable => self.replace(edit, cell(None), Payload::Flag(true)),
-            Act::Disable => self.replace(edit, cell(None), Payload::Flag(false)),
-            Act::Max(text) | Act::Min(text) => self.reach(edit, cell(None), text),
-        }
-    }
-
-    fn replace(&mut self, edit: &mut Edit, cell: Cell, payload: Payload) {
-        self.clear(edit, &cell);
-        edit.cells.insert(cell.clone());
-        self.put(cell, edit.dot, payload);
-    }
-
-    fn clear(&mut self, edit: &mut Edit, cell: &Cell) {
-        let seen: Vec<Dot> = self.cells.get(cell).into_iter().flat_map(BTreeMap::keys).copied().collect();
-        seen.into_iter().for_each(|dot| self.remove(edit, cell, dot));
-    }
-
-    fn remove(&mut self, edit: &mut Edit, cell: &Cell, dot: Dot) {
-        if dot != edit.dot {
-            edit.removed.entry(cell.clone()).or_default().insert(dot);
-        }
-        self.take(cell, dot);
-    }
-
-    /// A `max` or `min`: takes away what it passes.
-    fn reach(&mut self, edit: &mut Edit, cell: Cell, text: &str) {
-        let passes = |than: &str| {
-            let order = number::compare(text, than);
-            if cell.kind == Kind::Min { order.is_le() } else { order.is_ge() }
-        };
-        let entries = self.cells.get(&cell).cloned().unwrap_or_default();
-        let mut kept = Vec::new();
-        for (dot, payload) in &entries {
-            match payload {
-                Payload::Number(than) if !passes(than) => {
-                    if dot.replica == edit.dot.replica {
-                        kept.push((*dot, than.clone()));
-                    }
-                    if *dot == edit.dot {
-                        // An earlier operation of this request went further.
-                        return;
-                    }
-                }
-                _ => self.remove(edit, &cell, *dot),
-            }
-        }
-        kept.sort_by(|(_, left), (_, right)| match cell.kind {
-            Kind::Min => number::compare(right, left),
-            _ => number::compare(left, right),
-        });
-        for (dot, _) in kept.iter().take(kept.len().saturating_sub(PASSED_MAX - 1)) {
-            self.remove(edit, &cell, *dot);
-        }
-        edit.cells.insert(cell.clone());
-        self.put(cell, edit.dot, Payload::Number(text.to_owned()));
     }
 
     /// Merges one request of a replica.
@@ -427,7 +245,7 @@ impl Document {
     }
 
     /// Folds in a delta whose past was seen.
-    fn fold(&mut self, delta: &Delta) {
+    pub(super) fn fold(&mut self, delta: &Delta) {
         if let Some(deleted) = &delta.deleted {
             let covered = |entries: &BTreeMap<Dot, Payload>| {
                 entries.keys().copied().filter(|dot| deleted.covers(*dot)).collect::<Vec<Dot>>()
@@ -453,7 +271,7 @@ impl Document {
         self.seen(delta);
     }
 
-    fn seen(&mut self, delta: &Delta) {
+    pub(super) fn seen(&mut self, delta: &Delta) {
         self.clock.raise(delta.replica, delta.to);
         self.newest = self.newest.max(delta.at);
         if let Some((request, done)) = &delta.request {
@@ -556,12 +374,7 @@ fn raise(tallies: &mut BTreeMap<(Slot, Replica), Tally>, at: (Slot, Replica), to
     }
 }
 
-/// A request at work.
-struct Edit {
-    dot: Dot,
-    /// What was seen and is taken away.
-    removed: BTreeMap<Cell, BTreeSet<Dot>>,
-    /// Where the dot may stand.
-    cells: BTreeSet<Cell>,
-    at: Timestamp,
+/// The repeat that counts.
+fn first_of(twins: &BTreeMap<Dot, Done>) -> Option<Dot> {
+    twins.iter().map(|(dot, done)| (done.at, *dot)).min().map(|(_, dot)| dot)
 }

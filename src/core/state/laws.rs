@@ -151,10 +151,11 @@ fn expected_count(document: &Document, deltas: &[Delta]) -> i128 {
     let plays = Slot { field: "plays".into(), keys: Vec::new() };
     let seen: Vec<&Delta> = deltas.iter().filter(|delta| document.clock().covers(delta.dot())).collect();
     let deleted = |dot: Dot| seen.iter().any(|delta| delta.deleted.as_ref().is_some_and(|clock| clock.covers(dot)));
-    let mut first = BTreeMap::<Request, (Timestamp, Dot)>::new();
+    // One that was deleted counts for all of its repeats.
+    let mut first = BTreeMap::<Request, (bool, Timestamp, Dot)>::new();
     for delta in &seen {
         if let Some((request, done)) = &delta.request {
-            let at = (done.at, delta.dot());
+            let at = (!deleted(delta.dot()), done.at, delta.dot());
             let known = first.entry(*request).or_insert(at);
             *known = (*known).min(at);
         }
@@ -180,7 +181,7 @@ fn expected_count(document: &Document, deltas: &[Delta]) -> i128 {
             delta
                 .request
                 .as_ref()
-                .is_none_or(|(request, _)| first.get(request).is_some_and(|(_, dot)| *dot == delta.dot()))
+                .is_none_or(|(request, _)| first.get(request).is_some_and(|(_, _, dot)| *dot == delta.dot()))
         })
         .filter_map(|delta| before.get(&(delta.replica, delta.to)))
         .sum()

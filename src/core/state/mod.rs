@@ -19,6 +19,7 @@
 pub mod delta;
 pub mod digest;
 pub mod document;
+mod edit;
 pub mod number;
 pub mod op;
 pub mod view;

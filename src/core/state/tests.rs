@@ -156,6 +156,26 @@ fn a_request_that_two_regions_did_counts_once_and_where_it_was_first() {
 }
 
 #[test]
+fn a_repeat_does_not_bring_back_what_was_deleted_whatever_the_clocks_say() {
+    for late in [5, 50] {
+        let (mut a, mut b) = two();
+        let text = r#"{"field":"plays","op":"increment","by":5},{"field":"watchlist","op":"add","value":"m"}"#;
+        let first = a.keyed(10, "k", text).unwrap();
+        let deleted = a.delete(11).unwrap();
+        let twin = b.keyed(late, "k", text).unwrap();
+        let beside = b.run(late + 1, r#"{"field":"plays","op":"increment","by":1}"#);
+        for delta in [&twin, &beside] {
+            a.hear(delta);
+        }
+        for delta in [&first, &deleted] {
+            b.hear(delta);
+        }
+        assert_eq!(a.document, b.document);
+        assert_eq!(a.value(), r#"{"plays":1}"#, "{late}");
+    }
+}
+
+#[test]
 fn a_document_that_only_a_repeat_made_does_not_exist() {
     let (mut a, mut b) = two();
     let text = r#"{"field":"plays","op":"increment","by":5}"#;

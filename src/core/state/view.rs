@@ -64,10 +64,9 @@ impl Node {
 impl Document {
     /// What readers see; `None` where there is nothing to see.
     pub fn view(&self, key: &Key, schema: &Schema) -> Option<View> {
-        let void = self.void();
         let mut slots = BTreeMap::<(&Slot, Kind), Vec<(&Cell, Vec<(&Dot, &Payload)>)>>::new();
         for (cell, entries) in &self.cells {
-            let live: Vec<(&Dot, &Payload)> = entries.iter().filter(|(dot, _)| !void.contains(dot)).collect();
+            let live = self.live(entries);
             if !live.is_empty() {
                 slots.entry((&cell.slot, cell.kind)).or_default().push((cell, live));
             }
@@ -84,7 +83,7 @@ impl Document {
                 continue;
             }
             let path: Vec<String> = std::iter::once(&slot.field).chain(&slot.keys).cloned().collect();
-            value.put(&path, self.shown(slot, kind, &cells, &void));
+            value.put(&path, self.shown(slot, kind, &cells));
             if kind == Kind::MultiValue {
                 let values: BTreeSet<&str> =
                     cells.iter().flat_map(|(_, live)| live).filter_map(|entry| text(entry)).collect();
@@ -103,7 +102,7 @@ impl Document {
         Some(View { value, conflicts, version, unread: unread.into_iter().collect() })
     }
 
-    fn shown(&self, slot: &Slot, kind: Kind, cells: &[(&Cell, Vec<(&Dot, &Payload)>)], void: &BTreeSet<Dot>) -> String {
+    fn shown(&self, slot: &Slot, kind: Kind, cells: &[(&Cell, Vec<(&Dot, &Payload)>)]) -> String {
         let live = || cells.iter().flat_map(|(_, live)| live);
         match kind {
             Kind::Register | Kind::MultiValue => {
@@ -120,7 +119,7 @@ impl Document {
                 };
                 live().filter_map(text).max_by(order).unwrap_or("null").to_owned()
             }
-            Kind::Counter => self.count_without(slot, void).to_string(),
+            Kind::Counter => self.count(slot).to_string(),
             Kind::Flag => live().any(|(_, payload)| **payload == Payload::Flag(true)).to_string(),
             Kind::Set => {
                 let members: Vec<&str> = cells.iter().filter_map(|(cell, _)| cell.member.as_deref()).collect();

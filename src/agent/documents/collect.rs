@@ -1,0 +1,101 @@
+//! What is deleted goes for good: when every region has seen the delete, and it is so old that no delta from before it can
+//! come any more.
+//!
+//! A tombstone is kept for two horizons, a delta is refused after one: a region whose clock is wrong by less than a
+//! horizon cannot take in what another one has forgotten.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::sleep;
+
+use super::{LocalDocuments, Options, engine::Request};
+use crate::{
+    core::state::{Clock as StateClock, Key},
+    metrics::Metrics,
+    ports::{
+        clock::Clock,
+        documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
+    },
+};
+
+pub struct Collect {
+    pub remotes: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    pub members: Vec<String>,
+    pub home: LocalDocuments,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub options: Options,
+}
+
+impl Collect {
+    pub async fn run(self) {
+        for member in &self.members {
+            self.metrics.state.gc_blocked_by.with_label_values(&[member]).set(0.0);
+        }
+        loop {
+            sleep(self.options.collect).await;
+            if let Err(why) = self.round().await {
+                tracing::debug!(why, "tombstones not looked through");
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), String> {
+        let before = self.clock.now().minus(self.options.horizon).minus(self.options.horizon);
+        let mut blocked: BTreeMap<&str, u64> = self.members.iter().map(|member| (member.as_str(), 0)).collect();
+        let mut after = None;
+        loop {
+            let asked = after.clone();
+            let page = self.home.ask(|reply| Request::Tombstones { after: asked, before, reply }).await;
+            let (tombstones, next) = page.map_err(|error| error.to_string())?;
+            for chunk in tombstones.chunks(KEYS_MAX) {
+                self.collect(chunk, &mut blocked).await?;
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        for (member, count) in blocked {
+            let gauge = self.metrics.state.gc_blocked_by.with_label_values(&[member]);
+            if count > 0 && gauge.get() == 0.0 {
+                tracing::warn!(
+                    member,
+                    tombstones = count,
+                    "deleted documents stay until this region has seen their deletes: it does not answer, or is behind"
+                );
+            }
+            gauge.set(count as f64);
+        }
+        Ok(())
+    }
+
+    /// Drops what every region has seen; counts what a region keeps from going.
+    async fn collect(&self, tombstones: &[(Key, StateClock)], blocked: &mut BTreeMap<&str, u64>) -> Result<(), String> {
+        let mut seen = vec![true; tombstones.len()];
+        for member in &self.members {
+            let answer = match self.remotes.get(member) {
+                Some(remote) => remote.ask(Question::Includes(tombstones.to_vec())).await.ok(),
+                None => None,
+            };
+            let includes = match answer {
+                Some(Answer::Includes(includes)) if includes.len() == tombstones.len() => includes,
+                _ => vec![false; tombstones.len()],
+            };
+            let lacking = includes.iter().filter(|includes| !**includes).count();
+            if let Some(count) = blocked.get_mut(member.as_str()) {
+                *count += lacking as u64;
+            }
+            seen.iter_mut().zip(includes).for_each(|(seen, includes)| *seen &= includes);
+        }
+        let seen = seen.into_iter().zip(tombstones).filter(|(seen, _)| *seen).map(|(_, tombstone)| tombstone.clone());
+        let tombstones: Vec<(Key, StateClock)> = seen.collect();
+        if !tombstones.is_empty() {
+            let forgotten = self.home.ask(|reply| Request::Forget { tombstones, reply }).await;
+            let forgotten = forgotten.map_err(|error| error.to_string())?;
+            self.metrics.state.collected.inc_by(forgotten as u64);
+            tracing::debug!(forgotten, "deleted documents went for good");
+        }
+        Ok(())
+    }
+}

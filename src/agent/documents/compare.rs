@@ -1,0 +1,205 @@
+//! Comparing with a peer: the sums of ranges, narrower where they differ, and then the documents themselves.
+//!
+//! Each region brings itself up to what its peer has; the peer does the same. Equal regions exchange one sum. What
+//! differs may only be on its way, so it is looked at again before it is fetched.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use prometheus::Gauge;
+use tokio::time::{Instant, sleep};
+
+use super::{LocalDocuments, Options, engine::Request};
+use crate::{
+    core::state::{
+        Key,
+        digest::{Digest, Range},
+        document::Document,
+    },
+    ports::{
+        clock::Entropy,
+        documents::{Answer, Documents, KEYS_MAX, Question, RemoteDocuments},
+    },
+};
+
+/// Documents that are fetched with one question.
+pub const FETCHED: usize = 64;
+
+/// Buckets that are looked into in one round.
+const BUCKETS_MAX: usize = 64;
+
+/// How long what differs may be on its way.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a document is wanted.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub struct Compare {
+    pub peer: String,
+    pub remote: Arc<dyn RemoteDocuments>,
+    pub home: LocalDocuments,
+    pub entropy: Arc<dyn Entropy>,
+    pub mismatched: Gauge,
+    pub options: Options,
+}
+
+impl Compare {
+    pub async fn run(self) {
+        let mut next = Instant::now() + self.pause();
+        let mut failures = 0u32;
+        loop {
+            sleep(LOOK).await;
+            let fetched = self.fetch_wanted().await;
+            if Instant::now() >= next {
+                let round = self.round().await;
+                match &round {
+                    Ok(Round { fetched: 0, .. }) => {}
+                    Ok(Round { buckets, fetched }) => {
+                        tracing::info!(
+                            peer = self.peer,
+                            buckets,
+                            fetched,
+                            "fetched documents that the peer has and we had not"
+                        );
+                    }
+                    Err(why) => tracing::debug!(peer = self.peer, why, "documents not compared"),
+                }
+                failures = if round.is_ok() { 0 } else { failures.saturating_add(1).min(2) };
+                // A region that is far behind goes on at once.
+                let goes_on = matches!(round, Ok(Round { fetched: 1.., .. }));
+                next = Instant::now() + if goes_on { LOOK } else { self.pause() * (1 + failures) };
+            }
+            if fetched.is_err() {
+                sleep(self.pause()).await;
+            }
+        }
+    }
+
+    /// Not all regions at once.
+    fn pause(&self) -> Duration {
+        self.options.compare.mul_f64(0.5 + self.entropy.next_f64())
+    }
+
+    async fn ours(&self, question: Question) -> Result<Answer, String> {
+        self.home.answer(question).await.map_err(|error| error.to_string())
+    }
+
+    async fn theirs(&self, question: Question) -> Result<Answer, String> {
+        self.remote.ask(question).await.map_err(|failure| failure.to_string())
+    }
+
+    /// Documents that deltas wait for.
+    async fn fetch_wanted(&self) -> Result<(), String> {
+        let peer = self.peer.clone();
+        let keys = self.home.ask(|reply| Request::Wanted { peer, reply }).await.map_err(|error| error.to_string())?;
+        if !keys.is_empty() {
+            self.fetch(keys).await?;
+        }
+        Ok(())
+    }
+
+    async fn sums(&self, ranges: &[Range]) -> Result<Vec<Range>, String> {
+        let mut differ = Vec::new();
+        for ranges in ranges.chunks(KEYS_MAX) {
+            let question = Question::Sums(ranges.to_vec());
+            match (self.ours(question.clone()).await?, self.theirs(question).await?) {
+                (Answer::Sums(ours), Answer::Sums(theirs)) if theirs.len() == ranges.len() => {
+                    let pairs = ranges.iter().zip(ours.into_iter().zip(theirs));
+                    differ.extend(pairs.filter(|(_, (ours, theirs))| ours != theirs).map(|(range, _)| *range));
+                }
+                other => return Err(format!("not what was asked for: {other:?}")),
+            }
+        }
+        Ok(differ)
+    }
+
+    async fn round(&self) -> Result<Round, String> {
+        let mut ranges = vec![Range::ALL];
+        loop {
+            ranges = self.sums(&ranges).await?;
+            if ranges.is_empty() {
+                self.mismatched.set(0.0);
+                return Ok(Round::default());
+            }
+            if ranges[0].is_bucket() {
+                break;
+            }
+            ranges = ranges.into_iter().flat_map(Range::narrower).collect();
+        }
+        // Comparing again shows what only was on its way.
+        sleep(SETTLE).await;
+        ranges = self.sums(&ranges).await?;
+        self.mismatched.set(ranges.len() as f64);
+        let buckets = ranges.len();
+        let mut fetched = 0;
+        for range in ranges.into_iter().take(BUCKETS_MAX) {
+            fetched += self.bucket(range.index).await?;
+        }
+        Ok(Round { buckets, fetched })
+    }
+
+    async fn listed(&self, bucket: u16, theirs: bool) -> Result<BTreeMap<Key, Digest>, String> {
+        let mut all = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let question = Question::List { bucket, after: after.clone() };
+            let answer = if theirs { self.theirs(question).await? } else { self.ours(question).await? };
+            let Answer::List { listed, more } = answer else {
+                return Err("not what was asked for: a listing".to_owned());
+            };
+            let last = listed.last().map(|listed| listed.key.clone());
+            all.extend(listed.into_iter().map(|listed| (listed.key, listed.digest)));
+            match (more, last) {
+                (true, Some(last)) if after.as_ref() != Some(&last) => after = Some(last),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Brings the documents of a bucket up to what the peer has. What only we have may be deleted there, so it is asked
+    /// for as well.
+    async fn bucket(&self, bucket: u16) -> Result<usize, String> {
+        let (ours, theirs) = (self.listed(bucket, false).await?, self.listed(bucket, true).await?);
+        let keys = ours.keys().chain(theirs.keys()).filter(|key| ours.get(key) != theirs.get(key));
+        let mut keys: Vec<Key> = keys.cloned().collect();
+        keys.sort();
+        keys.dedup();
+        let mut fetched = 0;
+        for keys in keys.chunks(FETCHED) {
+            fetched += self.fetch(keys.to_vec()).await?;
+        }
+        Ok(fetched)
+    }
+
+    /// Merges documents of the peer; answers how many of ours changed.
+    async fn fetch(&self, mut keys: Vec<Key>) -> Result<usize, String> {
+        let mut changed = 0;
+        while !keys.is_empty() {
+            let Answer::Wholes(wholes) = self.theirs(Question::Wholes(keys.clone())).await? else {
+                return Err("not what was asked for: documents".to_owned());
+            };
+            if wholes.is_empty() || wholes.len() > keys.len() {
+                return Err(format!("{} documents for {} asked for", wholes.len(), keys.len()));
+            }
+            let rest = keys.split_off(wholes.len());
+            let mut documents = Vec::new();
+            for (key, whole) in std::mem::replace(&mut keys, rest).into_iter().zip(wholes) {
+                let Some(whole) = whole else { continue };
+                documents.push((key, Document::decode(&whole).map_err(|error| error.to_string())?));
+            }
+            if !documents.is_empty() {
+                let merged = self.home.ask(|reply| Request::Merge { documents, reply }).await;
+                changed += merged.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// What came of comparing once.
+#[derive(Default)]
+struct Round {
+    /// That differed.
+    buckets: usize,
+    /// Documents that changed here.
+    fetched: usize,
+}

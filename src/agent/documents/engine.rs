@@ -1,0 +1,732 @@
+//! The one task that changes documents.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Options, Parts, Shared,
+    events::{self, Asked, Event},
+    shelf::{Broken, Entry, Meta, Shelf},
+};
+use crate::{
+    core::{
+        event::{Draft, Record},
+        hlc::HybridClock,
+        journal::Head,
+        state::{
+            self, Clock as StateClock, Dot, Key, Replica,
+            delta::Delta,
+            document::{Conflict, Document, Merged},
+            op::Refused,
+            view::View,
+        },
+        time::Timestamp,
+    },
+    metrics::Metrics,
+    ports::{
+        clock::Clock,
+        documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, PAGE_MAX, Question, Total},
+        hub::{self, Hub, Published, ReadError, Reader},
+    },
+};
+
+/// Requests that are done together, with one fsync.
+const GROUP_MAX: usize = 512;
+
+/// Events of the log that are taken in between two looks at the requests.
+const CHUNK_EVENTS: usize = 256;
+
+/// Bytes of them, about.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Deltas of one document that may wait for what they stand on; beyond it the document is fetched.
+const PARKED_MAX: usize = 64;
+
+/// Documents that wait to be fetched; beyond it comparing finds them.
+const WANTED_MAX: usize = 10_000;
+
+/// How often changed documents go to disk.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many changed documents go at once.
+const DIRTY_MAX: usize = 2_000;
+
+/// How often it is written down that this region lives, also when nothing changes.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The pause before the hub is asked again, where the engine cannot go on without it.
+const HUB_PAUSE: Duration = Duration::from_millis(50);
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A service's request to one document.
+pub struct Write {
+    pub key: Key,
+    pub asked: Asked,
+    pub request: Option<String>,
+    pub reply: Reply<Applied>,
+}
+
+pub enum Request {
+    Write(Write),
+    Get {
+        key: Key,
+        reply: Reply<Option<View>>,
+    },
+    Total {
+        reply: Reply<Total>,
+    },
+    List {
+        after: Option<Key>,
+        reply: Reply<(Vec<Listed>, Option<Key>)>,
+    },
+    Answer {
+        question: Question,
+        reply: Reply<Answer>,
+    },
+    /// What a peer has of documents; answers how many it changed.
+    Merge {
+        documents: Vec<(Key, Document)>,
+        reply: Reply<usize>,
+    },
+    /// Documents that this peer should be asked for.
+    Wanted {
+        peer: String,
+        reply: Reply<Vec<Key>>,
+    },
+    /// Tombstones whose last write was before.
+    Tombstones {
+        after: Option<Key>,
+        before: Timestamp,
+        reply: Reply<(Vec<(Key, StateClock)>, Option<Key>)>,
+    },
+    /// Drops these, unless something was written since.
+    Forget {
+        tombstones: Vec<(Key, StateClock)>,
+        reply: Reply<usize>,
+    },
+}
+
+/// A document that has to be fetched.
+struct Wanted {
+    since: Instant,
+    asked: BTreeSet<String>,
+}
+
+pub struct Engine {
+    shared: Arc<Shared>,
+    hub: Arc<dyn Hub>,
+    head: watch::Receiver<Head>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    options: Options,
+    peers: usize,
+    rows: Arc<dyn crate::ports::rows::Rows>,
+    replica: Replica,
+    given: u64,
+    hlc: HybridClock,
+    last_hlc: Timestamp,
+    cursor: u64,
+    written: Option<Instant>,
+    wanted: BTreeMap<Key, Wanted>,
+}
+
+impl Engine {
+    pub fn new(parts: Parts, shared: Arc<Shared>) -> Self {
+        let Parts { hub, shelves, clock, entropy, metrics, .. } = parts;
+        Engine {
+            shared,
+            head: hub.follow_head(),
+            hub,
+            clock,
+            metrics,
+            options: shelves.options,
+            peers: shelves.peers.len(),
+            rows: shelves.home,
+            replica: Replica(entropy.next_u64()),
+            given: 0,
+            hlc: HybridClock::default(),
+            last_hlc: Timestamp::ZERO,
+            cursor: 0,
+            written: None,
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until `stop`, or until the rows or the hub fail.
+    pub async fn run(mut self, requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        if let Err(error) = self.serve(requests, stop).await {
+            tracing::error!(%error, "the documents failed; the agent must restart");
+            self.shared.failed.send_replace(Some(error.to_string()));
+        }
+    }
+
+    async fn serve(&mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) -> Result<(), Broken> {
+        let mut shelf = self.open().await?;
+        let mut reader = self.hub.reader(self.cursor);
+        if !self.catch_up(&mut shelf, &mut *reader, &stop).await? {
+            return Ok(());
+        }
+        let mut tick = tokio::time::interval(FLUSH_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let head = self.head.borrow_and_update().offset;
+            let is_behind = head > self.cursor;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                received = requests.recv() => {
+                    let Some(first) = received else { break };
+                    let mut group = vec![first];
+                    while group.len() < GROUP_MAX && let Ok(more) = requests.try_recv() {
+                        group.push(more);
+                    }
+                    self.take(&mut shelf, group).await?;
+                }
+                _ = tick.tick() => self.tend(&mut shelf).await?,
+                changed = self.head.changed(), if !is_behind => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                () = std::future::ready(()), if is_behind => {}
+            }
+            if head > self.cursor {
+                self.follow(&mut shelf, &mut *reader, &stop, None).await?;
+            }
+            if shelf.dirty() > DIRTY_MAX {
+                self.flush(&mut shelf).await?;
+            }
+        }
+        self.flush(&mut shelf).await
+    }
+
+    async fn open(&mut self) -> Result<Shelf, Broken> {
+        let (mut shelf, meta) = Shelf::open(self.rows.clone()).await?;
+        let head = *self.head.borrow();
+        let now = self.clock.now();
+        let meta = meta.unwrap_or(Meta { cursor: 0, alive: now, hlc: Timestamp::ZERO });
+        if now.since(meta.alive) >= self.options.horizon {
+            // What was deleted since may be forgotten by everybody else, and would come back.
+            let documents = shelf.discard().await?;
+            tracing::warn!(
+                documents,
+                written = meta.alive.to_rfc3339(),
+                "this copy of the documents is older than what regions remember of deletes: it is given up and fetched \
+                 from the peers; what was written here and never left is in the dead letters of the links"
+            );
+            self.metrics.state.discarded.inc_by(documents);
+        }
+        self.last_hlc = meta.hlc.max(head.hlc);
+        self.hlc = HybridClock::restored(self.last_hlc);
+        self.cursor = meta.cursor.min(head.offset);
+        self.shared.needed_after.store(self.cursor, Ordering::SeqCst);
+        self.show(&mut shelf);
+        Ok(shelf)
+    }
+
+    /// Takes in what the log has beyond the rows, before services are served. Operations come last: the delta of one that
+    /// was done before the crash stands behind it. Answers whether to go on.
+    async fn catch_up(
+        &mut self,
+        shelf: &mut Shelf,
+        reader: &mut dyn Reader,
+        stop: &CancellationToken,
+    ) -> Result<bool, Broken> {
+        let end = self.head.borrow().offset;
+        let mut operations = Vec::new();
+        while self.cursor < end && !stop.is_cancelled() {
+            self.follow(shelf, reader, stop, Some(&mut operations)).await?;
+        }
+        for (key, asked, request) in operations {
+            self.operate(shelf, key, asked, request, stop).await?;
+        }
+        self.flush(shelf).await?;
+        Ok(!stop.is_cancelled())
+    }
+
+    /// What this region shows of its documents.
+    fn show(&mut self, shelf: &mut Shelf) {
+        let counts = shelf.counts().clone();
+        for (of, tombstones) in shelf.tombstones() {
+            self.metrics.state.tombstones.with_label_values(&[of]).set(*tombstones as f64);
+        }
+        for (of, count) in &counts {
+            self.metrics.state.documents.with_label_values(&[of]).set(*count as f64);
+        }
+        self.metrics.state.wanted.set(self.wanted.len() as f64);
+        *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    async fn tend(&mut self, shelf: &mut Shelf) -> Result<(), Broken> {
+        let is_due = self.written.is_none_or(|written| written.elapsed() >= ALIVE_INTERVAL);
+        if shelf.dirty() > 0 || is_due {
+            self.flush(shelf).await?;
+        }
+        self.show(shelf);
+        Ok(())
+    }
+
+    async fn flush(&mut self, shelf: &mut Shelf) -> Result<(), Broken> {
+        let meta = Meta { cursor: self.cursor, alive: self.clock.now(), hlc: self.last_hlc };
+        shelf.flush(meta).await?;
+        self.written = Some(Instant::now());
+        self.shared.needed_after.store(self.cursor, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Timestamp {
+        self.last_hlc = self.hlc.tick(self.clock.now());
+        self.last_hlc
+    }
+
+    async fn take(&mut self, shelf: &mut Shelf, group: Vec<Request>) -> Result<(), Broken> {
+        let mut writes = Vec::new();
+        let mut others = Vec::new();
+        for request in group {
+            match request {
+                Request::Write(write) => writes.push(write),
+                other => others.push(other),
+            }
+        }
+        if !writes.is_empty() {
+            self.write(shelf, writes).await?;
+        }
+        for request in others {
+            self.read(shelf, request).await?;
+        }
+        Ok(())
+    }
+
+    /// Does requests of services: all of them stand in the log before any of them is answered.
+    async fn write(&mut self, shelf: &mut Shelf, writes: Vec<Write>) -> Result<(), Broken> {
+        if self.hub.is_draining() {
+            for write in writes {
+                let why = "draining: this region takes no new requests".to_owned();
+                let _ = write.reply.send(Err(Error::Unavailable { why, retry_after: Duration::from_secs(5) }));
+            }
+            return Ok(());
+        }
+        shelf.load(writes.iter().map(|write| &write.key)).await?;
+        let mut undo: BTreeMap<Key, Entry> = BTreeMap::new();
+        let mut drafts = Vec::new();
+        let mut done = Vec::new();
+        for Write { key, asked, request, reply } in writes {
+            match self.perform(shelf, &key, &asked, request.as_deref(), &mut undo) {
+                Ok((applied, delta)) => {
+                    self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
+                    drafts.extend(delta.map(|delta| events::of_delta(&key, &delta)));
+                    done.push((reply, applied));
+                }
+                Err(refused) => drop(reply.send(Err(refused.into()))),
+            }
+        }
+        let result = match drafts.is_empty() {
+            true => Ok(()),
+            false => self.publish(drafts).await,
+        };
+        match result {
+            Ok(()) => done.into_iter().for_each(|(reply, applied)| drop(reply.send(Ok(applied)))),
+            Err(error) => {
+                undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
+                let error = match error {
+                    hub::Error::Failed(why) => Error::Failed(why),
+                    other => Error::Unavailable { why: other.to_string(), retry_after: other.retry_after() },
+                };
+                done.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one request to a document that is at hand.
+    fn perform(
+        &mut self,
+        shelf: &mut Shelf,
+        key: &Key,
+        asked: &Asked,
+        request: Option<&str>,
+        undo: &mut BTreeMap<Key, Entry>,
+    ) -> Result<(Applied, Option<Delta>), Refused> {
+        let request = request.map(state::Request::of);
+        let before = shelf.get(key).cloned().unwrap_or_default();
+        if request.is_some_and(|request| before.document.knows(&request)) {
+            return Ok((Applied::Duplicate, None));
+        }
+        if *asked == Asked::Delete && before.document.is_tombstone() {
+            return Ok((Applied::Nothing, None));
+        }
+        self.given += 1;
+        let dot = Dot { replica: self.replica, number: self.given };
+        let now = self.tick();
+        undo.entry(key.clone()).or_insert(before);
+        let before = now.minus(self.options.horizon);
+        let document = &mut shelf.change(key).document;
+        let delta = match asked {
+            Asked::Ops(ops) => Some(document.operate(dot, now, request, ops)?),
+            Asked::Delete => document.delete(dot, now, request),
+        };
+        let forgotten = document.forget_requests(before);
+        if forgotten > 0 {
+            tracing::warn!(document = %key, forgotten, "more requests than a document remembers: the oldest are forgotten");
+            self.metrics.state.requests_forgotten.inc_by(forgotten as u64);
+        }
+        Ok((Applied::Done, delta))
+    }
+
+    /// Puts events of the documents into the log.
+    async fn publish(&mut self, drafts: Vec<Draft>) -> Result<(), hub::Error> {
+        let published = self.hub.publish(drafts).await?;
+        if published.contains(&Published::Conflict) {
+            tracing::error!("an event of the documents met another one under its key: this is a bug, report it");
+        }
+        Ok(())
+    }
+
+    /// As [`publish`](Self::publish), until the hub has taken them. Answers whether it did before `stop`.
+    async fn publish_surely(&mut self, drafts: Vec<Draft>, stop: &CancellationToken) -> Result<bool, Broken> {
+        loop {
+            match self.publish(drafts.clone()).await {
+                Ok(()) => return Ok(true),
+                Err(hub::Error::Failed(why)) => return Err(crate::ports::rows::Error::Failed(why).into()),
+                Err(error) => tracing::debug!(%error, "the hub takes no event of the documents; it is asked again"),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(HUB_PAUSE)).await.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn read(&mut self, shelf: &mut Shelf, request: Request) -> Result<(), Broken> {
+        match request {
+            // Done before.
+            Request::Write(_) => {}
+            Request::Get { key, reply } => {
+                shelf.load([&key]).await?;
+                let schema = self.shared.schemas.get(&key.of);
+                let document = shelf.get(&key).map(|entry| &entry.document);
+                let view = schema.zip(document).and_then(|(schema, document)| document.view(&key, schema));
+                let _ = reply.send(Ok(view));
+            }
+            Request::Total { reply } => drop(reply.send(Ok(shelf.total()))),
+            Request::List { after, reply } => {
+                self.flush(shelf).await?;
+                let (listed, more) = shelf.list(None, after.as_ref(), PAGE_MAX).await?;
+                let next = listed.last().filter(|_| more).map(|listed| listed.key.clone());
+                let _ = reply.send(Ok((listed, next)));
+            }
+            Request::Answer { question, reply } => {
+                let answer = self.answer(shelf, question).await?;
+                let _ = reply.send(answer);
+            }
+            Request::Merge { documents, reply } => {
+                let changed = self.merge(shelf, documents).await?;
+                let _ = reply.send(Ok(changed));
+            }
+            Request::Wanted { peer, reply } => drop(reply.send(Ok(self.wanted_of(shelf, &peer)))),
+            Request::Tombstones { after, before, reply } => {
+                let (keys, next) = shelf.old_tombstones(after.as_ref(), before, PAGE_MAX).await?;
+                shelf.load(&keys).await?;
+                let is_one = |entry: &&Entry| entry.document.is_tombstone() && entry.document.newest() < before;
+                let with_clock = |key: Key| {
+                    let entry = shelf.get(&key).filter(is_one).filter(|entry| entry.parked.is_empty())?;
+                    Some((key, entry.document.clock().clone()))
+                };
+                let _ = reply.send(Ok((keys.into_iter().filter_map(with_clock).collect(), next)));
+            }
+            Request::Forget { tombstones, reply } => {
+                shelf.load(tombstones.iter().map(|(key, _)| key)).await?;
+                let mut forgotten = 0;
+                for (key, clock) in tombstones {
+                    let is_same = |entry: &Entry| entry.document.is_tombstone() && *entry.document.clock() == clock;
+                    if shelf.get(&key).is_some_and(is_same) {
+                        shelf.forget(&key);
+                        forgotten += 1;
+                    }
+                }
+                let _ = reply.send(Ok(forgotten));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a peer asks.
+    async fn answer(&mut self, shelf: &mut Shelf, question: Question) -> Result<Result<Answer, Error>, Broken> {
+        Ok(Ok(match question {
+            Question::Sums(ranges) => {
+                let sums = shelf.sums();
+                match ranges.iter().map(|range| sums.of(*range)).collect() {
+                    Some(sums) => Answer::Sums(sums),
+                    None => return Ok(Err(Error::Refused(Refused::Malformed("no such range".to_owned())))),
+                }
+            }
+            Question::List { bucket, after } => {
+                self.flush(shelf).await?;
+                let (listed, more) = shelf.list(Some(bucket), after.as_ref(), PAGE_MAX).await?;
+                Answer::List { more: more && listed.len() == PAGE_MAX, listed }
+            }
+            Question::Digests(keys) => {
+                shelf.load(&keys).await?;
+                shelf.sums();
+                Answer::Digests(keys.iter().map(|key| shelf.get(key).and_then(Entry::digest)).collect())
+            }
+            Question::Wholes(keys) => {
+                shelf.load(&keys).await?;
+                let mut bytes = 0;
+                let mut wholes = Vec::new();
+                for key in &keys {
+                    let known = shelf.get(key).filter(|entry| entry.document != Document::default());
+                    let whole = known.map(|entry| entry.document.encode());
+                    bytes += whole.as_ref().map_or(0, Vec::len);
+                    if bytes > ANSWER_BYTES_MAX && !wholes.is_empty() {
+                        break;
+                    }
+                    wholes.push(whole);
+                }
+                Answer::Wholes(wholes)
+            }
+            Question::Includes(asked) => {
+                shelf.load(asked.iter().map(|(key, _)| key)).await?;
+                let includes = |(key, clock): &(Key, StateClock)| {
+                    // Forgotten is seen: only what every region has seen is forgotten.
+                    let seen =
+                        |entry: &Entry| entry.document == Document::default() || entry.document.clock().includes(clock);
+                    shelf.get(key).is_none_or(seen)
+                };
+                Answer::Includes(asked.iter().map(includes).collect())
+            }
+        }))
+    }
+
+    /// Reads on in the log. Operations go to `later` where there is one.
+    async fn follow(
+        &mut self,
+        shelf: &mut Shelf,
+        reader: &mut dyn Reader,
+        stop: &CancellationToken,
+        mut later: Option<&mut Vec<(Key, Asked, String)>>,
+    ) -> Result<(), Broken> {
+        let records = match reader.next(CHUNK_EVENTS, CHUNK_BYTES).await {
+            Ok(records) => records,
+            Err(ReadError::Dropped { base, .. }) => {
+                tracing::warn!(
+                    from = self.cursor,
+                    to = base,
+                    "the log dropped events that were not in the documents: comparing with the peers brings them"
+                );
+                self.metrics.state.log_gaps.inc();
+                self.cursor = base;
+                reader.seek(base);
+                return Ok(());
+            }
+            Err(ReadError::Failed(why)) => return Err(crate::ports::rows::Error::Failed(why).into()),
+        };
+        let read: Vec<(&Record, Event)> =
+            records.iter().map(|record| (record, events::read(record, &self.shared.schemas))).collect();
+        let keys = read.iter().filter_map(|(_, event)| match event {
+            Event::Delta(key, _) | Event::Operation { key, .. } => Some(key),
+            _ => None,
+        });
+        shelf.load(keys).await?;
+        let mut conflicts = Vec::new();
+        let last = records.last().map_or(self.cursor, |record| record.header.offset);
+        for (record, event) in read {
+            match event {
+                Event::Delta(key, delta) => self.hear(shelf, key, *delta, &mut conflicts),
+                Event::Operation { key, asked, request } => match &mut later {
+                    Some(later) => later.push((key, asked, request)),
+                    None => self.operate(shelf, key, asked, request, stop).await?,
+                },
+                Event::Unreadable(why) => {
+                    tracing::error!(
+                        offset = record.header.offset,
+                        detail_type = record.detail_type(),
+                        key = record.key(),
+                        why,
+                        "an event of the documents cannot be read; it is left out"
+                    );
+                    self.metrics.state.unreadable.inc();
+                }
+                Event::Other => {}
+            }
+        }
+        self.tell(conflicts, stop).await?;
+        if !stop.is_cancelled() {
+            self.cursor = last;
+        }
+        Ok(())
+    }
+
+    /// An operation that a service published as an event.
+    async fn operate(
+        &mut self,
+        shelf: &mut Shelf,
+        key: Key,
+        asked: Asked,
+        request: String,
+        stop: &CancellationToken,
+    ) -> Result<(), Broken> {
+        shelf.load([&key]).await?;
+        let mut undo = BTreeMap::new();
+        match self.perform(shelf, &key, &asked, Some(&request), &mut undo) {
+            Ok((applied, delta)) => {
+                self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
+                let drafts: Vec<Draft> = delta.map(|delta| events::of_delta(&key, &delta)).into_iter().collect();
+                if !drafts.is_empty() && !self.publish_surely(drafts, stop).await? {
+                    undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
+                }
+            }
+            Err(refused) => {
+                tracing::warn!(document = %key, %refused, request, "a published operation is refused");
+                self.metrics.state.unreadable.inc();
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges a delta into a document that is at hand, or parks it.
+    fn hear(&mut self, shelf: &mut Shelf, key: Key, delta: Delta, conflicts: &mut Vec<(Key, Conflict)>) {
+        let now = self.clock.now();
+        self.hlc.observe(delta.at, now);
+        let Some(entry) = shelf.get(&key) else { return };
+        if entry.document.clock().covers(delta.dot()) {
+            return;
+        }
+        if delta.at < now.minus(self.options.horizon) {
+            // A delete that it would undo may be forgotten; whoever has the document tells.
+            tracing::warn!(document = %key, written = delta.at.to_rfc3339(), "a delta is too old to be merged");
+            self.metrics.state.too_old.inc();
+            self.want(key);
+            return;
+        }
+        let entry = shelf.change(&key);
+        if entry.parked.iter().any(|parked| parked.dot() == delta.dot()) {
+            return;
+        }
+        entry.parked.push(delta);
+        let met = entry.settle();
+        if met.merged > 0 {
+            self.metrics.state.merges.with_label_values(&[&key.of]).inc_by(met.merged);
+        }
+        let dropped = entry.parked.len().saturating_sub(PARKED_MAX);
+        if dropped > 0 {
+            tracing::warn!(document = %key, "too many deltas wait for one that is missing: the document is fetched whole");
+            self.metrics.state.parked_dropped.inc_by(dropped as u64);
+            entry.parked.truncate(PARKED_MAX);
+        }
+        match entry.parked.is_empty() {
+            true => drop(self.wanted.remove(&key)),
+            false => self.want(key.clone()),
+        }
+        conflicts.extend(met.conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
+    }
+
+    fn want(&mut self, key: Key) {
+        if self.wanted.len() < WANTED_MAX {
+            self.wanted.entry(key).or_insert_with(|| Wanted { since: Instant::now(), asked: BTreeSet::new() });
+        }
+    }
+
+    /// Documents that have been wanted for a while and this peer was not asked for.
+    fn wanted_of(&mut self, shelf: &Shelf, peer: &str) -> Vec<Key> {
+        let gap = self.options.gap;
+        let mut keys = Vec::new();
+        let mut over = Vec::new();
+        for (key, wanted) in &mut self.wanted {
+            if wanted.asked.len() >= self.peers {
+                let waits = shelf.get(key).is_some_and(|entry| !entry.parked.is_empty());
+                if !waits {
+                    over.push(key.clone());
+                } else if wanted.since.elapsed() >= self.options.compare {
+                    // Nobody had it then.
+                    (wanted.since, wanted.asked) = (Instant::now(), BTreeSet::new());
+                }
+            } else if wanted.since.elapsed() >= gap
+                && keys.len() < super::compare::FETCHED
+                && wanted.asked.insert(peer.to_owned())
+            {
+                keys.push(key.clone());
+            }
+        }
+        over.iter().for_each(|key| drop(self.wanted.remove(key)));
+        keys
+    }
+
+    /// Merges whole documents of a peer.
+    async fn merge(&mut self, shelf: &mut Shelf, documents: Vec<(Key, Document)>) -> Result<usize, Broken> {
+        shelf.load(documents.iter().map(|(key, _)| key)).await?;
+        let mut conflicts = Vec::new();
+        let mut changed = 0;
+        for (key, document) in documents {
+            let Some(before) = shelf.get(&key) else { continue };
+            if before.document.clock().includes(document.clock()) && before.document.remembers(&document) {
+                continue;
+            }
+            let entry = shelf.change(&key);
+            let mut met = entry.document.merge(&document);
+            met.extend(entry.settle().conflicts);
+            changed += 1;
+            if entry.parked.is_empty() {
+                self.wanted.remove(&key);
+            }
+            self.metrics.state.merges.with_label_values(&[&key.of]).inc();
+            conflicts.extend(met.into_iter().map(|conflict| (key.clone(), conflict)));
+        }
+        self.tell(conflicts, &CancellationToken::new()).await?;
+        Ok(changed)
+    }
+
+    /// Puts conflicts into the feed, before anything that depends on them goes to disk.
+    async fn tell(&mut self, conflicts: Vec<(Key, Conflict)>, stop: &CancellationToken) -> Result<(), Broken> {
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        let mut drafts = Vec::new();
+        for (key, conflict) in &conflicts {
+            let resolution = events::resolution(conflict.kind);
+            self.metrics.state.conflicts.with_label_values(&[&key.of, &conflict.slot.field, resolution]).inc();
+            tracing::info!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
+            drafts.push(events::of_conflict(key, conflict));
+        }
+        self.publish_surely(drafts, stop).await.map(drop)
+    }
+}
+
+/// What came of deltas that waited.
+#[derive(Default)]
+struct Settled {
+    merged: u64,
+    conflicts: Vec<Conflict>,
+}
+
+impl Entry {
+    /// Merges what waits, as far as what it stands on is there.
+    fn settle(&mut self) -> Settled {
+        let mut settled = Settled::default();
+        loop {
+            let before = self.parked.len();
+            for delta in std::mem::take(&mut self.parked) {
+                match self.document.merge_delta(&delta) {
+                    Merged::New(conflicts) => {
+                        settled.merged += 1;
+                        settled.conflicts.extend(conflicts);
+                    }
+                    Merged::Known => {}
+                    Merged::Early => self.parked.push(delta),
+                }
+            }
+            if self.parked.len() == before || self.parked.is_empty() {
+                return settled;
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Documents, for services: `/v1/state/{type}/{id}`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Api,
+    answer::{self, read_body},
+};
+use crate::{
+    agent::documents::events::{check_id, unknown_type},
+    core::state::{Key, Schema, op, view::View},
+    ports::documents::{Applied, Documents, Error},
+};
+
+/// The header that makes a retry harmless, also in another region.
+const KEY: &str = "idempotency-key";
+
+/// Bytes of its value.
+const KEY_BYTES_MAX: usize = 1_024;
+
+type Place = Path<(String, String)>;
+
+/// What a document is to its readers.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(rename = "type")]
+    of: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'a str>,
+    value: Option<Box<RawValue>>,
+    version: &'a str,
+    conflicts: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unread: &'a [String],
+}
+
+/// What was done, where nothing is shown.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(rename = "type")]
+    of: &'a str,
+    id: &'a str,
+    outcome: &'a str,
+}
+
+/// `GET /v1/state/{type}/{id}`.
+pub async fn get(State(api): State<Arc<Api>>, place: Place) -> Result<Response, Response> {
+    let (documents, key, _) = find(&api, place)?;
+    match documents.get(key.clone()).await {
+        Ok(Some(view)) => Ok(shown(&key, None, Some(&view))),
+        Ok(None) => Err(answer::error(StatusCode::NOT_FOUND, &format!("no document {key}"))),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// `POST /v1/state/{type}/{id}`.
+pub async fn apply(State(api): State<Arc<Api>>, place: Place, request: Request) -> Result<Response, Response> {
+    let (documents, key, schema) = find(&api, place)?;
+    let (head, body) = request.into_parts();
+    let request = request_key(&head.headers, &key)?;
+    let body = read_body(&head.headers, body, api.options.limits.max_request_bytes).await;
+    let body = body.map_err(|error| error.answer())?;
+    let text = std::str::from_utf8(&body)
+        .map_err(|_| answer::error(StatusCode::BAD_REQUEST, "the request is not UTF-8 text"))?;
+    let ops = op::parse(schema, text).map_err(|refused| failed(&refused.into()))?;
+    let applied = documents.apply(key.clone(), ops, request).await.map_err(|error| failed(&error))?;
+    // It is done, whatever becomes of the look at it.
+    let view = documents.get(key.clone()).await.ok().flatten();
+    Ok(shown(&key, Some(applied.as_str()), view.as_ref()))
+}
+
+/// `DELETE /v1/state/{type}/{id}`.
+pub async fn delete(State(api): State<Arc<Api>>, place: Place, headers: HeaderMap) -> Result<Response, Response> {
+    let (documents, key, _) = find(&api, place)?;
+    let request = request_key(&headers, &key)?;
+    let applied = documents.delete(key.clone(), request).await.map_err(|error| failed(&error))?;
+    let outcome = match applied {
+        Applied::Done => "deleted",
+        other => other.as_str(),
+    };
+    Ok(answer::json(StatusCode::OK, &Done { of: &key.of, id: &key.id, outcome }))
+}
+
+fn find(api: &Api, Path((of, id)): Place) -> Result<(&Arc<dyn Documents>, Key, &Schema), Response> {
+    let documents = api.options.documents.as_ref().ok_or_else(none)?;
+    let schemas = documents.schemas();
+    let unknown = || answer::error(StatusCode::NOT_FOUND, &unknown_type(&of, schemas));
+    let schema = schemas.get(&of).ok_or_else(unknown)?;
+    check_id(&id).map_err(|why| answer::error(StatusCode::BAD_REQUEST, &why))?;
+    Ok((documents, Key { of, id }, schema))
+}
+
+/// The key of a request is one of its document's.
+fn request_key(headers: &HeaderMap, key: &Key) -> Result<Option<String>, Response> {
+    let Some(value) = headers.get(KEY) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if (1..=KEY_BYTES_MAX).contains(&text.len()) => Ok(Some(format!("api/{key}/{text}"))),
+        _ => {
+            let why = format!("the Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters");
+            Err(answer::error(StatusCode::BAD_REQUEST, &why))
+        }
+    }
+}
+
+fn shown(key: &Key, outcome: Option<&str>, view: Option<&View>) -> Response {
+    let raw = |text: &String| RawValue::from_string(text.clone()).ok();
+    answer::json(
+        StatusCode::OK,
+        &Shown {
+            of: &key.of,
+            id: &key.id,
+            outcome,
+            value: view.and_then(|view| raw(&view.value)),
+            version: view.map_or("", |view| &view.version),
+            conflicts: view.and_then(|view| raw(&view.conflicts)),
+            unread: view.map_or(&[], |view| &view.unread),
+        },
+    )
+}
+
+/// There are no documents here.
+pub fn none() -> Response {
+    answer::error(
+        StatusCode::NOT_FOUND,
+        "this region has no document types: [state.TYPE] of the topology file has them",
+    )
+}
+
+/// Why it was not done.
+pub fn failed(error: &Error) -> Response {
+    match error {
+        Error::Refused(refused @ op::Refused::TooLarge(_)) => {
+            answer::error(StatusCode::PAYLOAD_TOO_LARGE, &refused.to_string())
+        }
+        Error::Refused(refused) => answer::error(StatusCode::BAD_REQUEST, &refused.to_string()),
+        Error::Unavailable { why, retry_after } => answer::unavailable(why, *retry_after),
+        Error::Failed(_) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}

@@ -1,0 +1,329 @@
+//! Documents of a simulated cluster: a peer's over the network, what services do to them, and what must be true of them.
+//!
+//! Every request adds a member of its own to a set and a number of its own to a counter. So whatever came about of a
+//! document, its members say which requests took effect, and its count must be their sum, exactly.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use serde_json::Value;
+
+use super::{
+    cluster::{Cluster, lock},
+    net::{SimPeer, Site},
+    node::Running,
+};
+use crate::{
+    agent::documents::LocalDocuments,
+    core::{
+        invariant::{Invariant, Violation},
+        link::Failure,
+        state::{Key, op},
+    },
+    ports::{
+        documents::{self, Answer, Applied, Documents, Question, RemoteDocuments},
+        inbox::Refusal,
+    },
+};
+
+/// The document type, as the topology file has it.
+pub const TYPES: &str = "[state.doc]\nmembers = \"set\"\ncount = \"counter\"\nname = \"register\"\nnick = \"multi-value\"\n\
+                         best = \"max\"\nflag = \"flag\"\nparts = { map = \"counter\" }\n";
+
+const TYPE: &str = "doc";
+
+/// As a file names it that says nothing.
+const CLUSTER: &str = "hubweave";
+
+/// Documents that are never deleted, and documents that are.
+const IDS: [&str; 5] = ["kept0", "kept1", "kept2", "mortal0", "mortal1"];
+
+fn is_mortal(id: &str) -> bool {
+    id.starts_with("mortal")
+}
+
+impl RemoteDocuments for SimPeer {
+    fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, Failure>> {
+        // Over the wire format, as in production.
+        let bytes = documents::encode(&question);
+        let asker = self.home.clone();
+        let work = move |site: Site| {
+            let (bytes, asker) = (bytes.clone(), asker.clone());
+            async move {
+                let question = documents::decode(&bytes).map_err(Refusal::Malformed)?;
+                let admission = site.inbox.admit(CLUSTER, &asker).await?;
+                if admission.answer_lost {
+                    return Err(Refusal::CutOff);
+                }
+                let answer = match &site.documents {
+                    Some(documents) => documents.answer(question).await,
+                    None => return Err(Refusal::Malformed("there are no documents".to_owned())),
+                };
+                answer.map(|answer| documents::encode(&answer)).map_err(|error| match error {
+                    documents::Error::Unavailable { why, retry_after } => Refusal::Unavailable { why, retry_after },
+                    other => Refusal::Malformed(other.to_string()),
+                })
+            }
+            .boxed()
+        };
+        async move {
+            let bytes = self.bounded(Arc::new(work)).await?;
+            documents::decode(&bytes).map_err(Failure::Unanswered)
+        }
+        .boxed()
+    }
+}
+
+/// A request of a service.
+#[derive(Clone, Debug)]
+struct Asked {
+    id: &'static str,
+    amount: i64,
+    ops: String,
+    key: Option<String>,
+    acknowledged: bool,
+    /// A restore took it when no other region had it.
+    adrift: bool,
+}
+
+/// What services asked of documents, and were answered.
+#[derive(Default)]
+pub struct Requests {
+    asked: Vec<Asked>,
+    /// Members of a document that a region had when it acknowledged its delete.
+    dead: BTreeMap<&'static str, BTreeSet<usize>>,
+    pub acknowledged: u64,
+    pub repeated: u64,
+    pub deleted: u64,
+    losses: u64,
+}
+
+/// What a region shows of a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    value: String,
+    conflicts: String,
+    version: String,
+    members: BTreeSet<usize>,
+    count: i64,
+}
+
+impl Requests {
+    /// Acknowledged as new, as repeats, and deletes.
+    pub fn outcome(&self) -> (u64, u64, u64) {
+        (self.acknowledged, self.repeated, self.deleted)
+    }
+
+    /// A new request, which names itself.
+    fn add(&mut self, mut asked: Asked) -> usize {
+        let number = self.asked.len();
+        asked.ops = format!(r#"{{"ops":[{{"field":"members","op":"add","value":{number}}},{}]}}"#, asked.ops);
+        asked.key = asked.key.map(|_| format!("request {number}"));
+        self.asked.push(asked);
+        number
+    }
+
+    /// A restore took what no region has now.
+    fn set_adrift(&mut self, held: &BTreeSet<usize>) {
+        for (number, asked) in self.asked.iter_mut().enumerate() {
+            asked.adrift |= !held.contains(&number);
+        }
+        // The deletes may be gone as well.
+        self.dead.clear();
+    }
+
+    /// What must hold of a document at any time.
+    fn check(&self, region: &str, id: &str, shown: &Shown, violations: &mut Vec<Violation>) {
+        let of = |number: &usize| self.asked.get(*number).filter(|asked| asked.id == id);
+        if let Some(number) = shown.members.iter().find(|number| of(number).is_none()) {
+            let what = format!("request {number} took effect on {id} in {region}; nobody asked it");
+            violations.push(Violation::new(Invariant::Invented, what));
+        }
+        let sum: i64 = shown.members.iter().filter_map(of).map(|asked| asked.amount).sum();
+        if shown.count != sum {
+            let what =
+                format!("{region}: {TYPE}/{id} counts {}, its requests {:?} make {sum}", shown.count, shown.members);
+            violations.push(Violation::new(Invariant::OneEffect, what));
+        }
+    }
+
+    /// What must hold once everything is equal.
+    fn check_end(&self, region: &str, id: &'static str, shown: &Shown, violations: &mut Vec<Violation>) {
+        self.check(region, id, shown, violations);
+        if let Some(dead) = self.dead.get(id).and_then(|dead| dead.iter().find(|number| shown.members.contains(number)))
+        {
+            let what = format!("{region}: request {dead} of {TYPE}/{id} was deleted and came back");
+            violations.push(Violation::new(Invariant::Resurrected, what));
+        }
+        for (number, asked) in self.asked.iter().enumerate().filter(|(_, asked)| asked.id == id && !is_mortal(id)) {
+            if asked.acknowledged && !asked.adrift && !shown.members.contains(&number) {
+                let what = format!("{region}: request {number} of {TYPE}/{id} was acknowledged and is not there");
+                violations.push(Violation::new(Invariant::Durable, what));
+            }
+        }
+    }
+}
+
+/// What a region shows of all documents, by id.
+pub async fn shown(documents: &LocalDocuments) -> Option<BTreeMap<&'static str, Shown>> {
+    let mut all = BTreeMap::new();
+    for id in IDS {
+        let view = documents.get(Key::new(TYPE, id)).await.ok()?;
+        let shown = view.map(|view| {
+            let value: Value = serde_json::from_str(&view.value).unwrap_or_default();
+            let members = value["members"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+            Shown {
+                members: members.map(|number| number as usize).collect(),
+                count: value["count"].as_i64().unwrap_or_default(),
+                value: view.value,
+                conflicts: view.conflicts,
+                version: view.version,
+            }
+        });
+        all.insert(id, shown.unwrap_or_default());
+    }
+    Some(all)
+}
+
+impl Cluster {
+    /// Services change documents.
+    pub fn change_documents(&mut self) {
+        let index = self.chance.below(3) as usize;
+        for _ in 0..self.chance.between(1, 4) {
+            let id = IDS[self.chance.below(IDS.len() as u64) as usize];
+            if is_mortal(id) && self.chance.hits(0.2) {
+                self.delete_document(index, id);
+                continue;
+            }
+            let back = 1 + self.chance.below(8) as usize;
+            let (again, new) = (self.chance.hits(0.3), self.invent(id));
+            let number = {
+                let mut requests = lock(&self.requests);
+                let before = requests.asked.len().checked_sub(back).filter(|_| again);
+                // Without an answer a service tries again under the same key, maybe in another region.
+                before.filter(|number| requests.asked[*number].key.is_some()).unwrap_or_else(|| requests.add(new))
+            };
+            self.ask(index, number);
+        }
+    }
+
+    fn invent(&mut self, id: &'static str) -> Asked {
+        let amount = self.chance.between(1, 20) as i64 - 5;
+        let other = self.chance.below(100);
+        let more = match self.chance.below(6) {
+            0 => format!(r#",{{"field":"name","op":"set","value":"n{other}"}}"#),
+            1 => format!(r#",{{"field":"nick","op":"set","value":{other}}}"#),
+            2 => format!(r#",{{"field":"best","op":"max","value":{other}}}"#),
+            3 => r#",{"field":"flag","op":"enable"}"#.to_owned(),
+            4 => format!(r#",{{"field":"parts","key":"p{}","op":"increment","by":{other}}}"#, other % 3),
+            _ => r#",{"field":"flag","op":"disable"}"#.to_owned(),
+        };
+        let ops = format!(r#"{{"field":"count","op":"increment","by":{amount}}}{more}"#);
+        let key = self.chance.hits(0.6).then(String::new);
+        Asked { id, amount, ops, key, acknowledged: false, adrift: false }
+    }
+
+    /// One of the lives that may answer a service.
+    fn one_of(&mut self, index: usize) -> Option<(&'static str, u64, LocalDocuments)> {
+        let node = &self.nodes[index];
+        let lives: Vec<&Running> = node.running.iter().chain(&node.ghost).collect();
+        let running = *self.chance.pick(&lives)?;
+        Some((node.name, running.life, running.agent.documents.clone()?))
+    }
+
+    fn ask(&mut self, index: usize, number: usize) {
+        let Some((region, life, documents)) = self.one_of(index) else { return };
+        let (net, requests, trace) = (self.net.clone(), self.requests.clone(), self.trace.clone());
+        tokio::spawn(async move {
+            let Asked { id, ops, key, .. } = lock(&requests).asked[number].clone();
+            let Some(schema) = documents.schemas().get(TYPE) else { return };
+            let Ok(ops) = op::parse(schema, &ops) else { return };
+            let answer = documents.apply(Key::new(TYPE, id), ops, key).await;
+            if !net.is_alive(region, life) {
+                return;
+            }
+            trace.note(&format!("{region} answers request {number} to {id}: {answer:?}"));
+            let mut requests = lock(&requests);
+            match answer {
+                Ok(Applied::Duplicate) => requests.repeated += 1,
+                Ok(_) => requests.acknowledged += 1,
+                Err(_) => return,
+            }
+            requests.asked[number].acknowledged = true;
+        });
+    }
+
+    fn delete_document(&mut self, index: usize, id: &'static str) {
+        let Some((region, life, documents)) = self.one_of(index) else { return };
+        let (net, requests, trace) = (self.net.clone(), self.requests.clone(), self.trace.clone());
+        tokio::spawn(async move {
+            let seen = shown(&documents).await.and_then(|mut all| all.remove(id)).unwrap_or_default().members;
+            let lost = lock(&requests).losses;
+            let answer = documents.delete(Key::new(TYPE, id), None).await;
+            if !net.is_alive(region, life) {
+                return;
+            }
+            trace.note(&format!("{region} deletes {id} with {seen:?}: {answer:?}"));
+            let mut requests = lock(&requests);
+            if answer.is_ok() && requests.losses == lost {
+                requests.deleted += 1;
+                requests.dead.entry(id).or_default().extend(seen);
+            }
+        });
+    }
+
+    /// What the regions that are up show.
+    async fn shown(&self) -> BTreeMap<&'static str, BTreeMap<&'static str, Shown>> {
+        let mut all = BTreeMap::new();
+        for node in &self.nodes {
+            let documents = node.running.as_ref().and_then(|running| running.agent.documents.clone());
+            if let Some(documents) = documents
+                && let Some(shown) = shown(&documents).await
+            {
+                all.insert(node.name, shown);
+            }
+        }
+        all
+    }
+
+    /// A restore took what no region shows now.
+    pub async fn lose_requests(&mut self) {
+        let all = self.shown().await;
+        let held = all.values().flat_map(BTreeMap::values).flat_map(|shown| shown.members.iter().copied()).collect();
+        let mut requests = lock(&self.requests);
+        requests.losses += 1;
+        requests.set_adrift(&held);
+    }
+
+    pub async fn check_documents(&mut self) {
+        for (region, all) in self.shown().await {
+            for (id, shown) in all {
+                lock(&self.requests).check(region, id, &shown, &mut self.violations);
+            }
+        }
+    }
+
+    /// What is not as it must be once everything healed.
+    pub async fn check_documents_equal(&self, open: &mut Vec<Violation>) {
+        let all = self.shown().await;
+        if all.len() < self.nodes.len() {
+            open.push(Violation::new(Invariant::Quiet, "documents do not answer".to_owned()));
+        }
+        for id in IDS {
+            let mut by_region = all.iter().map(|(region, all)| (*region, &all[id]));
+            let Some((first, reference)) = by_region.next() else { return };
+            for (region, shown) in by_region {
+                if shown != reference {
+                    let what = format!("{TYPE}/{id} is {reference:?} in {first} and {shown:?} in {region}");
+                    open.push(Violation::new(Invariant::Delivered, what));
+                }
+            }
+        }
+        for (region, all) in &all {
+            all.iter().for_each(|(id, shown)| lock(&self.requests).check_end(region, id, shown, open));
+        }
+    }
+}
