@@ -357,6 +357,10 @@ pub struct Load {
     /// the file says where references stand, and the region is embedded]
     #[arg(long, value_name = "N")]
     pub objects: Option<u64>,
+    /// Each of so many is a request to a document instead of an event; 0: none is [default: 5 where the file has document
+    /// types, and the region is embedded]
+    #[arg(long, value_name = "N")]
+    pub state: Option<u64>,
     /// Bytes of each object
     #[arg(long, value_name = "BYTES", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
     pub object_size: u32,

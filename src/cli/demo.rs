@@ -16,7 +16,7 @@ use super::{
     out::{count, counted, span},
     publish::{self, Entry},
     status,
-    traffic::{self, Payloads, Plan, Summary},
+    traffic::{self, Payloads, Plan, Requests, Summary},
     up,
     verify::compare_regions,
 };
@@ -145,6 +145,7 @@ impl Story {
             detail_type: DETAIL_TYPE.to_owned(),
             run: format!("{}-{part}", self.run),
             pad: 100,
+            requests: Requests::of(&self.context.config, None),
             payloads: Payloads::of(&self.context.config, None, 4_096),
         };
         let (sender, mut acknowledged) = mpsc::channel(256);

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Error, args, out,
-    traffic::{self, Acknowledged, BUCKET, Payloads, Plan, Summary},
+    traffic::{self, Asked, BUCKET, Payloads, Plan, Requests, Summary, Written},
 };
-use crate::verify::journal::{DETAIL_TYPE, Line, ObjectLine, SOURCE};
+use crate::verify::journal::{DETAIL_TYPE, Line, ObjectLine, SOURCE, StateLine};
 
 /// After the duration, events are sent again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,6 +38,7 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
         detail_type: DETAIL_TYPE.to_owned(),
         run: format!("load-{}", super::run_id()?),
         pad: args.pad as usize,
+        requests: Requests::of(&context.config, args.state),
         payloads: Payloads::of(&context.config, args.objects, args.object_size as usize),
     };
     let stop = CancellationToken::new();
@@ -68,11 +69,21 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
 }
 
 /// Each line is with the operating system before the next is waited for, so that a killed `load` leaves a true journal.
-fn write(file: File, mut acknowledged: mpsc::Receiver<Acknowledged>) -> std::io::Result<()> {
+fn write(file: File, mut acknowledged: mpsc::Receiver<Written>) -> std::io::Result<()> {
     let mut file = BufWriter::new(file);
-    while let Some(event) = acknowledged.blocking_recv() {
-        let mut next = Some(event);
-        while let Some(event) = next {
+    while let Some(written) = acknowledged.blocking_recv() {
+        let mut next = Some(written);
+        while let Some(written) = next.take() {
+            let event = match written {
+                Written::Event(event) => event,
+                Written::Request(Asked { region, of, id, ops, acknowledged: done }) => {
+                    let line = StateLine { op: "state".to_owned(), region, of, id, ops, acknowledged: done };
+                    serde_json::to_writer(&mut file, &line)?;
+                    file.write_all(b"\n")?;
+                    next = acknowledged.try_recv().ok();
+                    continue;
+                }
+            };
             // What an event refers to stands before it.
             if let Some(payload) = event.payload {
                 let line = ObjectLine {
@@ -142,7 +153,10 @@ fn text(summary: &Summary, rate: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{traffic::Payload, *};
+    use super::{
+        traffic::{Acknowledged, Payload},
+        *,
+    };
 
     #[test]
     fn the_journal_has_the_interfaces_members_and_is_read_back() {
@@ -155,7 +169,7 @@ mod tests {
             sha256: "00ff".to_owned(),
             payload: Some(payload),
         };
-        sender.try_send(event).expect("room for one");
+        sender.try_send(Written::Event(event)).expect("room for one");
         drop(sender);
         write(file.reopen().expect("the same file"), receiver).expect("written");
         let text = std::fs::read_to_string(file.path()).expect("readable");

@@ -1,5 +1,6 @@
 //! `verify`: fetches what [`crate::verify`] compares, and fetches again until it settles.
 
+mod documents;
 mod ledgers;
 mod objects;
 
@@ -18,6 +19,7 @@ use crate::{
     config::{Backend, Mode},
     verify::{
         Input, Report, Snapshot, Topology, compare,
+        documents::Expected,
         journal::{self, Acknowledged, Journal},
         ledger::Again,
         report::{Unreachable, Verdict},
@@ -85,7 +87,8 @@ pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> 
     if report.is_equal() { Ok(()) } else { Err(Error::Said) }
 }
 
-fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Error> {
+/// What the journal has, and what its operations make of documents.
+fn read_journal(context: &Context, file: &std::path::Path) -> Result<(Journal, Expected), Error> {
     let named = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", file.display()));
     let lines = std::fs::File::open(file).map_err(|error| named(&error))?;
     let journal = journal::read(BufReader::new(lines)).map_err(|error| named(&error))?;
@@ -94,18 +97,23 @@ fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Er
     let is_strange = |region: &&String| context.config.region(region).is_none();
     match regions.find(is_strange).or_else(|| of_objects.find(is_strange)) {
         Some(stranger) => Err(named(&format!("`{stranger}` is no region of {}", context.file))),
-        None => Ok(journal),
+        None => {
+            let requests = Expected::new(&journal.requests, &context.config.schemas());
+            let requests = requests.map_err(|why| named(&why))?;
+            Ok((journal, requests))
+        }
     }
 }
 
 /// Compares all regions; waits at most `wait` for differences to settle.
 pub async fn compare_regions(
     context: &Context,
-    journal: Option<&Journal>,
+    journal: Option<&(Journal, Expected)>,
     wait: Duration,
     unreferenced: bool,
 ) -> Report {
     let began = Instant::now();
+    let (journal, requests) = journal.map(|(journal, requests)| (journal, requests)).unzip();
     let topology = Topology {
         links: context
             .config
@@ -173,6 +181,8 @@ pub async fn compare_regions(
     if unreferenced {
         objects::unreferenced(context, &snapshots, &mut report).await;
     }
+    let rest = clock.deadline().map_or(wait, |deadline| deadline.saturating_duration_since(Instant::now()));
+    documents::compare(context, requests, rest, &mut report).await;
     ledgers.name(&mut report).await;
     name(context, &mut report).await;
     report.seconds = began.elapsed().as_secs_f64();

@@ -4,8 +4,8 @@ use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Short, objects};
-use crate::core::{key::KeyHash, object::Location, time::Timestamp};
+use super::{Short, documents, objects};
+use crate::core::{key::KeyHash, object::Location, state::Key, time::Timestamp};
 
 /// Source of the events of `load`.
 pub const SOURCE: &str = "load";
@@ -40,6 +40,23 @@ pub struct ObjectLine {
     pub sha256: String,
 }
 
+/// One line of a request to a document. `acknowledged` is false where nobody knows what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateLine {
+    pub op: String,
+    pub region: String,
+    #[serde(rename = "type")]
+    pub of: String,
+    pub id: String,
+    pub ops: serde_json::Value,
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub acknowledged: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// One acknowledged event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -55,6 +72,7 @@ pub struct Acknowledged {
 pub struct Journal {
     pub events: Vec<Acknowledged>,
     pub objects: Vec<objects::Acknowledged>,
+    pub requests: Vec<documents::Request>,
 }
 
 /// Reads a journal. Operations of other kinds are passed over, and so is a last line without an end: `load` may still be
@@ -84,6 +102,12 @@ pub fn read(mut journal: impl BufRead) -> Result<Journal, String> {
             read.objects.push(objects::Acknowledged { region, at: Location { bucket, key }, sha256 });
             continue;
         }
+        if kind["op"] == "state" {
+            let StateLine { of, id, ops, acknowledged, .. } = serde_json::from_value(kind).map_err(problem)?;
+            let key = Key { of, id };
+            read.requests.push(documents::Request { key, ops: ops.to_string(), acknowledged });
+            continue;
+        }
         if kind["op"] != "event" {
             continue;
         }
@@ -108,11 +132,13 @@ mod tests {
     #[test]
     fn events_are_read_and_the_rest_is_passed_over() {
         let text = r#"{"op":"event","region":"eu","key":"k","sha256":"00"}
-{"op":"state","region":"eu","type":"profile","id":"1","ops":[]}
+{"op":"state","region":"eu","type":"profile","id":"1","ops":[{"by":1.0}]}
+{"op":"later","region":"eu"}
 
 {"op":"event","region":"us","key":"k","sha256":"00","source":"s","detail_type":"t","time":"1970-01-01T00:00:01Z"}
 {"op":"event","region":"eu","ke"#;
-        let Journal { events, objects } = read(text.as_bytes()).expect("a journal");
+        let Journal { events, objects, requests } = read(text.as_bytes()).expect("a journal");
+        assert_eq!((requests.len(), requests[0].ops.as_str(), requests[0].acknowledged), (1, r#"[{"by":1.0}]"#, true));
         assert!(objects.is_empty());
         assert_eq!(events.len(), 2);
         assert_eq!(events[0].hash, KeyHash::of("load", "Load", "k").0);
@@ -121,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named_by_its_number() {
-        let error = read(&b"{\"op\":\"state\"}\n{\"op\":\"event\"}\n"[..]).expect_err("no region");
+        let error = read(&b"{\"op\":\"later\"}\n{\"op\":\"event\"}\n"[..]).expect_err("no region");
         assert!(error.starts_with("line 2: "), "{error}");
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Memory is one fixed-size [`Entry`] for each event; keys' text is fetched for the few that a report names.
 //!
-//! Where events refer to objects, [`objects`] compares those too.
+//! Where events refer to objects, [`objects`] compares those too; [`documents`] compares user state.
 //!
 //! Regions on managed services have no log that could be read: there [`ledger`] compares which keys the regions know.
 //!
@@ -16,6 +16,7 @@
 //! [`report`] is what comes out. Fetching is `cli::verify`'s part: nothing here does I/O.
 
 mod compare;
+pub mod documents;
 pub mod journal;
 pub mod ledger;
 #[cfg(test)]

@@ -34,6 +34,9 @@ pub struct Report {
     /// Where events refer to objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects: Option<Objects>,
+    /// Where the file has document types.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub documents: Option<Documents>,
     /// By region, where it was asked for.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unreferenced: BTreeMap<String, Unreferenced>,
@@ -228,6 +231,47 @@ pub struct ObjectOf {
     pub at: String,
 }
 
+/// Documents, compared by digest.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Documents {
+    /// In the region that has most.
+    pub compared: u64,
+    pub different: Vec<DocumentFinding>,
+    pub different_count: u64,
+    /// Requests of the journal, and fields that lack something of them, or count more.
+    pub acknowledged: u64,
+    pub lost: Vec<DocumentOf>,
+    pub lost_count: u64,
+    pub twice: Vec<DocumentOf>,
+    pub twice_count: u64,
+}
+
+impl Documents {
+    fn is_equal(&self) -> bool {
+        self.different_count + self.lost_count + self.twice_count == 0
+    }
+}
+
+/// A document that is not the same everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DocumentFinding {
+    #[serde(rename = "type")]
+    pub of: String,
+    pub id: String,
+    /// By region; null where there is none.
+    pub versions: BTreeMap<String, Option<String>>,
+}
+
+/// A field of a document of the journal, and the region where it is not as acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DocumentOf {
+    pub region: String,
+    #[serde(rename = "type")]
+    pub of: String,
+    pub id: String,
+    pub field: String,
+}
+
 /// Objects that no event of a region's hub refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Unreferenced {
@@ -278,7 +322,8 @@ impl Report {
             || self.ledgers.values().any(|ledger| ledger.not_entered > 0)
             || self.links.iter().any(|link| link.dead_letters_unseen > 0 || link.brought_nothing())
             || journal.is_some_and(|journal| journal.twice_count > 0)
-            || self.objects.as_ref().is_some_and(|objects| !objects.is_equal());
+            || self.objects.as_ref().is_some_and(|objects| !objects.is_equal())
+            || self.documents.as_ref().is_some_and(|documents| !documents.is_equal());
         self.verdict = if different { Verdict::Different } else { Verdict::Equal };
         self
     }
@@ -407,6 +452,9 @@ impl fmt::Display for Report {
         if let Some(objects) = &self.objects {
             write_objects(f, objects)?;
         }
+        if let Some(documents) = &self.documents {
+            write_documents(f, documents)?;
+        }
         for (region, found) in &self.unreferenced {
             let plural = if found.count == 1 { "" } else { "s" };
             writeln!(f, "{region}: {} object{plural} without an event, {} bytes", found.count, found.bytes)?;
@@ -475,6 +523,30 @@ fn write_objects(f: &mut fmt::Formatter<'_>, objects: &Objects) -> fmt::Result {
         format!("  s3://{}/{} of {}: not as acknowledged in {}", lost.bucket, lost.key, lost.region, lost.at)
     };
     shown(f, objects.lost.iter().map(lost), objects.lost_count)
+}
+
+fn write_documents(f: &mut fmt::Formatter<'_>, documents: &Documents) -> fmt::Result {
+    write!(f, "documents: {} compared", documents.compared)?;
+    if documents.different_count > 0 {
+        write!(f, ", {} DIFFERENT", documents.different_count)?;
+    }
+    if documents.acknowledged > 0 {
+        let (lost, twice) = (documents.lost_count, documents.twice_count);
+        write!(f, "; journal: {} acknowledged, {lost} missing, {twice} twice", documents.acknowledged)?;
+    }
+    writeln!(f)?;
+    let different = |found: &DocumentFinding| {
+        let versions = found.versions.iter().map(|(region, version)| {
+            format!("{region} {}", version.as_deref().map_or("nothing", |version| &version[..version.len().min(8)]))
+        });
+        format!("  {}/{}: DIFFERENT: {}", found.of, found.id, versions.collect::<Vec<_>>().join(", "))
+    };
+    shown(f, documents.different.iter().map(different), documents.different_count)?;
+    let line = |what: &'static str| {
+        move |of: &DocumentOf| format!("  {}/{}, `{}`: {what} in {}", of.of, of.id, of.field, of.region)
+    };
+    shown(f, documents.lost.iter().map(line("LESS than acknowledged")), documents.lost_count)?;
+    shown(f, documents.twice.iter().map(line("MORE than was asked for")), documents.twice_count)
 }
 
 fn shown(f: &mut fmt::Formatter<'_>, lines: impl Iterator<Item = String>, count: u64) -> fmt::Result {

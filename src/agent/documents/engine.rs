@@ -694,7 +694,7 @@ impl Engine {
         for (key, conflict) in &conflicts {
             let resolution = events::resolution(conflict.kind);
             self.metrics.state.conflicts.with_label_values(&[&key.of, &conflict.slot.field, resolution]).inc();
-            tracing::info!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
+            tracing::debug!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
             drafts.push(events::of_conflict(key, conflict));
         }
         self.publish_surely(drafts, stop).await.map(drop)

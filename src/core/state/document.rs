@@ -20,12 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Clock, Dot, Kind, Replica, Request,
-    delta::Delta,
-    number,
-    op::{Act, Op, Refused, Slot},
-};
+use super::{Clock, Dot, Kind, Replica, Request, delta::Delta, op::Slot};
 use crate::core::time::Timestamp;
 
 /// Requests that a document remembers; beyond it the oldest is forgotten.
