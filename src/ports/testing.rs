@@ -349,5 +349,14 @@ impl Inbox for FakeInbox {
 
 #[tokio::test]
 async fn rows_in_memory_keep_the_contract() {
-    super::conformance::rows::check(&FakeRows::default()).await;
+    let rows = FakeRows::default();
+    super::conformance::rows::check(&rows).await;
+    super::conformance::rows::reopened(async || rows.clone()).await;
+    let copy = rows.copy();
+    let before = rows.table().clone();
+    rows.broken.store(true, Ordering::SeqCst);
+    assert!(rows.commit(vec![(b"k".to_vec(), None), (b"c".to_vec(), None)]).await.is_err());
+    assert_eq!(*rows.table(), before, "a commit that fails does nothing");
+    copy.commit(vec![(b"c".to_vec(), None)]).await.unwrap();
+    assert_eq!(*rows.table(), before, "a copy is a table of its own");
 }
