@@ -14,7 +14,7 @@ use futures::{FutureExt, future::BoxFuture};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{Mutex, watch};
 
-use crate::ports::rows::{Change, Error, Rows, SCAN_BYTES_MAX};
+use crate::ports::rows::{Change, Error, Row, Rows, SCAN_BYTES_MAX};
 
 /// Of the database's tables; what stands in the rows carries a version of its own. Another one is refused.
 pub const VERSION: u64 = 1;
@@ -155,7 +155,7 @@ impl Rows for LocalRows {
         })
     }
 
-    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, Error>> {
+    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
         self.look(move |database| {
             let mut found = Vec::new();
             if from >= to {

@@ -229,12 +229,7 @@ impl Rows for FakeRows {
         async { Ok(found) }.boxed()
     }
 
-    fn scan(
-        &self,
-        from: Vec<u8>,
-        to: Vec<u8>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, rows::Error>> {
+    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<rows::Row>, rows::Error>> {
         let mut bytes = 0;
         let fits = |(_, value): &(&Vec<u8>, &Bytes)| {
             bytes += value.len();

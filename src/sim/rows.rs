@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::disk::Handle;
 use crate::ports::{
     disk::Disk,
-    rows::{Change, Error, Rows, SCAN_BYTES_MAX},
+    rows::{Change, Error, Row, Rows, SCAN_BYTES_MAX},
 };
 
 const FOLDER: &str = "documents";
@@ -86,7 +86,7 @@ impl Rows for SimRows {
         .boxed()
     }
 
-    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, Error>> {
+    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<Row>, Error>> {
         async move {
             let table = self.table.lock().await;
             let table = table.as_ref().ok_or_else(failed)?;
