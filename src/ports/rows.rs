@@ -18,6 +18,9 @@ pub enum Error {
     Failed(String),
 }
 
+/// A key and its value.
+pub type Row = (Vec<u8>, Bytes);
+
 /// A row to write; `None` removes it.
 pub type Change = (Vec<u8>, Option<Bytes>);
 
@@ -27,7 +30,7 @@ pub trait Rows: Send + Sync {
 
     /// Rows with `from <= key < to` in the order of bytes, at most `limit` and about [`SCAN_BYTES_MAX`]; none only where
     /// there are none.
-    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, Error>>;
+    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<Row>, Error>>;
 
     /// Later changes of one key win.
     fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), Error>>;

@@ -229,12 +229,7 @@ impl Rows for FakeRows {
         async { Ok(found) }.boxed()
     }
 
-    fn scan(
-        &self,
-        from: Vec<u8>,
-        to: Vec<u8>,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, rows::Error>> {
+    fn scan(&self, from: Vec<u8>, to: Vec<u8>, limit: usize) -> BoxFuture<'_, Result<Vec<rows::Row>, rows::Error>> {
         let mut bytes = 0;
         let fits = |(_, value): &(&Vec<u8>, &Bytes)| {
             bytes += value.len();
@@ -349,5 +344,14 @@ impl Inbox for FakeInbox {
 
 #[tokio::test]
 async fn rows_in_memory_keep_the_contract() {
-    super::conformance::rows::check(&FakeRows::default()).await;
+    let rows = FakeRows::default();
+    super::conformance::rows::check(&rows).await;
+    super::conformance::rows::reopened(async || rows.clone()).await;
+    let copy = rows.copy();
+    let before = rows.table().clone();
+    rows.broken.store(true, Ordering::SeqCst);
+    assert!(rows.commit(vec![(b"k".to_vec(), None), (b"c".to_vec(), None)]).await.is_err());
+    assert_eq!(*rows.table(), before, "a commit that fails does nothing");
+    copy.commit(vec![(b"c".to_vec(), None)]).await.unwrap();
+    assert_eq!(*rows.table(), before, "a copy is a table of its own");
 }

@@ -1,6 +1,7 @@
 //! What every table of rows must do.
 
 use bytes::Bytes;
+use futures::future::{join, join_all};
 
 use crate::ports::rows::{Change, Rows};
 
@@ -37,6 +38,25 @@ pub async fn check(rows: &dyn Rows) {
     assert_eq!(rows.scan(vec![0xfe], vec![0xff, 1], 9).await.unwrap().len(), 1);
     rows.commit(vec![(b"a".to_vec(), None), (b"nothing".to_vec(), None), (vec![0xff, 0], None)]).await.unwrap();
     assert_eq!(scan(rows, "", "\u{7f}", 10).await, ["b", "c"]);
+    // A key in one commit more than once.
+    let again = vec![(b"a".to_vec(), None), row("a", "1"), row("b", "3"), (b"b".to_vec(), None)];
+    rows.commit(again).await.unwrap();
+    assert_eq!(scan(rows, "", "\u{7f}", 10).await, ["a", "c"]);
+    // Made at once, they take effect in their order, and whoever reads meanwhile sees each whole or not at all.
+    let pair =
+        |nth: u8| -> Vec<Change> { [b"p1", b"p2"].map(|key| (key.to_vec(), Some(Bytes::from(vec![nth])))).into() };
+    let commits = join_all((0..20).map(|nth| rows.commit(pair(nth))));
+    let looks = join_all((0..20).map(|_| rows.scan(b"p".to_vec(), b"q".to_vec(), 10)));
+    let (commits, looks) = join(commits, looks).await;
+    commits.into_iter().for_each(Result::unwrap);
+    for found in looks.into_iter().map(Result::unwrap) {
+        assert!(found.is_empty() || found.len() == 2 && found[0].1 == found[1].1, "{found:?}");
+    }
+    let last = rows.get(vec![b"p1".to_vec(), b"p2".to_vec()]).await.unwrap();
+    assert_eq!(last, [Some(Bytes::from_static(&[19])), Some(Bytes::from_static(&[19]))]);
+    let gone = ["a", "p1", "p2"].map(|key| (key.as_bytes().to_vec(), None));
+    rows.commit(gone.into()).await.unwrap();
+    rows.commit(vec![row("b", "2")]).await.unwrap();
     // A page is bounded in bytes, but never empty.
     let large = Bytes::from(vec![7; 5 << 20]);
     rows.commit((0..3u8).map(|nth| (vec![b'l', nth], Some(large.clone()))).collect()).await.unwrap();
@@ -45,4 +65,18 @@ pub async fn check(rows: &dyn Rows) {
     let all = [vec![b'b'], vec![b'c'], vec![b'l', 0], vec![b'l', 1], vec![b'l', 2]];
     rows.commit(all.into_iter().map(|key| (key, None)).collect()).await.unwrap();
     assert_eq!(scan(rows, "", "\u{7f}", 10).await, [""; 0]);
+}
+
+/// What returned is durable: `open` opens one and the same table, empty at first, each time after it was closed.
+pub async fn reopened<R: Rows>(open: impl AsyncFn() -> R) {
+    let rows = open().await;
+    rows.commit(vec![row("a", "1"), row("b", ""), row("c", "3")]).await.unwrap();
+    drop(rows);
+    let rows = open().await;
+    assert_eq!((get(&rows, "a").await.as_deref(), get(&rows, "b").await.as_deref()), (Some("1"), Some("")));
+    rows.commit(vec![(b"a".to_vec(), None), row("c", "4"), row("d", "5")]).await.unwrap();
+    drop(rows);
+    let rows = open().await;
+    assert_eq!(scan(&rows, "", "\u{7f}", 10).await, ["b", "c", "d"]);
+    assert_eq!(get(&rows, "c").await.as_deref(), Some("4"));
 }
