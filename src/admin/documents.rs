@@ -15,7 +15,7 @@ use crate::{
     agent::documents::LocalDocuments,
     api::{answer, state},
     core::state::Key,
-    ports::documents::Documents,
+    ports::documents::{self as port, Documents, PAGE_MAX},
 };
 
 #[derive(Default, Deserialize)]
@@ -23,6 +23,8 @@ use crate::{
 pub struct Page {
     after_type: Option<String>,
     after_id: Option<String>,
+    /// At most, and at most [`PAGE_MAX`]; at least one.
+    limit: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -50,10 +52,16 @@ pub async fn total(State(admin): State<Arc<Admin>>) -> Result<Response, Response
     Ok(answer::json(StatusCode::OK, &json!({ "documents": total.documents, "digest": digest })))
 }
 
-/// `GET /v1/documents?after_type&after_id`: a page of them, in an order that is the same in every region.
+/// `GET /v1/documents?after_type&after_id&limit`: a page of them, in an order that is the same in every region.
 pub async fn list(State(admin): State<Arc<Admin>>, Query(page): Query<Page>) -> Result<Response, Response> {
-    let after = page.after_type.zip(page.after_id).map(|(of, id)| Key { of, id });
-    let (listed, next) = documents(&admin)?.list(after).await.map_err(|error| state::failed(&error))?;
+    let documents = documents(&admin)?;
+    let after = match (page.after_type, page.after_id) {
+        (Some(of), Some(id)) => Some(Key { of, id }),
+        (None, None) => None,
+        _ => return Err(answer::error(StatusCode::BAD_REQUEST, "`after_type` and `after_id` go together")),
+    };
+    let (listed, next) = documents.list(after).await.map_err(|error| state::failed(&error))?;
+    let (listed, next) = cut(listed, next, page.limit.unwrap_or(PAGE_MAX).max(1));
     let next = next.as_ref().map(|key| Place { of: &key.of, id: &key.id });
     let listed: Vec<Listed<'_>> = listed
         .iter()
@@ -63,4 +71,29 @@ pub async fn list(State(admin): State<Arc<Admin>>, Query(page): Query<Page>) -> 
         })
         .collect();
     Ok(answer::json(StatusCode::OK, &json!({ "documents": listed, "next": next })))
+}
+
+/// The beginning of a page, and where to go on.
+fn cut(mut listed: Vec<port::Listed>, next: Option<Key>, limit: usize) -> (Vec<port::Listed>, Option<Key>) {
+    if listed.len() <= limit {
+        return (listed, next);
+    }
+    listed.truncate(limit);
+    let last = listed.last().map(|listed| listed.key.clone());
+    (listed, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::state::digest::Digest;
+
+    #[test]
+    fn a_page_that_is_cut_goes_on_behind_its_last_document() {
+        let key = |id: &str| Key::new("profile", id);
+        let page = || ["a", "b", "c"].map(|id| port::Listed { key: key(id), digest: Digest(1) }).to_vec();
+        assert_eq!(cut(page(), Some(key("c")), 3), (page(), Some(key("c"))));
+        assert_eq!(cut(page(), None, 1_000), (page(), None));
+        assert_eq!(cut(page(), None, 2), (page()[..2].to_vec(), Some(key("b"))));
+    }
 }

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::post,
+    routing::{any, post},
 };
 
 use super::{
@@ -32,6 +32,9 @@ use crate::{
 
 /// The id of an event that is on the bus under an id that nobody knows any more.
 const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// What a service hears that asks for a document.
+pub const NO_DOCUMENTS: &str = "a region on AWS has no documents; embedded regions have";
 
 /// What the handlers share.
 pub struct ManagedApi {
@@ -52,6 +55,7 @@ pub fn router(api: Arc<ManagedApi>) -> Router {
     Router::new()
         .route("/", post(put_events))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize))
+        .route("/v1/state/{type}/{id}", any(async || answer::error(StatusCode::NOT_FOUND, NO_DOCUMENTS)))
         .method_not_allowed_fallback(async || {
             answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
         })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
@@ -26,9 +26,9 @@ const KEY: &str = "idempotency-key";
 /// Bytes of its value.
 const KEY_BYTES_MAX: usize = 1_024;
 
-type Place = Path<(String, String)>;
+type Place = Result<Path<(String, String)>, PathRejection>;
 
-/// What a document is to its readers.
+/// What a document is to its readers. Without `value`, `version` and `conflicts` it was changed and could not be looked at.
 #[derive(Serialize)]
 struct Shown<'a> {
     #[serde(rename = "type")]
@@ -36,8 +36,11 @@ struct Shown<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Box<RawValue>>,
-    version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     conflicts: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     unread: &'a [String],
@@ -57,7 +60,7 @@ pub async fn get(State(api): State<Arc<Api>>, place: Place) -> Result<Response, 
     let (documents, key, _) = find(&api, place)?;
     match documents.get(key.clone()).await {
         Ok(Some(view)) => Ok(shown(&key, None, Some(&view))),
-        Ok(None) => Err(answer::error(StatusCode::NOT_FOUND, &format!("no document {key}"))),
+        Ok(None) => Err(answer::error(StatusCode::NOT_FOUND, &absent(&key))),
         Err(error) => Err(failed(&error)),
     }
 }
@@ -74,7 +77,7 @@ pub async fn apply(State(api): State<Arc<Api>>, place: Place, request: Request) 
     let ops = op::parse(schema, text).map_err(|refused| failed(&refused.into()))?;
     let applied = documents.apply(key.clone(), ops, request).await.map_err(|error| failed(&error))?;
     // It is done, whatever becomes of the look at it.
-    let view = documents.get(key.clone()).await.ok().flatten();
+    let view = documents.get(key.clone()).await.ok().map(|view| view.unwrap_or_else(nothing));
     Ok(shown(&key, Some(applied.as_str()), view.as_ref()))
 }
 
@@ -90,8 +93,9 @@ pub async fn delete(State(api): State<Arc<Api>>, place: Place, headers: HeaderMa
     Ok(answer::json(StatusCode::OK, &Done { of: &key.of, id: &key.id, outcome }))
 }
 
-fn find(api: &Api, Path((of, id)): Place) -> Result<(&Arc<dyn Documents>, Key, &Schema), Response> {
+fn find(api: &Api, place: Place) -> Result<(&Arc<dyn Documents>, Key, &Schema), Response> {
     let documents = api.options.documents.as_ref().ok_or_else(none)?;
+    let Path((of, id)) = place.map_err(|rejection| answer::error(StatusCode::BAD_REQUEST, &rejection.body_text()))?;
     let schemas = documents.schemas();
     let unknown = || answer::error(StatusCode::NOT_FOUND, &unknown_type(&of, schemas));
     let schema = schemas.get(&of).ok_or_else(unknown)?;
@@ -99,16 +103,31 @@ fn find(api: &Api, Path((of, id)): Place) -> Result<(&Arc<dyn Documents>, Key, &
     Ok((documents, Key { of, id }, schema))
 }
 
-/// The key of a request is one of its document's.
+/// The request's key, which is one of its document's.
 fn request_key(headers: &HeaderMap, key: &Key) -> Result<Option<String>, Response> {
-    let Some(value) = headers.get(KEY) else { return Ok(None) };
+    let mut values = headers.get_all(KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
     match value.to_str() {
-        Ok(text) if (1..=KEY_BYTES_MAX).contains(&text.len()) => Ok(Some(format!("api/{key}/{text}"))),
+        Ok(text) if is_request_key(text) && values.next().is_none() => Ok(Some(format!("api/{key}/{text}"))),
         _ => {
-            let why = format!("the Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters");
+            let why = format!("a request has one Idempotency-Key, of {REQUEST_KEYS}");
             Err(answer::error(StatusCode::BAD_REQUEST, &why))
         }
     }
+}
+
+/// What a request's key may be.
+pub const REQUEST_KEYS: &str = "1 to 1024 visible ASCII characters";
+
+/// Whether it may be a request's key. HTTP takes blanks off both ends.
+pub fn is_request_key(text: &str) -> bool {
+    let is_right = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_right) && text.trim() == text
+}
+
+/// What readers see where there is no document.
+fn nothing() -> View {
+    View { value: "null".to_owned(), conflicts: "{}".to_owned(), version: String::new(), unread: Vec::new() }
 }
 
 fn shown(key: &Key, outcome: Option<&str>, view: Option<&View>) -> Response {
@@ -120,11 +139,16 @@ fn shown(key: &Key, outcome: Option<&str>, view: Option<&View>) -> Response {
             id: &key.id,
             outcome,
             value: view.and_then(|view| raw(&view.value)),
-            version: view.map_or("", |view| &view.version),
+            version: view.map(|view| view.version.as_str()),
             conflicts: view.and_then(|view| raw(&view.conflicts)),
             unread: view.map_or(&[], |view| &view.unread),
         },
     )
+}
+
+/// Says that there is no such document.
+pub fn absent(key: &Key) -> String {
+    format!("no document {key}")
 }
 
 /// There are no documents here.

@@ -1,8 +1,14 @@
 //! A listener on a free port of 127.0.0.1, and a caller that sends bytes as they are.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::http::StatusCode;
+use futures::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,12 +21,19 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, Observer, Options, listener, router};
 use crate::{
     config::{Address, Auth, Config, Limits},
-    core::ingress::Ingress,
+    core::{
+        ingress::Ingress,
+        state::{Dot, Key, Replica, Request, Schemas, digest::Digest, document::Document, op::Op, testing, view::View},
+        time::Timestamp,
+    },
     embedded::{
         objects::LocalObjects,
         system::{Random, SystemClock},
     },
-    ports::testing::{FakeHub, FakeInbox},
+    ports::{
+        documents::{self, Applied, Documents, Listed, Question, Total},
+        testing::{FakeHub, FakeInbox},
+    },
 };
 
 /// Far beyond anything that a test should take.
@@ -50,10 +63,138 @@ impl Observer for Counted {
     }
 }
 
+/// Documents of type `profile` in memory, as [`testing::schema`] has them.
+pub struct FakeDocuments {
+    schemas: Schemas,
+    kept: Mutex<(u64, BTreeMap<Key, Document>)>,
+    /// What every call is answered with instead.
+    pub failure: Mutex<Option<documents::Error>>,
+    /// What a look at a document is answered with instead.
+    pub blind: Mutex<Option<documents::Error>>,
+    /// The keys of all requests.
+    pub requests: Mutex<Vec<Option<String>>>,
+    /// What peers asked.
+    pub questions: Mutex<Vec<Question>>,
+}
+
+impl Default for FakeDocuments {
+    fn default() -> Self {
+        FakeDocuments {
+            schemas: Schemas::from([("profile".to_owned(), testing::schema())]),
+            kept: Mutex::default(),
+            failure: Mutex::default(),
+            blind: Mutex::default(),
+            requests: Mutex::default(),
+            questions: Mutex::default(),
+        }
+    }
+}
+
+impl FakeDocuments {
+    fn check(&self) -> Result<(), documents::Error> {
+        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    /// A request, unless it was done before.
+    fn once(
+        &self,
+        key: Key,
+        request: Option<String>,
+        act: impl FnOnce(&mut Document, Dot, Timestamp, Option<Request>) -> Result<Applied, documents::Error>,
+    ) -> Result<Applied, documents::Error> {
+        self.check()?;
+        let known = request.as_deref().map(Request::of);
+        self.requests.lock().unwrap().push(request);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.0 += 1;
+        let dot = Dot { replica: Replica(1), number: kept.0 };
+        let document = kept.1.entry(key).or_default();
+        match known.is_some_and(|request| document.knows(&request)) {
+            true => Ok(Applied::Duplicate),
+            false => act(document, dot, Timestamp(dot.number), known),
+        }
+    }
+
+    fn listed(&self) -> Vec<Listed> {
+        let kept = self.kept.lock().unwrap();
+        let digest = |(key, document)| Some(Listed { key: Key::clone(key), digest: Digest::of(key, document)? });
+        kept.1.iter().filter_map(digest).collect()
+    }
+}
+
+impl Documents for FakeDocuments {
+    fn schemas(&self) -> &Schemas {
+        &self.schemas
+    }
+
+    fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<View>, documents::Error>> {
+        async move {
+            self.check()?;
+            self.blind.lock().unwrap().clone().map_or(Ok(()), Err)?;
+            Ok(self.kept.lock().unwrap().1.get(&key).and_then(|document| document.view(&key, &testing::schema())))
+        }
+        .boxed()
+    }
+
+    fn apply(
+        &self,
+        key: Key,
+        ops: Vec<Op>,
+        request: Option<String>,
+    ) -> BoxFuture<'_, Result<Applied, documents::Error>> {
+        let act = move |document: &mut Document, dot, now, request| {
+            document.operate(dot, now, request, &ops)?;
+            Ok(Applied::Done)
+        };
+        async move { self.once(key, request, act) }.boxed()
+    }
+
+    fn delete(&self, key: Key, request: Option<String>) -> BoxFuture<'_, Result<Applied, documents::Error>> {
+        let act = |document: &mut Document, dot, now, request| match document.delete(dot, now, request) {
+            Some(_) => Ok(Applied::Done),
+            None => Ok(Applied::Nothing),
+        };
+        async move { self.once(key, request, act) }.boxed()
+    }
+
+    fn total(&self) -> BoxFuture<'_, Result<Total, documents::Error>> {
+        let listed = self.listed();
+        let digest = listed.iter().fold(Digest::default(), |sum, listed| sum.plus(listed.digest));
+        async move { Ok(Total { documents: listed.len() as u64, digest }) }.boxed()
+    }
+
+    fn list(&self, _: Option<Key>) -> BoxFuture<'_, Result<(Vec<Listed>, Option<Key>), documents::Error>> {
+        async { Ok((self.listed(), None)) }.boxed()
+    }
+
+    fn counts(&self) -> BTreeMap<String, u64> {
+        BTreeMap::from([("profile".to_owned(), self.listed().len() as u64)])
+    }
+
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<documents::Answer, documents::Error>> {
+        async move {
+            self.questions.lock().unwrap().push(question.clone());
+            self.check()?;
+            let kept = self.kept.lock().unwrap();
+            Ok(match question {
+                Question::Sums(ranges) => documents::Answer::Sums(vec![Digest(7); ranges.len()]),
+                Question::List { .. } => documents::Answer::List { listed: Vec::new(), more: false },
+                Question::Digests(keys) => documents::Answer::Digests(vec![None; keys.len()]),
+                Question::Wholes(keys) => {
+                    documents::Answer::Wholes(keys.iter().map(|key| kept.1.get(key).map(Document::encode)).collect())
+                }
+                Question::Includes(asked) => documents::Answer::Includes(vec![false; asked.len()]),
+            })
+        }
+        .boxed()
+    }
+}
+
 pub struct Server {
     pub address: SocketAddr,
     pub hub: Arc<FakeHub>,
     pub inbox: Arc<FakeInbox>,
+    pub documents: Arc<FakeDocuments>,
     pub counted: Arc<Counted>,
     pub shutdown: CancellationToken,
     pub stopped: JoinHandle<()>,
@@ -73,6 +214,21 @@ pub async fn start() -> Server {
 }
 
 pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut listener::Options)) -> Server {
+    start_of(limits, auth, guards, true).await
+}
+
+/// The region has no document types.
+pub async fn start_without_documents() -> Server {
+    start_of(Limits::default(), Auth::default(), |_| {}, false).await
+}
+
+async fn start_of(
+    limits: Limits,
+    auth: Auth,
+    guards: impl FnOnce(&mut listener::Options),
+    has_documents: bool,
+) -> Server {
+    let documents = Arc::<FakeDocuments>::default();
     let (hub, inbox, counted) = (Arc::new(FakeHub::default()), Arc::new(FakeInbox::default()), Arc::default());
     let folder = tempfile::tempdir().unwrap();
     let objects =
@@ -91,7 +247,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
             reference_pointers: Vec::new(),
             max_entry_bytes: usize::try_from(limits.max_entry_bytes).unwrap(),
         },
-        documents: None,
+        documents: has_documents.then(|| Arc::clone(&documents) as Arc<dyn Documents>),
         entropy: Arc::new(Random::seeded(1)),
         auth,
         limits,
@@ -101,7 +257,7 @@ pub async fn start_with(limits: Limits, auth: Auth, guards: impl FnOnce(&mut lis
     let address = socket.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let served = listener::serve(socket, router(Arc::new(api)), options, shutdown.clone());
-    Server { address, hub, inbox, counted, shutdown, stopped: tokio::spawn(served), objects, folder }
+    Server { address, hub, inbox, documents, counted, shutdown, stopped: tokio::spawn(served), objects, folder }
 }
 
 #[derive(Debug)]

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod events;
+mod state;
 
 const TARGET: &str = "x-amz-target: AWSEvents.PutEvents";
 
@@ -174,13 +175,16 @@ async fn a_caller_that_expects_100_is_told_to_send_or_why_not() {
 #[tokio::test]
 async fn other_paths_are_404_and_other_methods_405() {
     let server = start().await;
-    for path in ["/v1/state/profile/1", "/peer/v1", "/v1/events/1", "/v1", "/peer/"] {
+    for path in ["/v1/state/profile", "/peer/v1", "/v1/events/1", "/v1", "/peer/"] {
         let answer = server.get(path).await;
         assert_eq!((answer.status, answer.error().as_str()), (404, "no such path"), "{path}");
     }
-    for (line, allow) in
-        [("PUT /v1/events", "get,head,post"), ("PUT /", "get,head,post"), ("GET /peer/v1/deliver", "post")]
-    {
+    for (line, allow) in [
+        ("PUT /v1/events", "get,head,post"),
+        ("PUT /", "get,head,post"),
+        ("GET /peer/v1/deliver", "post"),
+        ("PUT /v1/state/profile/1", "delete,get,head,post"),
+    ] {
         let answer = server.call(line, &[], b"").await;
         let mut allowed: Vec<_> = answer.header("allow").unwrap_or_default().split(',').collect();
         allowed.sort_unstable();
@@ -198,9 +202,14 @@ async fn services_and_peers_show_tokens_of_their_own() {
     let server = start_with(Limits::default(), tokens, |_| {}).await;
     let right = |token: &str| format!("authorization: bearer {token}");
     let sign = "authorization: AWS4-HMAC-SHA256 Credential=service";
-    for (line, token) in
-        [("GET /v1/events", "service"), ("GET /peer/v1/hello?region=a", "peer"), ("POST /v1/events", "service")]
-    {
+    for (line, token) in [
+        ("GET /v1/events", "service"),
+        ("GET /peer/v1/hello?region=a", "peer"),
+        ("POST /v1/events", "service"),
+        ("GET /v1/state/profile/1", "service"),
+        ("DELETE /v1/state/profile/1", "service"),
+        ("POST /peer/v1/documents?cluster=local&region=a", "peer"),
+    ] {
         let other = if token == "peer" { "service" } else { "peer" };
         for header in ["x: y", sign, "authorization: service", &right(other), &right(&token[1..])] {
             let answer = server.call(line, &[header], b"").await;

@@ -53,8 +53,13 @@ impl Call {
 
     /// Posts JSON.
     pub fn post(path: impl Into<String>, body: &Value) -> Call {
+        Call::post_text(path, body.to_string())
+    }
+
+    /// Posts JSON as it is written: a [`Value`] rounds numbers.
+    pub fn post_text(path: impl Into<String>, body: String) -> Call {
         let headers = vec![("content-type", "application/json".into())];
-        Call { method: Method::POST, headers, body: body.to_string().into(), ..Call::get(path) }
+        Call { method: Method::POST, headers, body: body.into(), ..Call::get(path) }
     }
 
     /// Puts bytes as they are.

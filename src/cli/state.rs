@@ -1,39 +1,63 @@
 //! `state`: documents.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     Context, Error,
     args::{Document, State},
     http::{Call, escape},
 };
-use crate::core::state::{Schema, op};
+use crate::{
+    agent::documents::events::check_id,
+    api::{
+        managed::NO_DOCUMENTS,
+        state::{REQUEST_KEYS, absent, is_request_key},
+    },
+    config::Backend,
+    core::state::{Key, Schema, op},
+};
+
+/// An answer of the API. Values are as it writes them: counters may be greater than any number that JSON's readers have.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "type")]
+    of: String,
+    id: String,
+    outcome: Option<String>,
+    #[serde(default)]
+    value: Option<BTreeMap<String, Box<RawValue>>>,
+    /// `None` without a value: the change was done, and nobody could look at what came of it.
+    version: Option<String>,
+    #[serde(default)]
+    conflicts: BTreeMap<String, Vec<Box<RawValue>>>,
+    #[serde(default)]
+    unread: Vec<String>,
+}
 
 pub async fn state(context: &Context, command: State) -> Result<(), Error> {
     match command {
         State::Get { document } => {
             known(context, &document)?;
-            let answer: Value = call(context, &document, Call::get(path(&document))).await?;
-            context.print(&answer, || text(&answer))
+            let answer = call(context, &document, Call::get(path(&document))).await?;
+            print(context, &answer, text)
         }
         State::Apply { document, ops, key } => {
             let schema = known(context, &document)?;
             let body = read(ops)?;
             // What the file can tell needs no agent.
-            op::parse(&schema, &body.to_string()).map_err(Error::usage)?;
-            let call_ = with_key(Call::post(path(&document), &body), key)?;
-            let answer: Value = call(context, &document, call_).await?;
-            context.print(&answer, || text(&answer))
+            op::parse(&schema, &body).map_err(Error::usage)?;
+            let call_ = with_key(Call::post_text(path(&document), body), key)?;
+            print(context, &call(context, &document, call_).await?, text)
         }
         State::Delete { document, key } => {
             known(context, &document)?;
-            let answer: Value = call(context, &document, with_key(Call::delete(path(&document)), key)?).await?;
-            let outcome = answer["outcome"].as_str().unwrap_or_default().to_owned();
-            context.print(&answer, || match outcome.as_str() {
-                "nothing" => format!("{}/{}: nothing to delete", document.of, document.id),
-                outcome => format!("{}/{}: {outcome}", document.of, document.id),
+            let answer = call(context, &document, with_key(Call::delete(path(&document)), key)?).await?;
+            print(context, &answer, |answer| match answer.outcome.as_deref().unwrap_or_default() {
+                "nothing" => format!("{}/{}: nothing to delete", answer.of, answer.id),
+                outcome => format!("{}/{}: {outcome}", answer.of, answer.id),
             })
         }
     }
@@ -41,6 +65,10 @@ pub async fn state(context: &Context, command: State) -> Result<(), Error> {
 
 /// The document's type, which the file must have.
 fn known(context: &Context, document: &Document) -> Result<Schema, Error> {
+    check_id(&document.id).map_err(Error::usage)?;
+    if context.region(&document.region)?.backend == Backend::Aws {
+        return Err(Error::usage(format!("{}: {NO_DOCUMENTS}", document.region)));
+    }
     let mut schemas = context.config.schemas();
     schemas.remove(&document.of).ok_or_else(|| {
         let names: Vec<String> = context.config.state.keys().map(|name| format!("`{name}`")).collect();
@@ -55,25 +83,33 @@ fn path(document: &Document) -> String {
 
 fn with_key(call: Call, key: Option<String>) -> Result<Call, Error> {
     match key {
-        Some(key) if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => {
-            Err(Error::usage("--key has visible ASCII characters"))
+        Some(key) if !is_request_key(&key) => {
+            Err(Error::usage(format!("--key has {REQUEST_KEYS}, and no blanks at its ends")))
         }
         Some(key) => Ok(call.header("idempotency-key", key)),
         None => Ok(call),
     }
 }
 
-async fn call(context: &Context, document: &Document, call: Call) -> Result<Value, Error> {
+async fn call(context: &Context, document: &Document, call: Call) -> Result<Box<RawValue>, Error> {
     let listener = context.api(&document.region)?;
     context.http.json(&listener, call).await.map_err(|error| match error.status() {
-        Some(404) => Error::no(format!("{}: no document {}/{}", document.region, document.of, document.id)),
+        Some(404) => {
+            let absent = absent(&Key::new(&document.of, &document.id));
+            let said = error.answer().and_then(|answer| answer["error"].as_str().map(str::to_owned));
+            match said.is_some_and(|said| said == absent) {
+                true => Error::no(format!("{}: {absent}", document.region)),
+                // The agent has another file than this command.
+                false => Error::usage(error),
+            }
+        }
         Some(413) => Error::usage(error),
         _ => error.into(),
     })
 }
 
-/// The operations: an array, or an object with `ops`; from standard input for `-`.
-fn read(given: String) -> Result<Value, Error> {
+/// The operations as the API takes them, from an array or an object with `ops`; from standard input for `-`.
+fn read(given: String) -> Result<String, Error> {
     let text = match given.as_str() {
         "-" => {
             let mut text = String::new();
@@ -83,28 +119,43 @@ fn read(given: String) -> Result<Value, Error> {
         }
         _ => given,
     };
-    match serde_json::from_str(&text) {
-        Ok(ops @ Value::Array(_)) => Ok(json!({ "ops": ops })),
-        Ok(object @ Value::Object(_)) => Ok(object),
-        Ok(_) => Err(Error::usage("the operations are an array, or an object with `ops`")),
-        Err(error) => Err(Error::usage(format!("the operations are no JSON: {error}"))),
+    let json: &RawValue =
+        serde_json::from_str(&text).map_err(|error| Error::usage(format!("the operations are no JSON: {error}")))?;
+    match json.get().as_bytes().first() {
+        Some(b'[') => Ok(format!("{{\"ops\":{json}}}")),
+        Some(b'{') => Ok(json.get().to_owned()),
+        _ => Err(Error::usage("the operations are an array, or an object with `ops`")),
     }
 }
 
+fn print(context: &Context, answer: &RawValue, text: impl FnOnce(&Answer) -> String) -> Result<(), Error> {
+    let read: Answer = serde_json::from_str(answer.get())
+        .map_err(|error| Error::no(format!("an answer of another form: {error}, in `{answer}`")))?;
+    context.print(&answer, || text(&read))
+}
+
 /// A document as people read it.
-fn text(answer: &Value) -> String {
-    let outcome = answer["outcome"].as_str().map(|outcome| format!(" ({outcome})")).unwrap_or_default();
-    let (of, id) = (answer["type"].as_str().unwrap_or_default(), answer["id"].as_str().unwrap_or_default());
-    let mut lines = vec![format!("{of}/{id}{outcome}")];
-    for (field, value) in answer["value"].as_object().into_iter().flatten() {
+fn text(answer: &Answer) -> String {
+    let outcome = answer.outcome.as_ref().map(|outcome| format!(" ({outcome})")).unwrap_or_default();
+    let mut lines = vec![format!("{}/{}{outcome}", answer.of, answer.id)];
+    match (&answer.value, &answer.version) {
+        (None, Some(_)) => lines.push("  it does not exist".to_owned()),
+        (None, None) => lines.push("  it could not be read again; `hubweave state get` tries".to_owned()),
+        _ => {}
+    }
+    for (field, value) in answer.value.iter().flatten() {
         lines.push(format!("  {field}: {value}"));
     }
-    for (field, values) in answer["conflicts"].as_object().into_iter().flatten() {
-        let values: Vec<String> = values.as_array().into_iter().flatten().map(Value::to_string).collect();
+    for (field, values) in &answer.conflicts {
+        let values: Vec<&str> = values.iter().map(|value| value.get()).collect();
         lines.push(format!("  {field} was written in several regions at once: {}", values.join(", ")));
     }
-    for field in answer["unread"].as_array().into_iter().flatten() {
+    for field in &answer.unread {
         lines.push(format!("  {field} holds something that the file has no field for, or one of another kind"));
     }
     lines.join("\n")
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

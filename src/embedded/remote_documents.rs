@@ -38,3 +38,7 @@ impl RemoteDocuments for HttpDocuments {
         .boxed()
     }
 }
+
+#[cfg(test)]
+#[path = "remote_documents_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Faults on order: decorators around the ports, seeded, the same in simulation, in drills and in production.
 //!
-//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`] and [`objects::FaultyObjects`]
-//! spoil what goes out, [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the
+//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`], [`objects::FaultyObjects`] and
+//! [`documents::FaultyDocuments`] spoil what goes out, [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the
 //! services of a region on managed ones. A partition cuts everything between two regions, whatever the call.
 
 pub mod clock;

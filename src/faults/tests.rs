@@ -1,5 +1,11 @@
-use super::*;
-use crate::embedded::system::{Random, SystemClock};
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{documents::FaultyDocuments, *};
+use crate::{
+    core::link::Failure,
+    embedded::system::{Random, SystemClock},
+    ports::documents::{Answer, Question, RemoteDocuments},
+};
 
 fn faults(enabled: bool) -> Faults {
     Faults::new(enabled, Arc::new(SystemClock), Arc::new(Random::seeded(1)))
@@ -59,4 +65,42 @@ fn a_fault_ends_by_itself() {
     let faults = faults(true);
     faults.inject(Order { for_ms: Some(0), ..order(Kind::Partition) }).unwrap();
     assert!(faults.list().is_empty());
+}
+
+/// A peer that knows of no documents, and how often it was asked.
+#[derive(Default)]
+struct Asked(AtomicU64);
+
+impl RemoteDocuments for Asked {
+    fn ask(&self, _: Question) -> BoxFuture<'_, Result<Answer, Failure>> {
+        async {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(Answer::Sums(Vec::new()))
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_about_documents_are_spoiled_on_their_way_out() {
+    let (faults, asked) = (Arc::new(faults(true)), Arc::new(Asked::default()));
+    let remote = FaultyDocuments::new(asked.clone(), "b", faults.clone(), Arc::new(|| {}));
+    let ask = async || remote.ask(Question::Sums(Vec::new())).await;
+    let injected = |kind: &str| Err(Failure::Unanswered(format!("injected {kind}")));
+    let throttled = Err(Failure::Throttled { after: Duration::from_millis(100) });
+    let answered = Ok(Answer::Sums(Vec::new()));
+    for (kind, direction, expected, calls) in [
+        (Kind::Partition, Direction::Both, injected("partition"), 0),
+        (Kind::Throttle, Direction::Out, throttled, 0),
+        (Kind::TimeoutAfterSuccess, Direction::Out, injected("timeout-after-success"), 1),
+        (Kind::Delay, Direction::Out, answered.clone(), 1),
+        (Kind::Partition, Direction::In, answered, 1),
+    ] {
+        let (before, began) = (asked.0.load(Ordering::SeqCst), tokio::time::Instant::now());
+        faults.inject(Order { direction, ..order(kind) }).unwrap();
+        assert_eq!(ask().await, expected, "{kind}");
+        assert_eq!(asked.0.load(Ordering::SeqCst) - before, calls, "{kind}");
+        assert_eq!(began.elapsed() >= Duration::from_millis(100), kind == Kind::Delay);
+        faults.clear(None, None);
+    }
 }
