@@ -339,12 +339,12 @@ pub struct Repair {
 
 #[derive(Debug, Args)]
 pub struct Load {
-    /// Events a second, over all chosen regions
+    /// Events and requests to documents a second, over all chosen regions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub rate: u64,
     #[arg(long, value_name = "D", value_parser = parse_duration)]
     pub duration: Duration,
-    /// Gets one JSON line for each acknowledged event; replaced if it exists
+    /// Gets one JSON line for each that is acknowledged; replaced if it exists
     #[arg(long, value_name = "FILE")]
     pub journal: PathBuf,
     /// The regions to publish in [default: all]
@@ -358,7 +358,7 @@ pub struct Load {
     #[arg(long, value_name = "N")]
     pub objects: Option<u64>,
     /// Each of so many is a request to a document instead of an event; 0: none is [default: 5 where the file has document
-    /// types, and the region is embedded]
+    /// types, and all chosen regions are embedded]
     #[arg(long, value_name = "N")]
     pub state: Option<u64>,
     /// Bytes of each object

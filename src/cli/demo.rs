@@ -16,7 +16,7 @@ use super::{
     out::{count, counted, span},
     publish::{self, Entry},
     status,
-    traffic::{self, Payloads, Plan, Requests, Summary},
+    traffic::{self, Payloads, Plan, Summary, state::States},
     up,
     verify::compare_regions,
 };
@@ -136,8 +136,8 @@ impl Story {
 
     async fn traffic(&self, part: &str, duration: Duration, stop: &CancellationToken) -> Result<Summary, Error> {
         let regions = self.context.config.regions.iter().map(|region| self.context.api(&region.name));
+        let regions = regions.collect::<Result<Vec<_>, _>>()?;
         let plan = Plan {
-            regions: regions.collect::<Result<_, _>>()?,
             rate: RATE,
             duration,
             patience: Duration::from_secs(5),
@@ -145,8 +145,9 @@ impl Story {
             detail_type: DETAIL_TYPE.to_owned(),
             run: format!("{}-{part}", self.run),
             pad: 100,
-            requests: Requests::of(&self.context.config, None),
             payloads: Payloads::of(&self.context.config, None, 4_096),
+            states: States::of(&self.context.config, None, &regions),
+            regions,
         };
         let (sender, mut acknowledged) = mpsc::channel(256);
         let drain = async { while acknowledged.recv().await.is_some() {} };

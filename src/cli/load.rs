@@ -12,9 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Error, args, out,
-    traffic::{self, Asked, BUCKET, Payloads, Plan, Requests, Summary, Written},
+    traffic::{
+        self, Acknowledged, BUCKET, Noted, Payloads, Plan, Summary,
+        state::{Operated, States},
+    },
 };
-use crate::verify::journal::{DETAIL_TYPE, Line, ObjectLine, SOURCE, StateLine};
+use crate::verify::journal::{DETAIL_TYPE, END, EndLine, Line, ObjectLine, SOURCE, STATE, STATE_UNANSWERED, StateLine};
 
 /// After the duration, events are sent again for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,6 +32,7 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
     let regions = names.iter().map(|name| context.api(name)).collect::<Result<Vec<_>, Error>>()?;
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", args.journal.display());
     let file = File::create(&args.journal).map_err(|error| Error::usage(named(&error)))?;
+    let states = States::of(&context.config, args.state, &regions);
     let plan = Plan {
         regions,
         rate: args.rate,
@@ -38,15 +42,17 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
         detail_type: DETAIL_TYPE.to_owned(),
         run: format!("load-{}", super::run_id()?),
         pad: args.pad as usize,
-        requests: Requests::of(&context.config, args.state),
         payloads: Payloads::of(&context.config, args.objects, args.object_size as usize),
+        states,
     };
+    let with_state = plan.states.is_some();
+    let end = with_state.then(|| EndLine { op: END.to_owned(), run: plan.run.clone() });
     let stop = CancellationToken::new();
     let (sender, receiver) = mpsc::channel(4_096);
     let writer = {
         let stop = stop.clone();
         tokio::task::spawn_blocking(move || {
-            let written = write(file, receiver);
+            let written = write(file, receiver, end);
             // Traffic that cannot be written down is worth nothing.
             if written.is_err() {
                 stop.cancel();
@@ -65,60 +71,71 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
     signal.abort();
     let written = writer.await.map_err(Error::no)?;
     written.map_err(|error| Error::no(named(&error)))?;
-    report(context, &args, &summary)
+    report(context, &args, &summary, with_state)
 }
 
 /// Each line is with the operating system before the next is waited for, so that a killed `load` leaves a true journal.
-fn write(file: File, mut acknowledged: mpsc::Receiver<Written>) -> std::io::Result<()> {
+/// `end` is for one that was not killed.
+fn write(file: File, mut noted: mpsc::Receiver<Noted>, end: Option<EndLine>) -> std::io::Result<()> {
     let mut file = BufWriter::new(file);
-    while let Some(written) = acknowledged.blocking_recv() {
-        let mut next = Some(written);
-        while let Some(written) = next.take() {
-            let event = match written {
-                Written::Event(event) => event,
-                Written::Request(Asked { region, of, id, ops, acknowledged: done }) => {
-                    let line = StateLine { op: "state".to_owned(), region, of, id, ops, acknowledged: done };
-                    serde_json::to_writer(&mut file, &line)?;
-                    file.write_all(b"\n")?;
-                    next = acknowledged.try_recv().ok();
-                    continue;
-                }
-            };
-            // What an event refers to stands before it.
-            if let Some(payload) = event.payload {
-                let line = ObjectLine {
-                    op: "object".to_owned(),
-                    region: event.region.clone(),
-                    bucket: BUCKET.to_owned(),
-                    key: payload.key,
-                    sha256: payload.sha256,
-                };
-                serde_json::to_writer(&mut file, &line)?;
-                file.write_all(b"\n")?;
+    while let Some(first) = noted.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(one) = next {
+            match one {
+                Noted::Event(event) => write_event(&mut file, event)?,
+                Noted::State(operated) => write_state(&mut file, operated)?,
             }
-            let line = Line {
-                op: "event".to_owned(),
-                region: event.region,
-                key: event.key,
-                sha256: event.sha256,
-                time: Some(super::now().to_rfc3339()),
-                source: None,
-                detail_type: None,
-            };
-            serde_json::to_writer(&mut file, &line)?;
-            file.write_all(b"\n")?;
-            next = acknowledged.try_recv().ok();
+            next = noted.try_recv().ok();
         }
         file.flush()?;
     }
-    Ok(())
+    if let Some(end) = end {
+        line(&mut file, &end)?;
+    }
+    file.flush()
 }
 
-fn report(context: &Context, args: &args::Load, summary: &Summary) -> Result<(), Error> {
+fn write_event(file: &mut impl Write, event: Acknowledged) -> std::io::Result<()> {
+    // What an event refers to stands before it.
+    if let Some(payload) = event.payload {
+        let object = ObjectLine {
+            op: "object".to_owned(),
+            region: event.region.clone(),
+            bucket: BUCKET.to_owned(),
+            key: payload.key,
+            sha256: payload.sha256,
+        };
+        line(file, &object)?;
+    }
+    let event = Line {
+        op: "event".to_owned(),
+        region: event.region,
+        key: event.key,
+        sha256: event.sha256,
+        time: Some(super::now().to_rfc3339()),
+        source: None,
+        detail_type: None,
+    };
+    line(file, &event)
+}
+
+fn write_state(file: &mut impl Write, operated: Operated) -> std::io::Result<()> {
+    let Operated { region, operation, acknowledged, moved } = operated;
+    let op = if acknowledged { STATE } else { STATE_UNANSWERED }.to_owned();
+    let ops = serde_json::value::to_raw_value(&operation.ops)?;
+    line(file, &StateLine { op, region, of: operation.of, id: operation.id, ops, moved })
+}
+
+fn line(file: &mut impl Write, line: &impl serde::Serialize) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *file, line)?;
+    file.write_all(b"\n")
+}
+
+fn report(context: &Context, args: &args::Load, summary: &Summary, with_state: bool) -> Result<(), Error> {
     let seconds = summary.elapsed.as_secs_f64();
     // What was sent again after the end does not make the rate worse.
     let rate = summary.acknowledged as f64 / seconds.min(args.duration.as_secs_f64()).max(0.001);
-    let document = json!({
+    let mut document = json!({
         "sent": summary.sent,
         "acknowledged": summary.acknowledged,
         "retried": summary.retried,
@@ -128,12 +145,19 @@ fn report(context: &Context, args: &args::Load, summary: &Summary) -> Result<(),
         "journal": args.journal.display().to_string(),
         "problem": summary.problem,
     });
+    if with_state {
+        document["state"] = json!({
+            "acknowledged": summary.operated,
+            "unanswered": summary.unanswered,
+            "moved": summary.moved,
+        });
+    }
     context.print(&document, || text(summary, rate))?;
     match summary.failed {
         0 => Ok(()),
         failed => Err(Error::no(format!(
             "{} not acknowledged; {}",
-            out::counted(failed, "event"),
+            out::counted(failed, if with_state { "operation" } else { "event" }),
             summary.problem.as_deref().unwrap_or("stopped")
         ))),
     }
@@ -141,8 +165,12 @@ fn report(context: &Context, args: &args::Load, summary: &Summary) -> Result<(),
 
 fn text(summary: &Summary, rate: f64) -> String {
     let number = out::count;
+    let of_documents = match summary.operated + summary.unanswered {
+        0 => String::new(),
+        _ => format!(", {} of documents ({} elsewhere)", number(summary.operated), number(summary.moved)),
+    };
     format!(
-        "{} sent, {} acknowledged, {} retried, {} failed in {}: {rate:.0} events/s",
+        "{} sent, {} acknowledged, {} retried, {} failed in {}: {rate:.0} events/s{of_documents}",
         number(summary.sent),
         number(summary.acknowledged),
         number(summary.retried),
@@ -154,7 +182,7 @@ fn text(summary: &Summary, rate: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        traffic::{Acknowledged, Payload},
+        traffic::{Payload, state::Operation},
         *,
     };
 
@@ -169,9 +197,9 @@ mod tests {
             sha256: "00ff".to_owned(),
             payload: Some(payload),
         };
-        sender.try_send(Written::Event(event)).expect("room for one");
+        sender.try_send(Noted::Event(event)).expect("room for one");
         drop(sender);
-        write(file.reopen().expect("the same file"), receiver).expect("written");
+        write(file.reopen().expect("the same file"), receiver, None).expect("written");
         let text = std::fs::read_to_string(file.path()).expect("readable");
         let (object, text) = text.split_once('\n').expect("two lines");
         assert_eq!(
@@ -188,6 +216,38 @@ mod tests {
         let read = crate::verify::journal::read(format!("{object}\n{text}").as_bytes()).expect("a journal");
         assert_eq!((read.objects.len(), read.objects[0].at.key.as_str()), (1, "load-1/eu/0"));
         assert_eq!(read.events[0].hash, crate::core::key::KeyHash::of("load", "Load", "load-1-eu-0").0);
+    }
+
+    #[test]
+    fn requests_to_documents_are_written_as_they_were_sent_and_the_end_is_said() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let (sender, receiver) = mpsc::channel(2);
+        let operation = Operation {
+            of: "profile".to_owned(),
+            id: "load-1-0-7".to_owned(),
+            ops: json!([{ "field": "plays", "op": "increment", "by": 1 }]),
+        };
+        for (acknowledged, moved) in [(true, true), (false, false)] {
+            let region = "eu".to_owned();
+            let operated = Operated { region, operation: operation.clone(), acknowledged, moved };
+            sender.try_send(Noted::State(operated)).expect("room");
+        }
+        drop(sender);
+        let end = EndLine { op: END.to_owned(), run: "load-1".to_owned() };
+        write(file.reopen().expect("the same file"), receiver, Some(end)).expect("written");
+        let text = std::fs::read_to_string(file.path()).expect("readable");
+        let members =
+            r#""region":"eu","type":"profile","id":"load-1-0-7","ops":[{"by":1,"field":"plays","op":"increment"}]"#;
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            [
+                format!(r#"{{"op":"state",{members},"moved":true}}"#),
+                format!(r#"{{"op":"state-unanswered",{members}}}"#),
+                r#"{"op":"end","run":"load-1"}"#.to_owned(),
+            ]
+        );
+        let journal = crate::verify::journal::read(text.as_bytes()).expect("a journal").documents.journal();
+        assert_eq!((journal.acknowledged, journal.unanswered), (1, 1));
     }
 
     #[test]

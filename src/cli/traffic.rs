@@ -1,4 +1,7 @@
 //! Known events at a known rate: each has a key of its own and is sent again, under that key, until it is acknowledged.
+//! Some of the traffic may be operations on documents: see [`state`].
+
+pub mod state;
 
 use std::{
     sync::{
@@ -8,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -17,6 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::state::{Operated, States};
 use super::{
     http::{self, Call, Http, Listener},
     publish::{self, Entry},
@@ -24,11 +28,7 @@ use super::{
 use crate::{
     api::put_events::ENTRIES_MAX,
     config::{Backend, Config},
-    core::{
-        backoff::Backoff,
-        key::hex,
-        state::{Kind, Schema, Shape},
-    },
+    core::{backoff::Backoff, key::hex},
 };
 
 /// Requests on their way to one region at once; when it does not answer, no more are begun.
@@ -42,7 +42,7 @@ const REQUESTS_PER_SECOND: f64 = 100.0;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub regions: Vec<Listener>,
-    /// Events a second over all regions.
+    /// Events and operations on documents a second, over all regions.
     pub rate: u64,
     pub duration: Duration,
     /// Events are sent again for so long after the end.
@@ -53,30 +53,8 @@ pub struct Plan {
     pub run: String,
     pub pad: usize,
     pub payloads: Option<Payloads>,
-    pub requests: Option<Requests>,
+    pub states: Option<States>,
 }
-
-/// Requests to documents, in place of some of the events, in embedded regions.
-#[derive(Clone, Debug)]
-pub struct Requests {
-    /// The document type.
-    pub of: String,
-    pub schema: Schema,
-    /// One of so many is a request.
-    pub every: u64,
-}
-
-impl Requests {
-    /// One of five where nothing else is said and the file has a document type; to documents of its first.
-    pub fn of(config: &Config, every: Option<u64>) -> Option<Requests> {
-        let (of, schema) = config.schemas().into_iter().next()?;
-        let every = every.unwrap_or(5);
-        (every > 0).then_some(Requests { of, schema, every })
-    }
-}
-
-/// Requests to one document of one region; other regions ask the same one.
-const REQUESTS_OF_ONE: u64 = 50;
 
 /// Objects that some of the events refer to, in embedded regions.
 #[derive(Clone, Debug)]
@@ -108,25 +86,6 @@ pub struct Payload {
     pub sha256: String,
 }
 
-/// A request to a document, in the region that answered it last.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    pub region: String,
-    pub of: String,
-    pub id: String,
-    /// JSON: an array.
-    pub ops: Value,
-    /// Nobody knows what became of it, if not.
-    pub acknowledged: bool,
-}
-
-/// What there is to write down.
-#[derive(Clone, Debug)]
-pub enum Written {
-    Event(Acknowledged),
-    Request(Asked),
-}
-
 /// An event that a region acknowledged.
 #[derive(Clone, Debug)]
 pub struct Acknowledged {
@@ -136,6 +95,13 @@ pub struct Acknowledged {
     pub sha256: String,
     /// What it refers to.
     pub payload: Option<Payload>,
+}
+
+/// What is to be written down.
+#[derive(Clone, Debug)]
+pub enum Noted {
+    Event(Acknowledged),
+    State(Operated),
 }
 
 /// An event to be published.
@@ -156,6 +122,11 @@ pub struct Summary {
     pub retried: u64,
     /// Never acknowledged; may be there all the same.
     pub failed: u64,
+    /// What of `acknowledged` and `failed` is operations on documents.
+    pub operated: u64,
+    pub unanswered: u64,
+    /// Acknowledged by another region than the one they were for.
+    pub moved: u64,
     pub elapsed: Duration,
     /// One of the reasons for `retried` and `failed`.
     pub problem: Option<String>,
@@ -167,7 +138,26 @@ struct Counters {
     acknowledged: AtomicU64,
     retried: AtomicU64,
     failed: AtomicU64,
+    operated: AtomicU64,
+    unanswered: AtomicU64,
+    moved: AtomicU64,
     problem: Mutex<Option<String>>,
+}
+
+impl Counters {
+    fn count_retried(&self, events: usize) {
+        self.retried.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    fn count_operated(&self, moved: bool) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        self.operated.fetch_add(1, Ordering::Relaxed);
+        self.moved.fetch_add(moved.into(), Ordering::Relaxed);
+    }
+
+    fn count_unanswered(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One region's part.
@@ -177,14 +167,14 @@ struct Lane {
     plan: Plan,
     events: u64,
     share: f64,
-    acknowledged: mpsc::Sender<Written>,
+    acknowledged: mpsc::Sender<Noted>,
     counters: Arc<Counters>,
     stop: CancellationToken,
     began: Instant,
 }
 
-/// Publishes until the plan is done or `stop` is. Each acknowledged event goes to `acknowledged`.
-pub async fn run(http: &Http, plan: Plan, acknowledged: mpsc::Sender<Written>, stop: CancellationToken) -> Summary {
+/// Publishes until the plan is done or `stop` is. What is acknowledged goes to `acknowledged`.
+pub async fn run(http: &Http, plan: Plan, acknowledged: mpsc::Sender<Noted>, stop: CancellationToken) -> Summary {
     let counters = Arc::new(Counters::default());
     let began = Instant::now();
     let lanes = plan.regions.len().max(1) as u64;
@@ -213,6 +203,9 @@ pub async fn run(http: &Http, plan: Plan, acknowledged: mpsc::Sender<Written>, s
         acknowledged: number(&counters.acknowledged),
         retried: number(&counters.retried),
         failed: number(&counters.failed),
+        operated: number(&counters.operated),
+        unanswered: number(&counters.unanswered),
+        moved: number(&counters.moved),
         elapsed: began.elapsed(),
         problem: counters.problem.lock().ok().and_then(|problem| problem.clone()),
     }
@@ -239,70 +232,22 @@ impl Lane {
             if permit.is_err() || Instant::now() > end + Duration::from_secs(1) {
                 break;
             }
-            let (requests, events): (Vec<u64>, Vec<u64>) = (issued..next).partition(|number| self.is_request(*number));
-            let events: Vec<_> = events.into_iter().map(|number| self.event(number)).collect();
+            let is_state = |number: &u64| self.plan.states.as_ref().is_some_and(|states| states.is_one(*number));
+            let (operations, events): (Vec<u64>, Vec<u64>) = (issued..next).partition(is_state);
+            let events = events.into_iter().map(|number| self.event(number)).collect();
             self.counters.sent.fetch_add(next - issued, Ordering::Relaxed);
             issued = next;
             let lane = self.clone();
             tasks.spawn(async move {
-                let requests = futures::future::join_all(requests.into_iter().map(|number| lane.request(number)));
-                tokio::join!(lane.publish(events), requests);
+                let states = lane.plan.states.iter();
+                let operations =
+                    states.flat_map(|states| operations.iter().map(|number| lane.operate(states, *number)));
+                tokio::join!(lane.publish(events), join_all(operations));
                 drop(permit);
             });
         }
         tasks.close();
         tasks.wait().await;
-    }
-
-    fn is_request(&self, number: u64) -> bool {
-        let requests = self.plan.requests.as_ref().filter(|_| self.api.backend == Backend::Embedded);
-        requests.is_some_and(|requests| number % requests.every == requests.every - 1)
-    }
-
-    /// One request to a document, tried again under its key until it is answered: in another region where this one does
-    /// not answer, as the key makes that harmless.
-    async fn request(&self, number: u64) {
-        let Some(Requests { of, schema, .. }) = &self.plan.requests else { return };
-        let unique = format!("{}-{number}", self.api.region);
-        let id = format!("{}-{}", self.plan.run, number / REQUESTS_OF_ONE);
-        let ops = Value::Array(
-            schema.0.iter().filter_map(|(field, shape)| operation(field, *shape, &unique, number)).collect(),
-        );
-        let path = format!("/v1/state/{}/{}", http::escape(of), http::escape(&id));
-        let key = format!("{}-{unique}", self.plan.run);
-        let deadline = self.began + self.plan.duration + self.plan.patience;
-        let own = self.plan.regions.iter().position(|api| api.region == self.api.region).unwrap_or_default();
-        let mut failures = 0;
-        loop {
-            let embedded = |api: &&Listener| api.backend == Backend::Embedded;
-            let turn = self.plan.regions.iter().cycle().skip(own).filter(embedded).nth(failures as usize / 2);
-            let api = turn.unwrap_or(&self.api);
-            let call = Call::post(&path, &json!({ "ops": ops })).header("idempotency-key", key.clone());
-            let answer = self.http.done(api, call.timeout(ATTEMPT_TIMEOUT)).await;
-            let asked = |acknowledged| {
-                let (of, id, ops) = (of.clone(), id.clone(), ops.clone());
-                Written::Request(Asked { region: api.region.clone(), of, id, ops, acknowledged })
-            };
-            match answer {
-                Ok(()) => {
-                    self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    return drop(self.acknowledged.send(asked(true)).await);
-                }
-                Err(error) => {
-                    let passing = error.is_passing();
-                    self.note(error.to_string());
-                    failures += 1;
-                    let pause = BACKOFF.pause(failures, super::chance());
-                    let stopped = tokio::time::timeout(pause, self.stop.cancelled()).await.is_ok();
-                    if !passing || stopped || Instant::now() >= deadline {
-                        self.fail(1);
-                        // It may be done all the same.
-                        return drop(self.acknowledged.send(asked(false)).await);
-                    }
-                    self.counters.retried.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
     }
 
     fn event(&self, number: u64) -> Event {
@@ -377,7 +322,7 @@ impl Lane {
             if stopped || Instant::now() >= deadline {
                 return self.fail(events.len());
             }
-            self.counters.retried.fetch_add(events.len() as u64, Ordering::Relaxed);
+            self.counters.count_retried(events.len());
         }
     }
 
@@ -386,9 +331,9 @@ impl Lane {
         let digest = Sha256::digest(entry.detail.as_bytes());
         let sha256 = hex(&digest);
         self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let acknowledged = Acknowledged { region: self.api.region.clone(), key, sha256, payload };
         // Whoever stopped listening knows why.
-        let event = Acknowledged { region: self.api.region.clone(), key, sha256, payload };
-        let _ = self.acknowledged.send(Written::Event(event)).await;
+        let _ = self.acknowledged.send(Noted::Event(acknowledged)).await;
     }
 
     fn fail(&self, events: usize) {
@@ -400,27 +345,6 @@ impl Lane {
             first.get_or_insert(problem);
         }
     }
-}
-
-/// What a request does to one field. Of a field in maps it is the value under one key.
-fn operation(field: &str, shape: Shape, unique: &str, number: u64) -> Option<Value> {
-    let mut op = match shape.kind {
-        // Every region writes to the same documents, and each of these may be a conflict.
-        Kind::Register | Kind::MultiValue if !number.is_multiple_of(10) => return None,
-        Kind::Register | Kind::MultiValue => json!({ "op": "set", "value": unique }),
-        Kind::Max => json!({ "op": "max", "value": number }),
-        Kind::Min => json!({ "op": "min", "value": -i64::try_from(number).ok()? }),
-        Kind::Counter => json!({ "op": "increment", "by": 1 }),
-        Kind::Set => json!({ "op": "add", "value": unique }),
-        Kind::Flag => json!({ "op": "enable" }),
-    };
-    op["field"] = field.into();
-    match shape.depth {
-        0 => {}
-        1 => op["key"] = "load".into(),
-        depth => op["key"] = vec!["load"; depth].into(),
-    }
-    Some(op)
 }
 
 /// Bytes without a pattern, always the same for one name.

@@ -19,7 +19,6 @@ use crate::{
     config::{Backend, Mode},
     verify::{
         Input, Report, Snapshot, Topology, compare,
-        documents::Expected,
         journal::{self, Acknowledged, Journal},
         ledger::Again,
         report::{Unreachable, Verdict},
@@ -87,33 +86,31 @@ pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> 
     if report.is_equal() { Ok(()) } else { Err(Error::Said) }
 }
 
-/// What the journal has, and what its operations make of documents.
-fn read_journal(context: &Context, file: &std::path::Path) -> Result<(Journal, Expected), Error> {
+fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Error> {
     let named = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", file.display()));
     let lines = std::fs::File::open(file).map_err(|error| named(&error))?;
     let journal = journal::read(BufReader::new(lines)).map_err(|error| named(&error))?;
-    let mut regions = journal.events.iter().map(|event| &event.region);
-    let mut of_objects = journal.objects.iter().map(|object| &object.region);
-    let is_strange = |region: &&String| context.config.region(region).is_none();
-    match regions.find(is_strange).or_else(|| of_objects.find(is_strange)) {
-        Some(stranger) => Err(named(&format!("`{stranger}` is no region of {}", context.file))),
-        None => {
-            let requests = Expected::new(&journal.requests, &context.config.schemas());
-            let requests = requests.map_err(|why| named(&why))?;
-            Ok((journal, requests))
-        }
+    let regions = journal.events.iter().map(|event| &event.region);
+    let regions = regions.chain(journal.objects.iter().map(|object| &object.region));
+    let mut regions = regions.chain(journal.documents.all_regions());
+    if let Some(stranger) = regions.find(|region| context.config.region(region).is_none()) {
+        return Err(named(&format!("`{stranger}` is no region of {}", context.file)));
     }
+    let mut keys = journal.documents.keys();
+    if let Some(key) = keys.find(|key| !context.config.state.contains_key(&key.of)) {
+        return Err(named(&format!("`{}` is no document type of {}", key.of, context.file)));
+    }
+    drop((regions, keys));
+    Ok(journal)
 }
 
 /// Compares all regions; waits at most `wait` for differences to settle.
 pub async fn compare_regions(
     context: &Context,
-    journal: Option<&(Journal, Expected)>,
+    journal: Option<&Journal>,
     wait: Duration,
     unreferenced: bool,
 ) -> Report {
-    let began = Instant::now();
-    let (journal, requests) = journal.map(|(journal, requests)| (journal, requests)).unzip();
     let topology = Topology {
         links: context
             .config
@@ -123,6 +120,35 @@ pub async fn compare_regions(
             .map(|link| (link.from, link.to))
             .collect(),
     };
+    let began = Instant::now();
+    let documents = journal.map(|journal| &journal.documents);
+    let (mut report, documents) = tokio::join!(
+        compare_hubs(context, &topology, journal, wait, unreferenced),
+        documents::compare(context, &topology, documents, wait),
+    );
+    if let Some((documents, unreachable)) = documents {
+        report.documents = Some(documents);
+        for Unreachable { region, error } in unreachable {
+            if report.unreachable.iter().all(|known| known.region != region) {
+                report.unreachable.push(Unreachable { region, error });
+            }
+        }
+    }
+    report.seconds = began.elapsed().as_secs_f64();
+    let report = report.judge();
+    debug_assert!(report.verdict == Verdict::Different || report.unreachable.is_empty());
+    report
+}
+
+/// Compares events, and the objects they refer to. The verdict is the caller's.
+async fn compare_hubs(
+    context: &Context,
+    topology: &Topology,
+    journal: Option<&Journal>,
+    wait: Duration,
+    unreferenced: bool,
+) -> Report {
+    let began = Instant::now();
     let is_embedded = |name: &str| is_embedded(context, name);
     let events = journal.map(|journal| journal.events.as_slice());
     let of_hubs: Option<Vec<Acknowledged>> =
@@ -146,8 +172,7 @@ pub async fn compare_regions(
         unreachable.extend(ledgers.refresh(&again, clock.deadline()).await);
         clock.looked(unreachable.is_empty());
         let compare_all = |ledgers: &Ledgers<'_>| {
-            let input =
-                Input { topology: &topology, snapshots: &snapshots, starts: &starts, journal: of_hubs.as_deref() };
+            let input = Input { topology, snapshots: &snapshots, starts: &starts, journal: of_hubs.as_deref() };
             let mut report = compare(input);
             let again = ledgers.compare(&mut report);
             (report, again)
@@ -177,17 +202,12 @@ pub async fn compare_regions(
         pause = (pause * 2).min(PAUSE_MAX);
     };
     let journal = journal.map(|journal| journal.objects.as_slice());
-    objects::compare(context, &topology, &snapshots, &starts, journal, &mut report).await;
+    objects::compare(context, topology, &snapshots, &starts, journal, &mut report).await;
     if unreferenced {
         objects::unreferenced(context, &snapshots, &mut report).await;
     }
-    let rest = clock.deadline().map_or(wait, |deadline| deadline.saturating_duration_since(Instant::now()));
-    documents::compare(context, requests, rest, &mut report).await;
     ledgers.name(&mut report).await;
     name(context, &mut report).await;
-    report.seconds = began.elapsed().as_secs_f64();
-    let report = report.judge();
-    debug_assert!(report.verdict == Verdict::Different || report.unreachable.is_empty());
     report
 }
 

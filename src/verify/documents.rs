@@ -1,258 +1,354 @@
-//! Documents: whether all regions hold the same, and whether what `load` was acknowledged is in them.
+//! Documents: whether regions hold the same ones, by the versions that their agents tell.
 //!
-//! Regions that hold the same have the same sum of digests. Where they have not, the documents are compared one by one, by
-//! version. Under traffic versions differ all the time, so a document is different only if it never was the same while it
-//! was looked at, and a region stood still with it.
+//! No two answers are of one moment, so under traffic a document may differ between them without being different. A
+//! version stands for all that a document has taken in: regions that showed the same one, at whatever look, had all of
+//! each other's writes from before the start. So a document is the same once there is a version that all regions have
+//! shown, and what has none yet is looked at again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use super::report::{DocumentFinding, DocumentOf, Documents, list};
-use crate::core::state::{
-    Key, Schemas,
-    op::{self, Act, Op},
-};
+use super::{NAMED_MAX, report::list};
+use crate::core::state::Key;
 
-/// The versions of a region's documents.
-pub type Versions = BTreeMap<Key, String>;
+/// A document's version, or the digest of all documents; both in hex as agents write them.
+pub type Version = String;
 
-/// A request of `load`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub key: Key,
-    /// JSON: an array.
-    pub ops: String,
-    pub acknowledged: bool,
+/// What a region has in all (`GET /v1/documents/total`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Total {
+    pub documents: u64,
+    pub digest: Version,
 }
 
-/// What is still to be seen the same, with the versions of the first look.
-#[derive(Default)]
-pub struct Open(BTreeMap<Key, BTreeMap<String, Option<String>>>);
-
-fn versions_of(key: &Key, regions: &BTreeMap<String, Versions>) -> BTreeMap<String, Option<String>> {
-    regions.iter().map(|(region, versions)| (region.clone(), versions.get(key).cloned())).collect()
+/// Where a document stands.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+pub struct Place {
+    #[serde(rename = "type")]
+    pub of: String,
+    pub id: String,
 }
 
-fn are_same(versions: &BTreeMap<String, Option<String>>) -> bool {
-    let mut all = versions.values();
-    let first = all.next();
-    all.all(|version| Some(version) == first)
+impl From<Place> for Key {
+    fn from(place: Place) -> Key {
+        Key { of: place.of, id: place.id }
+    }
 }
 
-impl Open {
-    /// From a first look at all regions.
-    pub fn new(regions: &BTreeMap<String, Versions>) -> Open {
-        let keys: BTreeSet<&Key> = regions.values().flat_map(BTreeMap::keys).collect();
-        let versions = keys.into_iter().map(|key| (key.clone(), versions_of(key, regions)));
-        Open(versions.filter(|(_, versions)| !are_same(versions)).collect())
+impl From<&Key> for Place {
+    fn from(key: &Key) -> Place {
+        Place { of: key.of.clone(), id: key.id.clone() }
     }
+}
 
-    /// A later look: what is the same now is settled.
-    pub fn look(&mut self, regions: &BTreeMap<String, Versions>) {
-        self.0.retain(|key, _| !are_same(&versions_of(key, regions)));
+/// A page of a region's documents (`GET /v1/documents`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Page {
+    pub documents: Vec<Listed>,
+    pub next: Option<Place>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listed {
+    #[serde(flatten)]
+    pub place: Place,
+    pub version: Version,
+}
+
+/// All documents of a region.
+pub type Listing = BTreeMap<Key, Version>;
+
+/// Regions that bring their documents to each other, over links in both directions. Others may hold what they like.
+pub fn groups(links: &[(String, String)], regions: &[String]) -> Vec<BTreeSet<String>> {
+    let both = |one: &String, other: &String| {
+        let has = |from: &String, to: &String| links.iter().any(|(a, b)| a == from && b == to);
+        has(one, other) && has(other, one)
+    };
+    let mut groups: Vec<BTreeSet<String>> = Vec::new();
+    for region in regions {
+        let mut joined = BTreeSet::from([region.clone()]);
+        let (linked, apart): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|group: &BTreeSet<String>| group.iter().any(|other| both(region, other)));
+        linked.into_iter().for_each(|group| joined.extend(group));
+        groups = apart;
+        groups.push(joined);
     }
+    groups
+}
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
+/// The documents of one group.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    compared: u64,
+    has_begun: bool,
+    /// What no version has settled yet: by region what it has shown, the last one last, `None` where there was nothing.
+    open: BTreeMap<Key, BTreeMap<String, Vec<Option<Version>>>>,
+}
 
-    /// What differs, by the last look.
-    pub fn judge(&self, regions: &BTreeMap<String, Versions>, documents: &mut Documents) {
-        for (key, first) in &self.0 {
-            let last = versions_of(key, regions);
-            let stands_still = last.iter().any(|(region, version)| first.get(region) == Some(version));
-            if stands_still {
-                list(&mut documents.different, &mut documents.different_count, || DocumentFinding {
-                    of: key.of.clone(),
-                    id: key.id.clone(),
-                    versions: last,
-                });
+impl Comparison {
+    /// Takes in what the regions have in all. `true` if that settles everything.
+    pub fn totals(&mut self, totals: &[&Total]) -> bool {
+        let same = totals.windows(2).all(|pair| pair[0] == pair[1]);
+        if same {
+            self.open.clear();
+            if !self.has_begun {
+                self.compared = totals.first().map_or(0, |total| total.documents);
+                self.has_begun = true;
             }
         }
-    }
-}
-
-/// What a document must hold because of a journal.
-#[derive(Default)]
-pub struct Expected {
-    acknowledged: u64,
-    /// By document: the operations that were acknowledged, and those that nobody knows of.
-    documents: BTreeMap<Key, (Vec<Op>, Vec<Op>)>,
-}
-
-impl Expected {
-    /// Reads the operations of a journal.
-    ///
-    /// # Errors
-    /// An operation that the file's types do not have.
-    pub fn new(requests: &[Request], schemas: &Schemas) -> Result<Expected, String> {
-        let mut expected = Expected::default();
-        for request in requests {
-            let schema = schemas.get(&request.key.of);
-            let schema = schema.ok_or_else(|| format!("`{}` is no document type of the file", request.key.of))?;
-            let ops = op::parse(schema, &format!("{{\"ops\":{}}}", request.ops));
-            let ops = ops.map_err(|refused| format!("{}: {refused}", request.key))?;
-            let (done, unknown) = expected.documents.entry(request.key.clone()).or_default();
-            if request.acknowledged {
-                expected.acknowledged += 1;
-                done.extend(ops);
-            } else {
-                unknown.extend(ops);
-            }
-        }
-        Ok(expected)
+        same
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.documents.keys()
-    }
-
-    /// Compares a region's documents, as it shows them, with what was acknowledged.
-    pub fn judge(&self, region: &str, shown: &BTreeMap<Key, Option<Value>>, documents: &mut Documents) {
-        documents.acknowledged = self.acknowledged;
-        for (key, (done, unknown)) in &self.documents {
-            let value = shown.get(key).cloned().flatten().unwrap_or_default();
-            let of = |field: &str| DocumentOf {
-                region: region.to_owned(),
-                of: key.of.clone(),
-                id: key.id.clone(),
-                field: field.to_owned(),
-            };
-            for field in missing(done, &value) {
-                list(&mut documents.lost, &mut documents.lost_count, || of(&field));
-            }
-            for field in surplus(done, unknown, &value) {
-                list(&mut documents.twice, &mut documents.twice_count, || of(&field));
-            }
-        }
-    }
-}
-
-fn at<'a>(value: &'a Value, op: &Op) -> &'a Value {
-    let field = &value[op.slot.field.as_str()];
-    op.slot.keys.iter().fold(field, |value, key| &value[key.as_str()])
-}
-
-/// The sums that increments make, by where they count.
-fn sums<'a>(ops: impl Iterator<Item = &'a Op>) -> BTreeMap<String, (i128, &'a Op)> {
-    let mut sums = BTreeMap::new();
-    for op in ops {
-        if let Act::Increment(by) = op.act {
-            sums.entry(op.slot.to_string()).or_insert((0, op)).0 += i128::from(by);
-        }
-    }
-    sums
-}
-
-/// Fields that lack something of what was done.
-fn missing(done: &[Op], value: &Value) -> BTreeSet<String> {
-    let mut missing = BTreeSet::new();
-    for (field, (sum, op)) in sums(done.iter()) {
-        if at(value, op).as_i64().map_or(0, i128::from) < sum {
-            missing.insert(field);
-        }
-    }
-    for op in done {
-        let shown = at(value, op);
-        let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-        let is_there = match &op.act {
-            Act::Add(member) => shown.as_array().is_some_and(|members| members.contains(&parsed(member))),
-            Act::Enable => shown == &Value::Bool(true),
-            Act::Max(text) => shown.as_f64() >= parsed(text).as_f64(),
-            Act::Min(text) => shown.as_f64().is_some() && shown.as_f64() <= parsed(text).as_f64(),
-            Act::Set(_) => !shown.is_null() || value.get(&op.slot.field).is_some(),
-            Act::Remove(_) | Act::Increment(_) | Act::Disable => true,
+    /// Takes in all documents of the regions. What comes to light only at a later time is no matter: it was made since.
+    pub fn list(&mut self, listings: &BTreeMap<String, Listing>) {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        let keys: BTreeSet<&Key> = match is_first {
+            true => listings.values().flat_map(BTreeMap::keys).collect(),
+            false => BTreeSet::new(),
         };
-        if !is_there {
-            missing.insert(op.slot.to_string());
+        self.compared += keys.len() as u64;
+        for key in keys {
+            let mut versions = listings.values().map(|listing| listing.get(key));
+            let first = versions.next();
+            if !versions.all(|version| Some(version) == first) {
+                self.open.insert(key.clone(), BTreeMap::new());
+            }
+        }
+        for (key, seen) in &mut self.open {
+            for (region, listing) in listings {
+                show(seen, region, listing.get(key).cloned());
+            }
+        }
+        self.open.retain(|_, seen| !is_settled(seen));
+    }
+
+    /// Takes in one look at a document; `None` where the region has none.
+    pub fn see(&mut self, key: &Key, region: &str, version: Option<Version>) {
+        let Some(seen) = self.open.get_mut(key) else { return };
+        show(seen, region, version);
+        if is_settled(seen) {
+            self.open.remove(key);
         }
     }
-    missing
+
+    /// All documents were taken in once.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// What is to be looked at again.
+    pub fn open(&self) -> impl ExactSizeIterator<Item = &Key> {
+        self.open.keys()
+    }
+
+    /// Adds what was found.
+    pub fn report(&self, report: &mut Documents) {
+        report.compared += self.compared;
+        report.same += self.compared.saturating_sub(self.open.len() as u64);
+        for (key, seen) in &self.open {
+            let versions = || seen.iter().map(|(region, seen)| (region.clone(), seen.last().cloned().flatten()));
+            let finding = || DocumentFinding { place: key.into(), versions: versions().collect() };
+            match versions().any(|(_, version)| version.is_none()) {
+                true => list(&mut report.missing, &mut report.missing_count, finding),
+                false => list(&mut report.different, &mut report.different_count, finding),
+            }
+        }
+    }
 }
 
-/// Counters beyond what anybody asked for.
-fn surplus(done: &[Op], unknown: &[Op], value: &Value) -> BTreeSet<String> {
-    let grows = |op: &&Op| !matches!(op.act, Act::Increment(by) if by < 0);
-    let most = sums(done.iter().chain(unknown.iter().filter(grows)));
-    let beyond = most.into_iter().filter(|(_, (sum, op))| at(value, op).as_i64().map_or(0, i128::from) > *sum);
-    beyond.map(|(field, _)| field).collect()
+fn show(seen: &mut BTreeMap<String, Vec<Option<Version>>>, region: &str, version: Option<Version>) {
+    let shown = seen.entry(region.to_owned()).or_default();
+    if let Some(again) = shown.iter().position(|known| *known == version) {
+        shown.remove(again);
+    }
+    shown.push(version);
+}
+
+/// Whether there is a version that all have shown.
+fn is_settled(seen: &BTreeMap<String, Vec<Option<Version>>>) -> bool {
+    let mut regions = seen.values();
+    let first = regions.next().map(Vec::as_slice).unwrap_or_default();
+    let others: Vec<_> = regions.collect();
+    first.iter().any(|version| others.iter().all(|shown| shown.contains(version)))
+}
+
+/// Documents of embedded regions, compared.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Documents {
+    pub compared: u64,
+    pub same: u64,
+    pub regions: BTreeMap<String, Total>,
+    /// In some region of those that should have it, and not in another.
+    pub missing: Vec<DocumentFinding>,
+    pub missing_count: u64,
+    /// In all of them, with other content.
+    pub different: Vec<DocumentFinding>,
+    pub different_count: u64,
+    /// Regions whose agents have no documents: no difference.
+    pub not_compared: Vec<String>,
+    /// Where there is one.
+    #[serde(flatten)]
+    pub journal: Option<Journal>,
+}
+
+/// A document that is not the same everywhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DocumentFinding {
+    #[serde(flatten)]
+    pub place: Place,
+    /// By region, as of the last look; `null` where it is missing.
+    pub versions: BTreeMap<String, Option<Version>>,
+}
+
+/// The journal's operations on documents.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Journal {
+    /// Requests.
+    pub acknowledged: u64,
+    /// Requests without an answer to the end: they may have been done or not.
+    pub unanswered: u64,
+    /// Acknowledged, and not there.
+    pub lost: Vec<OperationFinding>,
+    pub lost_count: u64,
+    /// More than was asked for: an increment that counted twice, a member that nobody added.
+    pub twice: Vec<OperationFinding>,
+    pub twice_count: u64,
+}
+
+/// A value that is not what the journal's operations make, and the region where it is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OperationFinding {
+    #[serde(flatten)]
+    pub place: Place,
+    /// With the keys that lead to the value in a map.
+    pub field: String,
+    pub region: String,
+    pub expected: String,
+    /// `null` where there is no such field.
+    pub found: Option<String>,
+}
+
+impl Journal {
+    /// Adds what is wrong elsewhere.
+    pub fn add(&mut self, other: &Journal) {
+        let pairs = [(&mut self.lost, &other.lost), (&mut self.twice, &other.twice)];
+        for (named, more) in pairs {
+            named.extend_from_slice(more);
+            named.truncate(NAMED_MAX);
+        }
+        self.lost_count += other.lost_count;
+        self.twice_count += other.twice_count;
+    }
+}
+
+impl Documents {
+    pub fn is_equal(&self) -> bool {
+        let of_journal = self.journal.as_ref().map_or(0, |journal| journal.lost_count + journal.twice_count);
+        self.missing_count + self.different_count + of_journal == 0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{
-        state::{Dot, Replica, document::Document, testing::schema},
-        time::Timestamp,
-    };
 
-    fn schemas() -> Schemas {
-        Schemas::from([("profile".to_owned(), schema())])
+    fn links(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect()
     }
 
-    fn versions(regions: &[(&str, &[(&str, &str)])]) -> BTreeMap<String, Versions> {
-        let of = |all: &[(&str, &str)]| {
-            all.iter().map(|(id, version)| (Key::new("profile", id), (*version).to_owned())).collect()
-        };
-        regions.iter().map(|(region, all)| ((*region).to_owned(), of(all))).collect()
+    fn listing(documents: &[(&str, &str)]) -> Listing {
+        documents.iter().map(|(id, version)| (Key::new("profile", id), (*version).to_owned())).collect()
     }
 
-    #[test]
-    fn a_document_that_stands_still_and_differs_is_named_and_one_that_moves_is_not() {
-        let first = versions(&[("a", &[("u1", "1"), ("u2", "1"), ("u3", "1")]), ("b", &[("u1", "1"), ("u2", "0")])]);
-        let mut open = Open::new(&first);
-        let last = versions(&[("a", &[("u1", "1"), ("u2", "5"), ("u3", "1")]), ("b", &[("u1", "1"), ("u2", "4")])]);
-        open.look(&last);
-        let mut documents = Documents::default();
-        open.judge(&last, &mut documents);
-        let named: Vec<&str> = documents.different.iter().map(|finding| finding.id.as_str()).collect();
-        assert_eq!((named, documents.different_count), (vec!["u3"], 1));
-        assert_eq!(documents.different[0].versions["b"], None);
-        // Once the same is settled, whatever comes afterwards.
-        open.look(&versions(&[("a", &[("u3", "2")]), ("b", &[("u3", "2")])]));
-        assert!(open.is_empty());
+    fn listings(eu: &[(&str, &str)], us: &[(&str, &str)]) -> BTreeMap<String, Listing> {
+        BTreeMap::from([("eu".to_owned(), listing(eu)), ("us".to_owned(), listing(us))])
+    }
+
+    fn report(comparison: &Comparison) -> Documents {
+        let mut report = Documents::default();
+        comparison.report(&mut report);
+        report
+    }
+
+    fn some(version: &str) -> Option<Version> {
+        Some(version.to_owned())
     }
 
     #[test]
-    fn what_a_journal_has_and_a_region_has_not_is_named_by_field() {
-        let request =
-            |ops: &str, acknowledged| Request { key: Key::new("profile", "u1"), ops: ops.to_owned(), acknowledged };
-        let requests = [
-            request(
-                r#"[{"field":"plays","op":"increment","by":2},{"field":"watchlist","op":"add","value":"m1"}]"#,
-                true,
-            ),
-            request(r#"[{"field":"plays","op":"increment","by":1},{"field":"best","op":"max","value":7}]"#, true),
-            request(r#"[{"field":"plays","op":"increment","by":5}]"#, false),
-        ];
-        let expected = Expected::new(&requests, &schemas()).unwrap();
-        let judge = |value: Value| {
-            let mut documents = Documents::default();
-            expected.judge("a", &BTreeMap::from([(Key::new("profile", "u1"), Some(value))]), &mut documents);
-            let fields = |all: &[DocumentOf]| all.iter().map(|of| of.field.clone()).collect::<Vec<_>>().join(" ");
-            (fields(&documents.lost), fields(&documents.twice))
-        };
-        let nothing = (String::new(), String::new());
-        assert_eq!(judge(serde_json::json!({ "plays": 3, "watchlist": ["m1"], "best": 7 })), nothing);
-        // The one that was not answered may be there or not.
-        assert_eq!(judge(serde_json::json!({ "plays": 8, "watchlist": ["m1", "m2"], "best": 9 })), nothing);
-        assert_eq!(judge(serde_json::json!({ "plays": 2 })), ("best plays watchlist".to_owned(), String::new()));
+    fn regions_belong_together_that_are_linked_in_both_directions() {
+        let regions = ["a", "b", "c", "d"].map(str::to_owned);
+        let group = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let chain = links(&[("a", "b"), ("b", "a"), ("b", "d"), ("d", "b"), ("c", "a")]);
+        assert_eq!(groups(&chain, &regions), [group(&["c"]), group(&["a", "b", "d"])]);
+        assert_eq!(groups(&[], &regions[..1]), [group(&["a"])]);
+    }
+
+    #[test]
+    fn equal_totals_need_no_listing() {
+        let total = |documents, digest: &str| Total { documents, digest: digest.to_owned() };
+        let mut comparison = Comparison::default();
+        assert!(!comparison.totals(&[&total(2, "a"), &total(2, "b")]));
+        assert!(!comparison.has_begun());
+        assert!(comparison.totals(&[&total(2, "a"), &total(2, "a")]));
+        assert_eq!((report(&comparison).compared, report(&comparison).is_equal()), (2, true));
+    }
+
+    #[test]
+    fn seeded_drift_is_found_by_document_region_and_version() {
+        let mut comparison = Comparison::default();
+        comparison.list(&listings(
+            &[("same", "1"), ("other", "2"), ("only-eu", "3")],
+            &[("same", "1"), ("other", "20"), ("only-us", "4")],
+        ));
+        for (id, eu, us) in
+            [("other", some("2"), some("20")), ("only-eu", some("3"), None), ("only-us", None, some("4"))]
+        {
+            comparison.see(&Key::new("profile", id), "eu", eu);
+            comparison.see(&Key::new("profile", id), "us", us);
+        }
+        let report = report(&comparison);
+        assert_eq!((report.compared, report.same, report.missing_count, report.different_count), (4, 1, 2, 1));
+        assert_eq!(report.different[0].place.id, "other");
         assert_eq!(
-            judge(serde_json::json!({ "plays": 9, "watchlist": ["m1"], "best": 7 })),
-            (String::new(), "plays".to_owned())
+            report.different[0].versions,
+            BTreeMap::from([("eu".to_owned(), some("2")), ("us".to_owned(), some("20"))])
         );
-        let ops = &expected.documents[&Key::new("profile", "u1")].0;
-        let mut document = Document::default();
-        document.operate(Dot { replica: Replica(1), number: 1 }, Timestamp(1), None, ops).unwrap();
-        let view = document.view(&Key::new("profile", "u1"), &schema()).unwrap();
-        assert_eq!(judge(serde_json::from_str(&view.value).unwrap()), nothing);
+        assert_eq!((report.missing[0].place.id.as_str(), &report.missing[0].versions["us"]), ("only-eu", &None));
+        assert!(!report.is_equal());
     }
 
     #[test]
-    fn a_journal_of_other_types_is_refused() {
-        let request = Request { key: Key::new("order", "1"), ops: "[]".to_owned(), acknowledged: true };
-        let refused = Expected::new(&[request], &schemas()).map(drop).unwrap_err();
-        assert!(refused.contains("`order` is no document type"), "{refused}");
+    fn a_document_that_changed_between_listings_is_asked_again_and_no_difference() {
+        let mut comparison = Comparison::default();
+        // `hot` changes all the time and is never seen the same in one look; `new` came between the two listings.
+        comparison.list(&listings(&[("hot", "1"), ("gone", "7")], &[("hot", "2"), ("new", "1")]));
+        assert_eq!(comparison.open().len(), 3);
+        let hot = Key::new("profile", "hot");
+        comparison.see(&hot, "eu", some("3"));
+        assert_eq!(comparison.open().len(), 3);
+        comparison.see(&hot, "us", some("4"));
+        comparison.see(&hot, "eu", some("4"));
+        assert!(!comparison.open().any(|key| *key == hot));
+        // Another listing tells of what is open, and not of what is newer than the first one.
+        comparison.list(&listings(
+            &[("hot", "5"), ("new", "1"), ("later", "1")],
+            &[("hot", "6"), ("new", "1"), ("later", "2")],
+        ));
+        assert_eq!(comparison.open().len(), 0);
+        let report = report(&comparison);
+        assert_eq!((report.compared, report.same, report.is_equal()), (3, 3, true));
+    }
+
+    #[test]
+    fn what_shows_nothing_new_stays_open() {
+        let mut comparison = Comparison::default();
+        comparison.list(&listings(&[("a", "1")], &[("a", "2")]));
+        for _ in 0..100 {
+            comparison.see(&Key::new("profile", "a"), "eu", some("1"));
+            comparison.see(&Key::new("profile", "a"), "us", some("2"));
+        }
+        assert_eq!(comparison.open().len(), 1);
+        assert_eq!(comparison.open.values().next().map(|seen| seen["eu"].len()), Some(1));
     }
 }

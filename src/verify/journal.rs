@@ -3,9 +3,14 @@
 use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::{Short, documents, objects};
-use crate::core::{key::KeyHash, object::Location, state::Key, time::Timestamp};
+use super::{
+    Short,
+    expected::{Expected, Request},
+    objects,
+};
+use crate::core::{json, key::KeyHash, object::Location, state::Key, time::Timestamp};
 
 /// Source of the events of `load`.
 pub const SOURCE: &str = "load";
@@ -40,21 +45,35 @@ pub struct ObjectLine {
     pub sha256: String,
 }
 
-/// One line of a request to a document. `acknowledged` is false where nobody knows what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `op` of an acknowledged request to a document.
+pub const STATE: &str = "state";
+/// `op` of one that was never answered: it may have been done.
+pub const STATE_UNANSWERED: &str = "state-unanswered";
+/// `op` of a run's last line.
+pub const END: &str = "end";
+
+/// One line of a request to a document.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StateLine {
+    /// [`STATE`] or [`STATE_UNANSWERED`].
     pub op: String,
     pub region: String,
     #[serde(rename = "type")]
     pub of: String,
     pub id: String,
-    pub ops: serde_json::Value,
-    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
-    pub acknowledged: bool,
+    /// The array as it was sent.
+    pub ops: Box<RawValue>,
+    /// It was sent to more than one region.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
 }
 
-fn yes() -> bool {
-    true
+/// The last line of a run that wrote to documents: everything of it stands above.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndLine {
+    pub op: String,
+    /// The ids of its documents begin with this and `-`.
+    pub run: String,
 }
 
 /// One acknowledged event.
@@ -72,7 +91,7 @@ pub struct Acknowledged {
 pub struct Journal {
     pub events: Vec<Acknowledged>,
     pub objects: Vec<objects::Acknowledged>,
-    pub requests: Vec<documents::Request>,
+    pub documents: Expected,
 }
 
 /// Reads a journal. Operations of other kinds are passed over, and so is a last line without an end: `load` may still be
@@ -102,10 +121,21 @@ pub fn read(mut journal: impl BufRead) -> Result<Journal, String> {
             read.objects.push(objects::Acknowledged { region, at: Location { bucket, key }, sha256 });
             continue;
         }
-        if kind["op"] == "state" {
-            let StateLine { of, id, ops, acknowledged, .. } = serde_json::from_value(kind).map_err(problem)?;
-            let key = Key { of, id };
-            read.requests.push(documents::Request { key, ops: ops.to_string(), acknowledged });
+        if kind["op"] == STATE || kind["op"] == STATE_UNANSWERED {
+            // As text: numbers stay as they were sent.
+            let state: StateLine = serde_json::from_str(&line).map_err(problem)?;
+            let add = || {
+                let ops = json::parse(state.ops.get()).map_err(|error| error.to_string())?;
+                let acknowledged = state.op == STATE;
+                let request = Request { region: &state.region, acknowledged, moved: state.moved };
+                read.documents.add(Key { of: state.of, id: state.id }, request, &ops)
+            };
+            add().map_err(|why| format!("line {number}: {why}"))?;
+            continue;
+        }
+        if kind["op"] == END {
+            let EndLine { run, .. } = serde_json::from_value(kind).map_err(problem)?;
+            read.documents.end(&run);
             continue;
         }
         if kind["op"] != "event" {
@@ -132,14 +162,12 @@ mod tests {
     #[test]
     fn events_are_read_and_the_rest_is_passed_over() {
         let text = r#"{"op":"event","region":"eu","key":"k","sha256":"00"}
-{"op":"state","region":"eu","type":"profile","id":"1","ops":[{"by":1.0}]}
-{"op":"later","region":"eu"}
+{"op":"something","of":"a later build"}
 
 {"op":"event","region":"us","key":"k","sha256":"00","source":"s","detail_type":"t","time":"1970-01-01T00:00:01Z"}
 {"op":"event","region":"eu","ke"#;
-        let Journal { events, objects, requests } = read(text.as_bytes()).expect("a journal");
-        assert_eq!((requests.len(), requests[0].ops.as_str(), requests[0].acknowledged), (1, r#"[{"by":1.0}]"#, true));
-        assert!(objects.is_empty());
+        let Journal { events, objects, documents } = read(text.as_bytes()).expect("a journal");
+        assert!(objects.is_empty() && documents.is_empty());
         assert_eq!(events.len(), 2);
         assert_eq!(events[0].hash, KeyHash::of("load", "Load", "k").0);
         assert_eq!((events[1].hash, events[1].millis), (KeyHash::of("s", "t", "k").0, 1_000));
@@ -147,7 +175,18 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named_by_its_number() {
-        let error = read(&b"{\"op\":\"later\"}\n{\"op\":\"event\"}\n"[..]).expect_err("no region");
+        let error = read(&b"{\"op\":\"other\"}\n{\"op\":\"event\"}\n"[..]).expect_err("no region");
         assert!(error.starts_with("line 2: "), "{error}");
+        for (line, why) in [
+            (r#"{"op":"state","region":"eu","type":"t","id":"1"}"#, "line 1: missing field `ops`"),
+            (r#"{"op":"state","region":"eu","type":"t","id":"1","ops":7}"#, "line 1: `ops` is no array"),
+            (
+                r#"{"op":"state","region":"eu","type":"t","id":"1","ops":[{"field":"f","op":"jump"}]}"#,
+                "line 1: operation 1: there is no operation `jump`",
+            ),
+        ] {
+            let error = read(format!("{line}\n").as_bytes()).expect_err(line);
+            assert!(error.starts_with(why), "{error}");
+        }
     }
 }

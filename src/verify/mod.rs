@@ -8,7 +8,9 @@
 //!
 //! Memory is one fixed-size [`Entry`] for each event; keys' text is fetched for the few that a report names.
 //!
-//! Where events refer to objects, [`objects`] compares those too; [`documents`] compares user state.
+//! Where events refer to objects, [`objects`] compares those too.
+//!
+//! Documents have versions, which [`documents`] compares; [`expected`] says what a journal's operations make of them.
 //!
 //! Regions on managed services have no log that could be read: there [`ledger`] compares which keys the regions know.
 //!
@@ -17,6 +19,9 @@
 
 mod compare;
 pub mod documents;
+pub mod expected;
+#[cfg(test)]
+mod expected_tests;
 pub mod journal;
 pub mod ledger;
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-use super::NAMED_MAX;
+use super::{
+    NAMED_MAX,
+    documents::{DocumentFinding, Documents, OperationFinding},
+};
 
 /// The answer. Lists name at most [`NAMED_MAX`] and counts count all.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -229,47 +232,6 @@ pub struct ObjectOf {
     pub bucket: String,
     pub key: String,
     pub at: String,
-}
-
-/// Documents, compared by digest.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Documents {
-    /// In the region that has most.
-    pub compared: u64,
-    pub different: Vec<DocumentFinding>,
-    pub different_count: u64,
-    /// Requests of the journal, and fields that lack something of them, or count more.
-    pub acknowledged: u64,
-    pub lost: Vec<DocumentOf>,
-    pub lost_count: u64,
-    pub twice: Vec<DocumentOf>,
-    pub twice_count: u64,
-}
-
-impl Documents {
-    fn is_equal(&self) -> bool {
-        self.different_count + self.lost_count + self.twice_count == 0
-    }
-}
-
-/// A document that is not the same everywhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DocumentFinding {
-    #[serde(rename = "type")]
-    pub of: String,
-    pub id: String,
-    /// By region; null where there is none.
-    pub versions: BTreeMap<String, Option<String>>,
-}
-
-/// A field of a document of the journal, and the region where it is not as acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DocumentOf {
-    pub region: String,
-    #[serde(rename = "type")]
-    pub of: String,
-    pub id: String,
-    pub field: String,
 }
 
 /// Objects that no event of a region's hub refers to.
@@ -526,27 +488,47 @@ fn write_objects(f: &mut fmt::Formatter<'_>, objects: &Objects) -> fmt::Result {
 }
 
 fn write_documents(f: &mut fmt::Formatter<'_>, documents: &Documents) -> fmt::Result {
-    write!(f, "documents: {} compared", documents.compared)?;
-    if documents.different_count > 0 {
-        write!(f, ", {} DIFFERENT", documents.different_count)?;
+    write!(f, "documents: {} compared, {} the same", documents.compared, documents.same)?;
+    for (count, what) in [(documents.missing_count, "MISSING"), (documents.different_count, "DIFFERENT")] {
+        if count > 0 {
+            write!(f, ", {count} {what}")?;
+        }
     }
-    if documents.acknowledged > 0 {
-        let (lost, twice) = (documents.lost_count, documents.twice_count);
-        write!(f, "; journal: {} acknowledged, {lost} missing, {twice} twice", documents.acknowledged)?;
+    if let Some(journal) = &documents.journal {
+        let (lost, twice) = (journal.lost_count, journal.twice_count);
+        write!(f, "; journal: {} acknowledged, {lost} missing, {twice} twice", journal.acknowledged)?;
+        if journal.unanswered > 0 {
+            write!(f, ", {} unanswered", journal.unanswered)?;
+        }
     }
     writeln!(f)?;
-    let different = |found: &DocumentFinding| {
-        let versions = found.versions.iter().map(|(region, version)| {
-            format!("{region} {}", version.as_deref().map_or("nothing", |version| &version[..version.len().min(8)]))
-        });
-        format!("  {}/{}: DIFFERENT: {}", found.of, found.id, versions.collect::<Vec<_>>().join(", "))
-    };
-    shown(f, documents.different.iter().map(different), documents.different_count)?;
     let line = |what: &'static str| {
-        move |of: &DocumentOf| format!("  {}/{}, `{}`: {what} in {}", of.of, of.id, of.field, of.region)
+        move |finding: &DocumentFinding| {
+            let versions = finding.versions.iter().map(|(region, version)| match version {
+                Some(version) => format!("{region} has version {version}"),
+                None => format!("{region} has none"),
+            });
+            let versions: Vec<String> = versions.collect();
+            format!("  {}/{}: {what}: {}", finding.place.of, finding.place.id, versions.join(", "))
+        }
     };
-    shown(f, documents.lost.iter().map(line("LESS than acknowledged")), documents.lost_count)?;
-    shown(f, documents.twice.iter().map(line("MORE than was asked for")), documents.twice_count)
+    shown(f, documents.missing.iter().map(line("MISSING")), documents.missing_count)?;
+    shown(f, documents.different.iter().map(line("DIFFERENT")), documents.different_count)?;
+    if let Some(journal) = &documents.journal {
+        let line = |what: &'static str| {
+            move |finding: &OperationFinding| {
+                let OperationFinding { place, field, region, expected, found } = finding;
+                let found = found.as_deref().unwrap_or("nothing");
+                format!("  {what} in {region}: {}/{}: {field} is {found}, expected {expected}", place.of, place.id)
+            }
+        };
+        shown(f, journal.lost.iter().map(line("LESS than acknowledged")), journal.lost_count)?;
+        shown(f, journal.twice.iter().map(line("MORE than was asked for")), journal.twice_count)?;
+    }
+    for region in &documents.not_compared {
+        writeln!(f, "  not compared: {region}, whose agent has no documents")?;
+    }
+    Ok(())
 }
 
 fn shown(f: &mut fmt::Formatter<'_>, lines: impl Iterator<Item = String>, count: u64) -> fmt::Result {

@@ -46,5 +46,6 @@ mod objects_s3;
 mod operations;
 mod reload;
 mod start;
+mod state_verify;
 mod story;
 mod supervision;

@@ -1,166 +1,285 @@
 //! The documents of embedded regions, as their agents tell of them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use serde::Deserialize;
-use serde_json::Value;
-use tokio::time::Instant;
+use serde_json::value::RawValue;
 
 use super::{
     super::{
         Context,
         http::{self, Call, Listener, escape, query},
     },
-    hubs,
+    PAUSE_MAX, Settling,
 };
 use crate::{
-    core::state::Key,
+    core::{json, state::Key},
     verify::{
-        documents::{Expected, Open, Versions},
-        report::{Documents, Report, Unreachable},
+        Topology,
+        documents::{Comparison, Documents, Journal, Listing, Page, Total, Version, groups},
+        expected::Expected,
+        report::Unreachable,
     },
 };
 
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Documents that are asked for one by one; beyond it all are listed again.
+const AGAIN_MAX: usize = 1_000;
 
-/// Documents that are read at once.
-const AT_ONCE: usize = 16;
+/// Questions for single documents at once.
+const ASKED: usize = 16;
 
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A document as its region shows it (`GET /v1/state`).
 #[derive(Deserialize)]
-struct Total {
-    documents: u64,
-    digest: String,
+struct Shown {
+    value: Option<Box<RawValue>>,
+    version: Version,
 }
 
-#[derive(Deserialize)]
-struct Place {
-    #[serde(rename = "type")]
-    of: String,
-    id: String,
-}
-
-impl From<Place> for Key {
-    fn from(place: Place) -> Key {
-        Key { of: place.of, id: place.id }
-    }
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    #[serde(flatten)]
-    place: Place,
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    documents: Vec<Listed>,
-    next: Option<Place>,
-}
-
-/// Compares all documents, until they are the same or `wait` is over; then looks for the journal's operations.
-pub async fn compare(context: &Context, expected: Option<&Expected>, wait: Duration, report: &mut Report) {
-    if context.config.state.is_empty() {
-        return;
-    }
-    let listeners = hubs(context);
-    let deadline = Instant::now() + wait;
-    let mut documents = Documents::default();
-    let mut open = None;
-    loop {
-        let totals = match totals(context, &listeners).await {
-            Ok(totals) => totals,
-            Err(error) if error.status() == Some(404) => {
-                report.notes.push(format!("documents were not compared: {} has none", error.region));
-                return;
-            }
-            Err(error) => return report.unreachable.push(unreachable(&error)),
-        };
-        documents.compared = totals.values().map(|total| total.documents).max().unwrap_or_default();
-        let mut digests = totals.values().map(|total| &total.digest);
-        let first = digests.next();
-        if digests.all(|digest| Some(digest) == first) {
-            break;
-        }
-        let versions = match all_versions(context, &listeners).await {
-            Ok(versions) => versions,
-            Err(error) => return report.unreachable.push(unreachable(&error)),
-        };
-        let open = open.get_or_insert_with(|| Open::new(&versions));
-        open.look(&versions);
-        if open.is_empty() {
-            break;
-        }
-        if Instant::now() >= deadline {
-            open.judge(&versions, &mut documents);
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    if let Some(expected) = expected {
-        for listener in &listeners {
-            match shown(context, listener, expected).await {
-                Ok(shown) => expected.judge(&listener.region, &shown, &mut documents),
-                Err(error) => report.unreachable.push(unreachable(&error)),
-            }
-        }
-    }
-    report.documents = Some(documents);
-}
-
-fn unreachable(error: &http::Error) -> Unreachable {
-    Unreachable { region: error.region.clone(), error: error.to_string() }
-}
-
-async fn totals(context: &Context, listeners: &[Listener]) -> Result<BTreeMap<String, Total>, http::Error> {
-    let ask = listeners.iter().map(async |listener| {
-        let total: Total = context.http.json(listener, Call::get("/v1/documents/total")).await?;
-        Ok((listener.region.clone(), total))
-    });
-    join_all(ask).await.into_iter().collect()
-}
-
-async fn all_versions(context: &Context, listeners: &[Listener]) -> Result<BTreeMap<String, Versions>, http::Error> {
-    let ask = listeners.iter().map(async |listener| Ok((listener.region.clone(), versions(context, listener).await?)));
-    join_all(ask).await.into_iter().collect()
-}
-
-async fn versions(context: &Context, listener: &Listener) -> Result<Versions, http::Error> {
-    let mut versions = Versions::new();
-    let mut after: Option<Key> = None;
-    loop {
-        let (of, id) = after.map(|key: Key| (key.of, key.id)).unzip();
-        let path = format!("/v1/documents{}", query(&[("after_type", of), ("after_id", id)]));
-        let page: Page = context.http.json(listener, Call::get(path)).await?;
-        versions.extend(page.documents.into_iter().map(|listed| (listed.place.into(), listed.version)));
-        match page.next {
-            Some(next) => after = Some(next.into()),
-            None => return Ok(versions),
-        }
-    }
-}
-
-/// What services of a region see of the documents of a journal.
-async fn shown(
+/// Compares the documents of all regions and looks for what the journal says; waits at most `wait` for differences to
+/// settle. `None` where the file has no document types.
+pub async fn compare(
     context: &Context,
-    listener: &Listener,
-    expected: &Expected,
-) -> Result<BTreeMap<Key, Option<Value>>, http::Error> {
-    let Ok(api) = context.api(&listener.region) else { return Ok(BTreeMap::new()) };
-    let keys: Vec<&Key> = expected.keys().collect();
-    let mut shown = BTreeMap::new();
-    for keys in keys.chunks(AT_ONCE) {
-        let ask = keys.iter().map(async |key| {
-            let path = format!("/v1/state/{}/{}", escape(&key.of), escape(&key.id));
-            match context.http.json::<Value>(&api, Call::get(path)).await {
-                Ok(mut answer) => Ok(((*key).clone(), Some(answer["value"].take()))),
-                Err(error) if error.status() == Some(404) => Ok(((*key).clone(), None)),
-                Err(error) => Err(error),
-            }
-        });
-        shown.extend(join_all(ask).await.into_iter().collect::<Result<Vec<_>, _>>()?);
+    topology: &Topology,
+    journal: Option<&Expected>,
+    wait: Duration,
+) -> Option<(Documents, Vec<Unreachable>)> {
+    if context.config.state.is_empty() {
+        return None;
     }
-    Ok(shown)
+    let mut clock = Settling::new(wait);
+    let mut pause = Duration::from_millis(100);
+    let mut looks = Looks::new(context, topology, journal);
+    loop {
+        let unreachable = looks.look().await;
+        clock.looked(unreachable.is_empty());
+        if clock.is_over() || (looks.is_settled() && unreachable.is_empty()) {
+            return Some((looks.report(), unreachable));
+        }
+        tokio::time::sleep(pause.min(clock.rest())).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// What was seen so far.
+struct Looks<'a> {
+    context: &'a Context,
+    listeners: Vec<Listener>,
+    journal: Option<&'a Expected>,
+    groups: Vec<Group>,
+    totals: BTreeMap<String, Total>,
+    not_compared: BTreeSet<String>,
+    /// What of the journal is not as it should be, or was not looked at: where, and what is wrong.
+    open: BTreeMap<(String, Key), Option<Journal>>,
+    has_begun: bool,
+}
+
+/// Regions that should have the same documents.
+struct Group {
+    regions: BTreeSet<String>,
+    comparison: Comparison,
+    /// The comparison began with all of them.
+    is_complete: bool,
+}
+
+impl<'a> Looks<'a> {
+    fn new(context: &'a Context, topology: &Topology, journal: Option<&'a Expected>) -> Looks<'a> {
+        let listeners = context.admins();
+        let regions: Vec<String> = listeners.iter().map(|listener| listener.region.clone()).collect();
+        let group = |regions| Group { regions, comparison: Comparison::default(), is_complete: false };
+        let groups = groups(&topology.links, &regions).into_iter().map(group).collect();
+        let (totals, not_compared, open) = Default::default();
+        Looks { context, listeners, journal, groups, totals, not_compared, open, has_begun: false }
+    }
+
+    /// Asks all regions, the first time for everything, then for what is not settled.
+    async fn look(&mut self) -> Vec<Unreachable> {
+        let asked = self.listeners.iter().filter(|listener| !self.not_compared.contains(&listener.region));
+        let asked: Vec<&Listener> = asked.collect();
+        let call = || Call::get("/v1/documents/total").timeout(TIMEOUT);
+        let totals = join_all(asked.iter().map(|listener| self.context.http.json::<Total>(listener, call()))).await;
+        let totals: Vec<_> = asked.iter().map(|listener| listener.region.clone()).zip(totals).collect();
+        let mut failed = Failed::default();
+        let mut now = BTreeMap::new();
+        for (region, total) in totals {
+            match total {
+                Ok(total) => drop(now.insert(region, total)),
+                // A region on managed services, or an older agent.
+                Err(error) if error.status() == Some(404) => drop(self.not_compared.insert(region)),
+                Err(error) => failed.add(region, &error),
+            }
+        }
+        self.totals.extend(now.clone());
+        for nth in 0..self.groups.len() {
+            self.compare_group(nth, &now, &mut failed).await;
+        }
+        if let Some(journal) = self.journal {
+            self.look_for(journal, &mut failed).await;
+        }
+        failed.0.into_iter().map(|(region, error)| Unreachable { region, error }).collect()
+    }
+
+    async fn compare_group(&mut self, nth: usize, now: &BTreeMap<String, Total>, failed: &mut Failed) {
+        let context = self.context;
+        let Group { regions, comparison, is_complete } = &mut self.groups[nth];
+        let compared =
+            |listener: &&Listener| regions.contains(&listener.region) && !self.not_compared.contains(&listener.region);
+        let members: Vec<&Listener> = self.listeners.iter().filter(compared).collect();
+        let answering: Vec<(&Listener, &Total)> =
+            members.iter().filter_map(|listener| Some((*listener, now.get(&listener.region)?))).collect();
+        // Until all were heard, those that answer are compared anew each time.
+        let was_complete = std::mem::replace(is_complete, *is_complete || answering.len() == members.len());
+        if !was_complete {
+            *comparison = Comparison::default();
+        }
+        if answering.len() < 2 {
+            return;
+        }
+        let totals: Vec<&Total> = answering.iter().map(|(_, total)| *total).collect();
+        if (!was_complete || answering.len() == members.len()) && comparison.totals(&totals) {
+            return;
+        }
+        if !comparison.has_begun() || comparison.open().len() > AGAIN_MAX {
+            let answers = join_all(answering.iter().map(|(listener, _)| list(context, listener))).await;
+            let mut listings = BTreeMap::new();
+            for (region, listing) in answering.iter().map(|(listener, _)| &listener.region).zip(answers) {
+                match listing {
+                    Ok(listing) => drop(listings.insert(region.clone(), listing)),
+                    Err(error) => {
+                        *is_complete = was_complete;
+                        failed.add(region.clone(), &error);
+                    }
+                }
+            }
+            comparison.list(&listings);
+            return;
+        }
+        let open: Vec<Key> = comparison.open().cloned().collect();
+        let wanted = open
+            .iter()
+            .flat_map(|key| answering.iter().map(move |(listener, _)| (listener.region.clone(), key)))
+            .collect();
+        for (region, key, found) in get_all(context, wanted).await {
+            match found {
+                Ok(shown) => comparison.see(key, &region, shown.map(|shown| shown.version)),
+                Err(error) => failed.add(region, &error),
+            }
+        }
+    }
+
+    /// Looks at what the journal's operations have made.
+    async fn look_for(&mut self, journal: &Expected, failed: &mut Failed) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            let all =
+                journal.keys().flat_map(|key| self.regions_of(journal, key).into_iter().map(|at| (at, key.clone())));
+            self.open = all.map(|at| (at, None)).collect();
+        }
+        // What has no documents, as came out since, need not have these, unless it acknowledged them.
+        let not_compared = &self.not_compared;
+        self.open.retain(|(region, key), _| {
+            !not_compared.contains(region) || journal.regions(key).any(|acknowledged| acknowledged == region)
+        });
+        let keys = self.open.keys().filter(|(region, _)| !failed.0.contains_key(region));
+        let keys: Vec<(String, Key)> = keys.cloned().collect();
+        let wanted = keys.iter().map(|(region, key)| (region.clone(), key)).collect();
+        for (region, key, found) in get_all(self.context, wanted).await {
+            let shown = match found {
+                Ok(shown) => shown,
+                Err(error) => {
+                    failed.add(region, &error);
+                    continue;
+                }
+            };
+            let text = shown.as_ref().and_then(|shown| shown.value.as_deref()).map(RawValue::get);
+            let value = text.and_then(|text| json::parse(text).ok());
+            let mut wrong = Journal::default();
+            journal.judge(key, &region, value.as_ref(), &mut wrong);
+            let at = (region, key.clone());
+            match wrong.lost_count + wrong.twice_count {
+                0 => drop(self.open.remove(&at)),
+                _ => drop(self.open.insert(at, Some(wrong))),
+            }
+        }
+    }
+
+    /// Where the document must be: in the regions that acknowledged it, and in those that they bring documents to.
+    fn regions_of(&self, journal: &Expected, key: &Key) -> BTreeSet<String> {
+        let mut regions: BTreeSet<String> = journal.regions(key).cloned().collect();
+        let group = self.groups.iter().find(|group| regions.is_subset(&group.regions));
+        let peers = group.into_iter().flat_map(|group| &group.regions);
+        let peers: Vec<String> = peers.filter(|region| !self.not_compared.contains(*region)).cloned().collect();
+        regions.extend(peers);
+        regions
+    }
+
+    fn is_settled(&self) -> bool {
+        self.groups.iter().all(|group| group.comparison.open().len() == 0) && self.open.is_empty()
+    }
+
+    fn report(&self) -> Documents {
+        let mut report = Documents {
+            regions: self.totals.clone(),
+            not_compared: self.not_compared.iter().cloned().collect(),
+            ..Documents::default()
+        };
+        self.groups.iter().for_each(|group| group.comparison.report(&mut report));
+        report.journal = self.journal.map(|journal| {
+            let mut found = journal.journal();
+            self.open.values().flatten().for_each(|wrong| found.add(wrong));
+            found
+        });
+        report
+    }
+}
+
+/// Regions that did not answer, with the first reason.
+#[derive(Default)]
+struct Failed(BTreeMap<String, String>);
+
+impl Failed {
+    fn add(&mut self, region: String, error: &impl std::fmt::Display) {
+        self.0.entry(region).or_insert_with(|| error.to_string());
+    }
+}
+
+async fn list(context: &Context, listener: &Listener) -> Result<Listing, http::Error> {
+    let mut listing = Listing::new();
+    let mut after = None;
+    loop {
+        let place = after.map_or((None, None), |(of, id)| (Some(of), Some(id)));
+        let path = format!("/v1/documents{}", query(&[("after_type", place.0), ("after_id", place.1)]));
+        let page: Page = context.http.json(listener, Call::get(path)).await?;
+        listing.extend(page.documents.into_iter().map(|listed| (listed.place.into(), listed.version)));
+        match page.next {
+            Some(next) => after = Some((next.of, next.id)),
+            None => return Ok(listing),
+        }
+    }
+}
+
+/// A region, one of its documents, and what it has of it: `None` where there is none.
+type Found<'a> = (String, &'a Key, Result<Option<Shown>, String>);
+
+async fn get_all<'a>(context: &Context, wanted: Vec<(String, &'a Key)>) -> Vec<Found<'a>> {
+    let mut found = Vec::with_capacity(wanted.len());
+    for some in wanted.chunks(ASKED) {
+        let answers = join_all(some.iter().map(|(region, key)| get(context, region, key))).await;
+        found.extend(some.iter().zip(answers).map(|((region, key), answer)| (region.clone(), *key, answer)));
+    }
+    found
+}
+
+async fn get(context: &Context, region: &str, key: &Key) -> Result<Option<Shown>, String> {
+    let listener = context.api(region).map_err(|error| error.to_string())?;
+    let call = Call::get(format!("/v1/state/{}/{}", escape(&key.of), escape(&key.id))).timeout(TIMEOUT);
+    match context.http.json(&listener, call).await {
+        Ok(shown) => Ok(Some(shown)),
+        Err(error) if error.status() == Some(404) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }

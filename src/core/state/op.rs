@@ -199,7 +199,10 @@ fn bounded(text: String, limit: usize) -> Result<String, String> {
 }
 
 /// A value's text in its one form: members sorted, numbers as of [`number::normal`], no white space.
-fn normal(value: &Json<'_>) -> Result<String, String> {
+///
+/// # Errors
+/// A number that no `f64` is near.
+pub fn normal(value: &Json<'_>) -> Result<String, String> {
     Ok(match value {
         Json::Null => "null".to_owned(),
         Json::Bool(value) => value.to_string(),
