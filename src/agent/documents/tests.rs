@@ -185,6 +185,7 @@ async fn rows_that_fail_end_the_documents() {
     let site = Site::alone("a", &Wall::new());
     site.apply(r#"{"field":"plays","op":"increment","by":2}"#, None).await.unwrap();
     site.rows.broken.store(true, Ordering::SeqCst);
+    site.apply(r#"{"field":"plays","op":"increment","by":2}"#, None).await.unwrap();
     let why = tokio::time::timeout(Duration::from_secs(10), site.documents.failed()).await.unwrap();
     assert!(why.contains("told to fail"), "{why}");
     let refused = site.apply(r#"{"field":"plays","op":"increment","by":2}"#, None).await;
@@ -295,8 +296,8 @@ async fn a_delete_is_forgotten_when_every_region_has_seen_it_and_it_is_old() {
     wait(130).await;
     assert_eq!(tombstones(&b), 1.0, "c has not seen it");
     assert_eq!(counter(&b.metrics.text(), "hubweave_gc_blocked_by{peer=\"c\""), 1.0);
-    // It comes too late for the delta itself, so c compares with a, who has it.
-    let c = Site::start("c", &wall, c.hub.clone(), c.rows.copy(), &[("a", &a)], &["a"]);
+    // It comes too late for the delta itself, so c compares with b, who has it.
+    let c = Site::start("c", &wall, c.hub.clone(), c.rows.copy(), &[("b", &b)], &["b"]);
     wait(60).await;
     assert_eq!(c.value().await, "-");
     let b = Site::start("b", &wall, b.hub.clone(), b.rows.copy(), &[("a", &a), ("c", &c)], &["a", "c"]);
