@@ -495,3 +495,28 @@ fn the_command_reads_changes_and_deletes_documents() {
     let done = cluster.run(&["state", "get", "profile", "u1", "--region", US]).expect_code(1);
     assert!(done.stderr.contains(US), "{done:?}");
 }
+
+/// Links that stand still leave it to comparing to bring both writes together.
+#[test]
+fn a_conflict_that_comparing_finds_is_told_in_every_region() {
+    let cluster = start(2);
+    for (from, to) in [(EU, US), (US, EU)] {
+        cluster.ok(&["pause", "--from", from, "--to", to]);
+        apply(&cluster, from, "u1", &json!([set("language", from)]));
+    }
+    settle(&cluster, "u1", &json!({ "language": US }));
+    for (from, to) in [(EU, US), (US, EU)] {
+        cluster.ok(&["resume", "--from", from, "--to", to]);
+    }
+    cluster.wait_caught_up();
+    agree(
+        &cluster,
+        "the conflicts",
+        |told| *told == json!([[US, EU]]),
+        |region| {
+            let told = matching(&cluster, region, &json!({ "detail-type": ["State Conflict"] }));
+            let both = |event: &Value| json!([event["detail"]["winner"]["value"], event["detail"]["loser"]["value"]]);
+            told.iter().map(both).collect()
+        },
+    );
+}
