@@ -55,6 +55,11 @@ pub fn unavailable(message: &str, retry_after: Duration) -> Response {
     response
 }
 
+/// Nothing can follow over this connection.
+pub fn close_after(response: &mut Response) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
 /// Whole seconds, rounded up; at least one.
 pub fn set_retry_after(response: &mut Response, retry_after: Duration) {
     let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);

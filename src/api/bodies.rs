@@ -11,7 +11,7 @@ use std::{
 
 use axum::{
     body,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, header},
     response::Response,
 };
 use bytes::{Bytes, BytesMut};
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::answer::FORGOTTEN_BYTES_MAX;
+use super::answer::{self, FORGOTTEN_BYTES_MAX};
 use crate::{
     config::Limits,
     core::link::Failure,
@@ -143,7 +143,7 @@ impl Incoming {
             false => timeout(self.patience, all).await.unwrap_or(false),
         };
         if !ended {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer::close_after(response);
         }
     }
 }

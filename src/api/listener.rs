@@ -27,7 +27,7 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, Response, StatusCode, header},
+    http::{Request, Response, StatusCode},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -238,7 +238,7 @@ fn timed_out(patience: Duration) -> Response<Body> {
     let message = format!("not done within {} s", patience.as_secs_f64());
     let mut response = answer::error(StatusCode::REQUEST_TIMEOUT, &message);
     // What is left of the body will not be read, so nothing can follow it.
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer::close_after(&mut response);
     response
 }
 

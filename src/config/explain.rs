@@ -264,6 +264,9 @@ fn notes(config: &Config) -> Vec<String> {
                  letters, unless it is in claim_check.shared_buckets"
             ));
         }
+        if !config.state.is_empty() {
+            notes.push(format!("{name}: has no documents: types of [state] are kept by embedded regions only"));
+        }
         if config.limits.max_entry_bytes > 1 << 20 {
             notes.push(format!("{name}: PutEvents takes 1 MiB, larger events get there by reference"));
         }

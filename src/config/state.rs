@@ -14,29 +14,17 @@ const NESTED_MAX: usize = 4;
 /// A document type.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateType {
-    /// The fields by name. Removing one or changing its kind leaves stored values that no longer merge.
+    /// The fields by name. What a field held that is removed, or becomes another kind, is kept and not shown.
     pub fields: BTreeMap<String, Kind>,
     /// `[state.TYPE.dynamodb]`: documents of this type are items of a table. Default: none.
     pub dynamodb: Option<Dynamodb>,
 }
 
-/// How concurrent writes to a field merge.
+/// What a field holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// The last writer by hybrid logical clock wins; the other value is kept for the conflict feed.
-    Register,
-    /// Concurrent values are all kept.
-    MultiValue,
-    /// The greatest value.
-    Max,
-    /// The least value.
-    Min,
-    /// Increments add up.
-    Counter,
-    /// Add-wins, observed remove.
-    Set,
-    /// Enable-wins.
-    Flag,
+    /// One value.
+    Value(state::Kind),
     /// `{ map = KIND }`: keys with a value of one kind each.
     Map(Box<Kind>),
 }
@@ -44,13 +32,7 @@ pub enum Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Register => f.write_str("register"),
-            Kind::MultiValue => f.write_str("multi-value"),
-            Kind::Max => f.write_str("max"),
-            Kind::Min => f.write_str("min"),
-            Kind::Counter => f.write_str("counter"),
-            Kind::Set => f.write_str("set"),
-            Kind::Flag => f.write_str("flag"),
+            Kind::Value(kind) => kind.fmt(f),
             Kind::Map(of) => write!(f, "map of {of}"),
         }
     }
@@ -58,25 +40,18 @@ impl fmt::Display for Kind {
 
 /// The fields of each type as documents have them.
 pub(super) fn schemas(types: &BTreeMap<String, StateType>) -> state::Schemas {
-    let shape = |kind: &Kind| {
-        let (mut kind, mut depth) = (kind, 0);
-        while let Kind::Map(of) = kind {
-            (kind, depth) = (of, depth + 1);
+    let fields = |of: &StateType| of.fields.iter().map(|(name, kind)| (name.clone(), shape(kind))).collect();
+    types.iter().map(|(name, of)| (name.clone(), state::Schema(fields(of)))).collect()
+}
+
+fn shape(kind: &Kind) -> state::Shape {
+    match kind {
+        Kind::Value(kind) => state::Shape { kind: *kind, depth: 0 },
+        Kind::Map(of) => {
+            let of = shape(of);
+            state::Shape { depth: of.depth + 1, ..of }
         }
-        let kind = match kind {
-            Kind::MultiValue => state::Kind::MultiValue,
-            Kind::Max => state::Kind::Max,
-            Kind::Min => state::Kind::Min,
-            Kind::Counter => state::Kind::Counter,
-            Kind::Set => state::Kind::Set,
-            Kind::Flag => state::Kind::Flag,
-            Kind::Register | Kind::Map(_) => state::Kind::Register,
-        };
-        state::Shape { kind, depth }
-    };
-    let schema =
-        |of: &StateType| state::Schema(of.fields.iter().map(|(name, kind)| (name.clone(), shape(kind))).collect());
-    types.iter().map(|(name, of)| (name.clone(), schema(of))).collect()
+    }
 }
 
 /// `[state.TYPE.dynamodb]`: services keep writing plain items, the agent takes each change as operations.
@@ -139,15 +114,7 @@ fn read_kind(entry: &Entry<'_, '_>, depth: usize) -> Option<Kind> {
         }
         return Some(Kind::Map(Box::new(read_kind(&of, depth + 1)?)));
     }
-    let kinds = [
-        ("register", Kind::Register),
-        ("multi-value", Kind::MultiValue),
-        ("max", Kind::Max),
-        ("min", Kind::Min),
-        ("counter", Kind::Counter),
-        ("set", Kind::Set),
-        ("flag", Kind::Flag),
-    ];
+    let kinds = state::Kind::ALL.map(|kind| (kind.as_str(), Kind::Value(kind)));
     entry.parsed(|text| match text {
         "map" => Err("a map says what it is a map of: `{ map = \"max\" }`".to_owned()),
         text => one_of(text, &kinds),

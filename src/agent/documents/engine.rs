@@ -189,8 +189,8 @@ impl Engine {
                 }
                 () = std::future::ready(()), if is_behind => {}
             }
-            if head > self.cursor {
-                self.follow(&mut shelf, &mut *reader, &stop, None).await?;
+            if head > self.cursor && !self.follow(&mut shelf, &mut *reader, &stop, None).await? {
+                return Ok(());
             }
             if shelf.dirty() > DIRTY_MAX {
                 self.flush(&mut shelf).await?;
@@ -233,14 +233,20 @@ impl Engine {
     ) -> Result<bool, Broken> {
         let end = self.head.borrow().offset;
         let mut operations = Vec::new();
-        while self.cursor < end && !stop.is_cancelled() {
-            self.follow(shelf, reader, stop, Some(&mut operations)).await?;
+        while self.cursor < end {
+            if stop.is_cancelled() || !self.follow(shelf, reader, stop, Some(&mut operations)).await? {
+                return Ok(false);
+            }
         }
         for (key, asked, request) in operations {
             self.operate(shelf, key, asked, request, stop).await?;
         }
+        if stop.is_cancelled() {
+            // What was cut short is done by the next start.
+            return Ok(false);
+        }
         self.flush(shelf).await?;
-        Ok(!stop.is_cancelled())
+        Ok(true)
     }
 
     /// What this region shows of its documents.
@@ -266,16 +272,16 @@ impl Engine {
     }
 
     async fn flush(&mut self, shelf: &mut Shelf) -> Result<(), Broken> {
-        let meta = Meta { cursor: self.cursor, alive: self.clock.now(), hlc: self.last_hlc };
-        shelf.flush(meta).await?;
+        let now = self.clock.now();
+        let forgotten = shelf.forget_requests(now.minus(self.options.horizon));
+        if forgotten > 0 {
+            tracing::warn!(forgotten, "a document has more requests than it remembers: the oldest are forgotten");
+            self.metrics.state.requests_forgotten.inc_by(forgotten as u64);
+        }
+        shelf.flush(Meta { cursor: self.cursor, alive: now, hlc: self.last_hlc }).await?;
         self.written = Some(Instant::now());
         self.shared.needed_after.store(self.cursor, Ordering::SeqCst);
         Ok(())
-    }
-
-    fn tick(&mut self) -> Timestamp {
-        self.last_hlc = self.hlc.tick(self.clock.now());
-        self.last_hlc
     }
 
     async fn take(&mut self, shelf: &mut Shelf, group: Vec<Request>) -> Result<(), Broken> {
@@ -347,28 +353,25 @@ impl Engine {
         undo: &mut BTreeMap<Key, Entry>,
     ) -> Result<(Applied, Option<Delta>), Refused> {
         let request = request.map(state::Request::of);
-        let before = shelf.get(key).cloned().unwrap_or_default();
-        if request.is_some_and(|request| before.document.knows(&request)) {
+        let before = shelf.get(key);
+        let known = before.zip(request).is_some_and(|(entry, request)| entry.document.knows(&request));
+        if known {
             return Ok((Applied::Duplicate, None));
         }
-        if *asked == Asked::Delete && before.document.is_tombstone() {
+        if *asked == Asked::Delete && before.is_none_or(|entry| entry.document.is_tombstone()) {
             return Ok((Applied::Nothing, None));
+        }
+        if !undo.contains_key(key) {
+            undo.insert(key.clone(), before.cloned().unwrap_or_default());
         }
         self.given += 1;
         let dot = Dot { replica: self.replica, number: self.given };
-        let now = self.tick();
-        undo.entry(key.clone()).or_insert(before);
-        let before = now.minus(self.options.horizon);
+        self.last_hlc = self.hlc.tick(self.clock.now());
         let document = &mut shelf.change(key).document;
         let delta = match asked {
-            Asked::Ops(ops) => Some(document.operate(dot, now, request, ops)?),
-            Asked::Delete => document.delete(dot, now, request),
+            Asked::Ops(ops) => Some(document.operate(dot, self.last_hlc, request, ops)?),
+            Asked::Delete => document.delete(dot, self.last_hlc, request),
         };
-        let forgotten = document.forget_requests(before);
-        if forgotten > 0 {
-            tracing::warn!(document = %key, forgotten, "more requests than a document remembers: the oldest are forgotten");
-            self.metrics.state.requests_forgotten.inc_by(forgotten as u64);
-        }
         Ok((Applied::Done, delta))
     }
 
@@ -487,8 +490,8 @@ impl Engine {
                 shelf.load(asked.iter().map(|(key, _)| key)).await?;
                 let includes = |(key, clock): &(Key, StateClock)| {
                     // Forgotten is seen: only what every region has seen is forgotten.
-                    let seen =
-                        |entry: &Entry| entry.document == Document::default() || entry.document.clock().includes(clock);
+                    let has_nothing = |entry: &Entry| entry.document == Document::default() && entry.parked.is_empty();
+                    let seen = |entry: &Entry| has_nothing(entry) || entry.document.clock().includes(clock);
                     shelf.get(key).is_none_or(seen)
                 };
                 Answer::Includes(asked.iter().map(includes).collect())

@@ -57,7 +57,6 @@ pub struct Entry {
     digest: Option<Digest>,
     /// It stands in the rows as a tombstone.
     was_tombstone: bool,
-    dirty: bool,
 }
 
 /// Where the rows are.
@@ -214,9 +213,7 @@ impl Shelf {
     pub fn change(&mut self, key: &Key) -> &mut Entry {
         self.stale.insert(key.clone());
         self.dirty.insert(key.clone());
-        let entry = self.entries.entry(key.clone()).or_default();
-        entry.dirty = true;
-        entry
+        self.entries.entry(key.clone()).or_default()
     }
 
     /// Puts a document back as it was before a change that did not come about.
@@ -269,6 +266,17 @@ impl Shelf {
         *self.tombstones.entry(key.of.clone()).or_default() += by;
     }
 
+    /// Has documents that changed forget old requests; answers how many of them were not old yet, but too many.
+    pub fn forget_requests(&mut self, before: Timestamp) -> usize {
+        let mut forgotten = 0;
+        for key in &self.dirty {
+            if let Some(entry) = self.entries.get_mut(key) {
+                forgotten += entry.document.forget_requests(before);
+            }
+        }
+        forgotten
+    }
+
     /// Writes down what changed, and how far that is.
     ///
     /// # Errors
@@ -278,7 +286,6 @@ impl Shelf {
         let mut changes: Vec<Change> = Vec::new();
         for key in std::mem::take(&mut self.dirty) {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
-            entry.dirty = false;
             let is_nothing = entry.document == Document::default() && entry.parked.is_empty();
             let is_tombstone = !is_nothing && entry.document.is_tombstone();
             let row = Row { document: entry.document.encode(), parked: entry.parked.clone() };
@@ -386,7 +393,7 @@ fn read_row(key: &Key, bytes: &[u8], digest: Option<Digest>) -> Result<Entry, Br
     match read() {
         Ok((row, document)) => {
             let was_tombstone = document.is_tombstone();
-            Ok(Entry { document, parked: row.parked, digest, was_tombstone, dirty: false })
+            Ok(Entry { document, parked: row.parked, digest, was_tombstone })
         }
         Err(Unreadable::Damaged(why)) => {
             tracing::error!(document = %key, why, "a document on disk is damaged: it is fetched from the peers");

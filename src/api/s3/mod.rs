@@ -31,7 +31,7 @@ use axum::{
 };
 use futures::TryStreamExt;
 use http_body_util::StreamBody;
-use hyper::body::Frame;
+use hyper::body::{Body as _, Frame};
 use s3s::{
     S3Result,
     auth::{S3Auth, SecretKey},
@@ -104,6 +104,8 @@ pub async fn serve(
         return super::no_such_path();
     }
     let (mut head, body) = request.into_parts();
+    // There is nothing that the caller could be told to send.
+    let asks_in_vain = head.headers.contains_key(header::EXPECT) && body.is_end_stream();
     let incoming = api.bodies.incoming(Caller::Service, &head.headers, body);
     if is_form(&head) {
         let refusal = failed(StatusCode::NOT_IMPLEMENTED, "NotImplemented", "forms are not taken: use PUT");
@@ -163,6 +165,10 @@ pub async fn serve(
     }
     if !response.status().is_success() {
         incoming.forget(&mut response).await;
+    } else if asks_in_vain {
+        // Older AWS SDKs for Python take the next answer over such a connection for a part of this one, and hang for a minute
+        // (github.com/boto/botocore/issues/3755).
+        answer::close_after(&mut response);
     }
     response
 }

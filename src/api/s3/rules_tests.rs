@@ -238,6 +238,21 @@ async fn who_finds_no_room_sees_it_while_it_sends() {
 }
 
 #[tokio::test]
+async fn who_asks_whether_to_send_nothing_is_answered_for_the_last_time() {
+    let server = start().await;
+    for (headers, connection) in [(&["expect: 100-continue"][..], Some("close")), (&[], None)] {
+        let answer = put(&server, "empty", headers, b"").await;
+        assert_eq!((answer.status, answer.header("connection")), (200, connection));
+    }
+    let mut caller = Caller::connect(server.address).await;
+    caller.request("PUT /bucket/full", &["expect: 100-continue"], b"abc").await;
+    for status in [100, 200] {
+        let answer = caller.answer().await.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (status, None));
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_hardly_moves_is_given_up() {
     let limits = Limits { request_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = start_with(limits, Auth::default(), |_| {}).await;

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{Clock, Dot, Kind, Replica, Request, delta::Delta, op::Slot};
 use crate::core::time::Timestamp;
 
-/// Requests that a document remembers; beyond it the oldest is forgotten.
+/// Requests that a document remembers; beyond it the oldest are forgotten when it goes to disk.
 pub const REQUESTS_MAX: usize = 10_000;
 
 /// What a write costs besides its texts, about.
@@ -66,7 +66,7 @@ pub struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     pub at: Timestamp,
-    pub counts: Vec<(Slot, i64)>,
+    pub counts: Vec<(Slot, i128)>,
 }
 
 /// A write of a register, for the conflict feed.
@@ -172,7 +172,7 @@ impl Document {
             let first = if twins.keys().any(is_deleted) { None } else { first_of(twins) };
             let void = twins.iter().filter(|(dot, _)| first != Some(**dot) && !is_deleted(dot));
             let counts = void.flat_map(|(_, done)| &done.counts).filter(|(counted, _)| counted == slot);
-            repeated += counts.map(|(_, by)| i128::from(*by)).sum::<i128>();
+            repeated += counts.map(|(_, by)| *by).sum::<i128>();
         }
         sum - repeated
     }

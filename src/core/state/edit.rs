@@ -58,10 +58,8 @@ impl Document {
             tallies.push((slot.clone(), *tally));
         }
         let request = request.map(|request| {
-            let by =
-                |(plus, minus): (u128, u128)| (plus as i128 - minus as i128).clamp(i64::MIN.into(), i64::MAX.into());
-            let counts = counts.into_iter().map(|(slot, sums)| (slot, by(sums) as i64)).collect();
-            (request, Done { at: edit.at, counts })
+            let counts = counts.into_iter().map(|(slot, (plus, minus))| (slot, plus as i128 - minus as i128));
+            (request, Done { at: edit.at, counts: counts.collect() })
         });
         let adds = edit.cells.iter().filter_map(|cell| Some((cell.clone(), self.cells.get(cell)?.get(&dot)?.clone())));
         let removes = edit.removed.iter().map(|(cell, dots)| (cell.clone(), dots.iter().copied().collect()));

@@ -126,9 +126,13 @@ pub enum Kind {
     Flag,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    pub const ALL: [Kind; 7] =
+        [Kind::Register, Kind::MultiValue, Kind::Max, Kind::Min, Kind::Counter, Kind::Set, Kind::Flag];
+
+    /// As topology files and messages spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Kind::Register => "register",
             Kind::MultiValue => "multi-value",
             Kind::Max => "max",
@@ -136,7 +140,13 @@ impl fmt::Display for Kind {
             Kind::Counter => "counter",
             Kind::Set => "set",
             Kind::Flag => "flag",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -38,14 +38,15 @@ const PARKED_MAX: usize = 64;
 const WANTED_MAX: usize = 10_000;
 
 impl Engine {
-    /// Reads on in the log. Operations go to `later` where there is one.
+    /// Reads on in the log. Operations go to `later` where there is one. Answers `false` if `stop` cut it short: what was
+    /// merged then must not go to disk, as what it met may not have been told.
     pub(super) async fn follow(
         &mut self,
         shelf: &mut Shelf,
         reader: &mut dyn Reader,
         stop: &CancellationToken,
         mut later: Option<&mut Vec<(Key, Asked, String)>>,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         let records = match reader.next(CHUNK_EVENTS, CHUNK_BYTES).await {
             Ok(records) => records,
             Err(ReadError::Dropped { base, .. }) => {
@@ -57,7 +58,7 @@ impl Engine {
                 self.metrics.state.log_gaps.inc();
                 self.cursor = base;
                 reader.seek(base);
-                return Ok(());
+                return Ok(true);
             }
             Err(ReadError::Failed(why)) => return Err(crate::ports::rows::Error::Failed(why).into()),
         };
@@ -75,7 +76,8 @@ impl Engine {
                 Event::Delta(key, delta) => self.hear(shelf, key, *delta, &mut conflicts),
                 Event::Operation { key, asked, request } => match &mut later {
                     Some(later) => later.push((key, asked, request)),
-                    None => self.operate(shelf, key, asked, request, stop).await?,
+                    None if !self.operate(shelf, key, asked, request, stop).await? => return Ok(false),
+                    None => {}
                 },
                 Event::Unreadable(why) => {
                     tracing::error!(
@@ -90,14 +92,14 @@ impl Engine {
                 Event::Other => {}
             }
         }
-        self.tell(conflicts, stop).await?;
-        if !stop.is_cancelled() {
+        let told = self.tell(conflicts, stop).await?;
+        if told {
             self.cursor = last;
         }
-        Ok(())
+        Ok(told)
     }
 
-    /// An operation that a service published as an event.
+    /// An operation that a service published as an event. Answers `false` if `stop` came before it was done.
     pub(super) async fn operate(
         &mut self,
         shelf: &mut Shelf,
@@ -105,7 +107,7 @@ impl Engine {
         asked: Asked,
         request: String,
         stop: &CancellationToken,
-    ) -> Result<(), Broken> {
+    ) -> Result<bool, Broken> {
         shelf.load([&key]).await?;
         let mut undo = BTreeMap::new();
         match self.perform(shelf, &key, &asked, Some(&request), &mut undo) {
@@ -114,6 +116,7 @@ impl Engine {
                 let drafts: Vec<Draft> = delta.map(|delta| events::of_delta(&key, &delta)).into_iter().collect();
                 if !drafts.is_empty() && !self.publish_surely(drafts, stop).await? {
                     undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
+                    return Ok(false);
                 }
             }
             Err(refused) => {
@@ -121,7 +124,7 @@ impl Engine {
                 self.metrics.state.unreadable.inc();
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Merges a delta into a document that is at hand, or parks it.
@@ -213,10 +216,11 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Puts conflicts into the feed, before anything that depends on them goes to disk.
-    async fn tell(&mut self, conflicts: Vec<(Key, Conflict)>, stop: &CancellationToken) -> Result<(), Broken> {
+    /// Puts conflicts into the feed, before anything that depends on them goes to disk. Answers whether it did before
+    /// `stop`.
+    async fn tell(&mut self, conflicts: Vec<(Key, Conflict)>, stop: &CancellationToken) -> Result<bool, Broken> {
         if conflicts.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut drafts = Vec::new();
         for (key, conflict) in &conflicts {
@@ -225,7 +229,7 @@ impl Engine {
             tracing::debug!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
             drafts.push(events::of_conflict(key, conflict));
         }
-        self.publish_surely(drafts, stop).await.map(drop)
+        self.publish_surely(drafts, stop).await
     }
 }
 
