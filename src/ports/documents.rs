@@ -66,6 +66,9 @@ pub struct Listed {
     pub digest: Digest,
 }
 
+/// Documents of a listing, and behind which one it goes on.
+pub type Page = (Vec<Listed>, Option<Key>);
+
 /// What a region has in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Total {
@@ -90,7 +93,7 @@ pub trait Documents: Send + Sync {
     fn total(&self) -> BoxFuture<'_, Result<Total, Error>>;
 
     /// Documents after `after` in an order of the region's own, at most [`PAGE_MAX`]; where to go on, if there is more.
-    fn list(&self, after: Option<Key>) -> BoxFuture<'_, Result<(Vec<Listed>, Option<Key>), Error>>;
+    fn list(&self, after: Option<Key>) -> BoxFuture<'_, Result<Page, Error>>;
 
     /// How many documents each type has, by type.
     fn counts(&self) -> BTreeMap<String, u64>;

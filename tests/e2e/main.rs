@@ -46,6 +46,7 @@ mod objects_s3;
 mod operations;
 mod reload;
 mod start;
+mod state;
 mod state_verify;
 mod story;
 mod supervision;

@@ -335,8 +335,9 @@ impl Shelf {
             None => (vec![DIGESTS], vec![DIGESTS + 1]),
         };
         let from = after_key.map_or(from, |key| after(&place(DIGESTS, key)));
-        let (listed, next) = self.scan_digests(from, to, limit).await?;
-        Ok((listed, next.is_some()))
+        let (listed, _) = self.scan_digests(from, to, limit).await?;
+        let more = listed.len() == limit;
+        Ok((listed, more))
     }
 
     /// Tombstones on disk after `after_key` whose last write was before `before`, and where to go on.

@@ -325,9 +325,8 @@ impl Document {
             }
             let ours: Vec<Write> = self.cells.get(cell).into_iter().flatten().filter_map(Write::of).collect();
             for write in new.iter().copied().filter_map(Write::of) {
-                // What they have as well they have seen beside it: they told of it, if it was one.
-                let apart = ours.iter().filter(|ours| !other.clock.covers(ours.dot));
-                conflicts.extend(apart.filter_map(|ours| conflict(cell, ours.clone(), write.clone())));
+                // What they saw beside it they told in their own region; nobody has told it here.
+                conflicts.extend(ours.iter().filter_map(|ours| conflict(cell, ours.clone(), write.clone())));
             }
             new.into_iter().for_each(|(dot, payload)| self.put(cell.clone(), *dot, payload.clone()));
         }

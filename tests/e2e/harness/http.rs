@@ -42,6 +42,10 @@ impl Request {
         Request { body: body.into(), ..Request::new("PUT", path) }
     }
 
+    pub fn delete(path: &str) -> Request {
+        Request::new("DELETE", path)
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Request {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
