@@ -37,7 +37,8 @@ bench-peers: bench-nats
 	cargo build --release --no-default-features
 	$(PYTHON) benches/peers $(BENCH_ARGS)
 
-# Two regions on MiniStack, and beside them a loop of the same calls without a ledger. About two minutes once it is built.
+# Two regions on MiniStack, and beside them a loop of the same calls without a ledger. About a minute once it is built.
+# DynamoDB has a process of its own; AWS_ARGS=--one-emulator puts all into one.
 bench-aws: tools
 	cargo bench --profile $(AWS_BUILD) --bench aws -- $(AWS_ARGS)
 

@@ -13,7 +13,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::ministack::MiniStack;
+use crate::{emulators::Emulators, ministack::MiniStack};
 
 pub const HOME: &str = "eu-central-1";
 pub const PEER: &str = "us-east-1";
@@ -40,25 +40,27 @@ pub type Calls = BTreeMap<(String, String), f64>;
 pub struct Cluster {
     directory: TempDir,
     name: String,
+    url: String,
+    tables_url: String,
 }
 
 impl Cluster {
-    pub fn new() -> Cluster {
+    pub fn new(emulators: &Emulators) -> Cluster {
         let directory = tempfile::Builder::new().prefix("hubweave-bench-").tempdir().expect("a temporary directory");
-        Cluster { directory, name: MiniStack::unique("bench") }
+        let (url, tables_url) = (emulators.url(), emulators.tables_url());
+        Cluster { directory, name: MiniStack::unique("bench"), url, tables_url }
     }
 
     /// The topology file; without links an agent enters local keys and looks at arrivals.
     fn file(&self, linked: bool) -> PathBuf {
-        let name = &self.name;
+        let Cluster { name, url, tables_url, .. } = self;
         let mut text = format!("[cluster]\nname = \"{name}\"\n[replication]\nenabled = {linked}\n");
         for region in [HOME, PEER] {
             text += &format!(
                 "[[region]]\nname = \"{region}\"\nbackend = \"aws\"\nadmin = \"127.0.0.1:{}\"\n\
                  [region.aws]\nhub = \"{name}\"\nprefix = \"{name}\"\nbucket = \"{name}-{region}\"\n\
-                 endpoint_url = \"{}\"\n",
-                free_port(),
-                MiniStack::get().url()
+                 endpoint_url = \"{url}\"\nendpoints = {{ dynamodb = \"{tables_url}\" }}\n",
+                free_port()
             );
         }
         let file = self.directory.path().join(format!("topology-{linked}.toml"));

@@ -5,15 +5,17 @@
 //! Local keys and arrivals are measured by themselves: each has a queue of its own, and would share the emulator.
 //!
 //! ```text
-//! cargo bench --bench aws -- [--quick] [--events N] [--runs N]
+//! cargo bench --bench aws -- [--quick] [--events N] [--runs N] [--one-emulator]
 //! ```
 //!
-//! The emulator is one Python process and slower than what it serves, so events a second say nothing of AWS; calls, CPU and
-//! ratio do.
+//! The emulator is Python on one core and slower than what it serves, so events a second say nothing of AWS; calls and CPU do.
+//! DynamoDB has an emulator of its own, as on AWS it takes no time from SQS and EventBridge, which are all that the loop uses;
+//! with `--one-emulator` all share one.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on must stop")]
 
 mod agent;
+mod emulators;
 mod minimal;
 #[path = "../../tests/support/ministack.rs"]
 mod ministack;
@@ -22,8 +24,8 @@ mod report;
 use std::time::Duration;
 
 use agent::{Agent, Cluster, HOME, PEER};
+use emulators::Emulators;
 use minimal::Services;
-use ministack::MiniStack;
 use report::{Report, Run};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -40,10 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Options {
     events: usize,
     runs: usize,
+    one_emulator: bool,
 }
 
 fn options() -> Options {
-    let mut options = Options { events: 4_000, runs: 3 };
+    let mut options = Options { events: 4_000, runs: 3, one_emulator: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || {
@@ -51,12 +54,13 @@ fn options() -> Options {
             given.unwrap_or_else(|| panic!("{argument} takes a number"))
         };
         match argument.as_str() {
-            "--quick" => options = Options { events: 500, runs: 1 },
+            "--quick" => (options.events, options.runs) = (500, 1),
             "--events" => options.events = number(),
             "--runs" => options.runs = number(),
+            "--one-emulator" => options.one_emulator = true,
             // Cargo's own.
             "--bench" => {}
-            _ => panic!("{argument}: there are --quick, --events N, --runs N"),
+            _ => panic!("{argument}: there are --quick, --events N, --runs N, --one-emulator"),
         }
     }
     options
@@ -64,63 +68,64 @@ fn options() -> Options {
 
 #[tokio::main]
 async fn main() {
-    let Options { events, runs } = options();
-    let mut report = Report::new(events);
+    let Options { events, runs, one_emulator } = options();
+    let emulators = Emulators::start(one_emulator);
+    let mut report = Report::new(events, emulators.are_two());
     for run in 1..=runs {
         eprintln!("run {run}/{runs}: hubweave ...");
-        report.agents.push(of_agents(events).await);
+        report.agents.push(of_agents(&emulators, events).await);
         eprintln!("run {run}/{runs}: the same calls without a ledger ...");
-        report.loops.push(of_loop(events).await);
+        report.loops.push(of_loop(&emulators, events).await);
     }
-    report.cost = Cluster::new().cost();
+    report.cost = Cluster::new(&emulators).cost();
     println!("{report}");
 }
 
 /// A region whose hub took in `events`, which nobody has looked at yet.
-async fn loaded(events: usize) -> (Cluster, Services) {
-    minimal::reset().await;
-    let cluster = Cluster::new();
+async fn loaded(emulators: &Emulators, events: usize) -> (Cluster, Services) {
+    emulators.reset();
+    let cluster = Cluster::new(emulators);
     cluster.provision();
-    let home = Services::of(HOME);
+    let home = Services::of(HOME, emulators);
     let began = Instant::now();
     home.publish(cluster.hub(), events, RECEIVES).await;
     eprintln!("  {events} events published in {:.1} s", began.elapsed().as_secs_f64());
     (cluster, home)
 }
 
-async fn of_agents(events: usize) -> report::Agents {
-    let (cluster, home) = loaded(events).await;
+async fn of_agents(emulators: &Emulators, events: usize) -> report::Agents {
+    let (cluster, home) = loaded(emulators, events).await;
     let all = events as f64;
     let entered = |agent: &Agent| agent.sum("hubweave_local_entries_total", "");
-    let keys = run(cluster.agent(HOME, false), all, entered).await;
+    let keys = run(emulators, cluster.agent(HOME, false), all, entered).await;
     let delivered = |agent: &Agent| agent.sum("hubweave_events_forwarded_total", r#"result="delivered""#);
-    let link = run(cluster.agent(HOME, true), all, delivered).await;
+    let link = run(emulators, cluster.agent(HOME, true), all, delivered).await;
     assert_eq!(home.depth(&cluster.feed()).await, 0, "what was delivered is deleted");
     let audited = |agent: &Agent| agent.sum("hubweave_stamps_audited_total", r#"result="genuine""#);
-    let arrivals = run(cluster.agent(PEER, false), all, audited).await;
+    let arrivals = run(emulators, cluster.agent(PEER, false), all, audited).await;
     report::Agents { link, keys, arrivals }
 }
 
 /// Lets an agent work until it has done with all events, and stops it.
-async fn run(mut agent: Agent, all: f64, done: impl Fn(&Agent) -> f64) -> Run {
-    let before = emulator_cpu();
+async fn run(emulators: &Emulators, mut agent: Agent, all: f64, done: impl Fn(&Agent) -> f64) -> Run {
+    let before = emulators.taken();
     let per_second = rate(all, || done(&agent)).await;
-    let emulator_cpu = emulator_cpu() - before;
+    let taken = emulators.taken().since(before);
     // What follows the last event; and what an agent does when nothing happens is not the events'.
     agent.stop().await;
-    Run { per_second, cpu_seconds: agent.cpu_seconds, emulator_cpu, calls: agent.calls.clone() }
+    Run { per_second, cpu_seconds: agent.cpu_seconds, taken, calls: agent.calls.clone() }
 }
 
-async fn of_loop(events: usize) -> Run {
-    let (cluster, home) = loaded(events).await;
-    let peer = Services::of(PEER);
-    let before = (emulator_cpu(), own_cpu());
+async fn of_loop(emulators: &Emulators, events: usize) -> Run {
+    let (cluster, home) = loaded(emulators, events).await;
+    let peer = Services::of(PEER, emulators);
+    let before = (emulators.taken(), own_cpu());
     let mut forwarding = minimal::Forwarding::start(home.clone(), cluster.feed(), peer, cluster.hub(), RECEIVES, CALLS);
     let per_second = rate(events as f64, || forwarding.count() as f64).await;
-    let emulator_cpu = emulator_cpu() - before.0;
+    let taken = emulators.taken().since(before.0);
     let cpu_seconds = own_cpu() - before.1;
     forwarding.stop();
-    Run { per_second, cpu_seconds, emulator_cpu, calls: Default::default() }
+    Run { per_second, cpu_seconds, taken, calls: Default::default() }
 }
 
 /// Events a second from the first that is done to the last.
@@ -143,10 +148,6 @@ async fn rate(all: f64, mut count: impl FnMut() -> f64) -> f64 {
         }
     };
     timeout(PATIENCE, watched).await.expect("a backlog comes to its end")
-}
-
-fn emulator_cpu() -> f64 {
-    agent::cpu_seconds(MiniStack::get().process_id())
 }
 
 fn own_cpu() -> f64 {

@@ -27,7 +27,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::ministack::MiniStack;
+use crate::emulators::Emulators;
 
 const BATCH: usize = 10;
 
@@ -42,11 +42,11 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn of(region: &'static str) -> Services {
+    pub fn of(region: &'static str, emulators: &Emulators) -> Services {
         let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
         let credentials = Credentials::new("test", "test", None, None, "bench");
         let time_outs = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(30)).build();
-        let url = MiniStack::get().url();
+        let url = emulators.url();
         let events = eventbridge::Config::builder()
             .behavior_version(eventbridge::config::BehaviorVersion::v2026_01_12())
             .region(eventbridge::config::Region::new(region))
@@ -89,17 +89,6 @@ impl Services {
         let found = self.sqs.get_queue_url().queue_name(queue).send().await.expect("a queue that is there");
         found.queue_url.expect("its address")
     }
-}
-
-/// Makes the emulator as it was when it began: receiving slows with all that it holds.
-pub async fn reset() {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", MiniStack::get().port)).expect("the emulator");
-    let request = "POST /_ministack/reset HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("it takes a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.contains(" 200 "), "{answer}");
 }
 
 /// An order as JSON of a fixed size.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use crate::agent::Calls;
+use crate::{agent::Calls, emulators::Taken};
 
 /// The operations that events cause. Others belong to the start, to the heartbeat and to the gauges.
 const OF_EVENTS: [(&str, &str); 8] = [
@@ -22,7 +22,7 @@ const RECEIVE: &str = "ReceiveMessage";
 pub struct Run {
     pub per_second: f64,
     pub cpu_seconds: f64,
-    pub emulator_cpu: f64,
+    pub taken: Taken,
     pub calls: Calls,
 }
 
@@ -38,6 +38,8 @@ pub struct Agents {
 
 pub struct Report {
     events: usize,
+    /// Whether DynamoDB had an emulator of its own.
+    two_emulators: bool,
     pub agents: Vec<Agents>,
     pub loops: Vec<Run>,
     /// Of a million events, in dollars: by `hubweave cost`, and by EventBridge alone.
@@ -45,8 +47,8 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(events: usize) -> Report {
-        Report { events, agents: Vec::new(), loops: Vec::new(), cost: (0.0, 0.0) }
+    pub fn new(events: usize, two_emulators: bool) -> Report {
+        Report { events, two_emulators, agents: Vec::new(), loops: Vec::new(), cost: (0.0, 0.0) }
     }
 
     fn median(mut values: Vec<f64>) -> f64 {
@@ -73,10 +75,13 @@ impl fmt::Display for Report {
         let events = self.events as f64;
         let build = if cfg!(debug_assertions) { "a dev build" } else { "a release build" };
         let (runs, count) = (self.agents.len(), self.events);
-        writeln!(
-            f,
-            "{build}, medians of {runs} runs, {count} events of 1 KB, keys all different; MiniStack, one process\n"
-        )?;
+        let emulators = if self.two_emulators {
+            "MiniStack: a process for DynamoDB, one for the rest"
+        } else {
+            "MiniStack: one process for all"
+        };
+        writeln!(f, "{build}, medians of {runs} runs, {count} events of 1 KB, keys all different")?;
+        writeln!(f, "{emulators}\n")?;
 
         let known: BTreeSet<(String, String)> =
             self.agents.iter().flat_map(|a| PARTS.iter().flat_map(|part| part(a).calls.keys().cloned())).collect();
@@ -108,15 +113,22 @@ impl fmt::Display for Report {
         };
         line("events a second", &|run| run.per_second)?;
         line("CPU-seconds for 1,000 events", &|run| run.cpu_seconds * 1_000.0 / events)?;
-        line("the emulator's CPU-seconds for them", &|run| run.emulator_cpu * 1_000.0 / events)?;
+        line("the emulator's CPU-seconds for them", &|run| run.taken.services * 1_000.0 / events)?;
+        if self.two_emulators {
+            line("those of DynamoDB's emulator", &|run| run.taken.tables * 1_000.0 / events)?;
+        }
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        line(&format!("cores that all this kept busy, of {cores}"), &|run| {
+            (run.cpu_seconds + run.taken.services + run.taken.tables) * run.per_second / events
+        })?;
 
         let ratios = self.agents.iter().zip(&self.loops).map(|(a, l)| a.link.per_second / l.per_second);
         let ratios: Vec<f64> = ratios.collect();
         let (least, most) = ratios.iter().fold((f64::MAX, f64::MIN), |(l, m), r| (l.min(*r), m.max(*r)));
         writeln!(f, "\nlink / bare loop, events a second: {:.2} ({least:.2} to {most:.2})", Report::median(ratios))?;
-        let work = |run: &Run| run.emulator_cpu;
+        let work = |run: &Run| run.taken.most();
         let most = self.of_loop(work) / self.of(|agents| &agents.link, work);
-        writeln!(f, "what both cost the emulator allows {most:.2}, where it is what both wait for")?;
+        writeln!(f, "what both cost the busier emulator allows {most:.2}, where it is what both wait for")?;
         let (ours, bare) = self.cost;
         write!(
             f,

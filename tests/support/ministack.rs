@@ -48,7 +48,8 @@ impl MiniStack {
         format!("{what}{}", NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn start() -> MiniStack {
+    /// One more emulator, for a caller that keeps it: it ends when it is dropped.
+    pub fn start() -> MiniStack {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".venv/bin/python");
         assert!(python.exists(), "{} is not there: run `make tools`", python.display());
