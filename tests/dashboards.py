@@ -246,17 +246,25 @@ def check_folder(checks):
 
 
 def install():
-    """Debian's package; only the programs are wanted: its service must not stay."""
+    """Debian's package; only the programs are wanted: its service must not stay. Answers whether they are there."""
     if shutil.which("prometheus") and shutil.which("promtool"):
-        return
+        return True
+    if not shutil.which("apt-get"):
+        return False
     rootly = [] if os.geteuid() == 0 else ["sudo"]
+    quietly = {"check": False, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     print("prometheus is absent: installing Debian's package", flush=True)
-    for command in (["update", "--quiet"], ["install", "--yes", "--quiet", "--no-install-recommends", "prometheus"]):
-        subprocess.run([*rootly, "apt-get", *command], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    if shutil.which("systemctl"):
-        subprocess.run([*rootly, "systemctl", "disable", "--now", "prometheus"], capture_output=True, check=False)
-    elif shutil.which("service"):
-        subprocess.run([*rootly, "service", "prometheus", "stop"], capture_output=True, check=False)
+    subprocess.run([*rootly, "apt-get", "update", "--quiet"], **quietly)
+    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "prometheus"]
+    subprocess.run([*rootly, *install], **quietly)
+    stop = (
+        ["systemctl", "disable", "--now", "prometheus"]
+        if shutil.which("systemctl")
+        else ["service", "prometheus", "stop"]
+    )
+    if shutil.which(stop[0]):
+        subprocess.run([*rootly, *stop], capture_output=True, check=False)
+    return bool(shutil.which("prometheus") and shutil.which("promtool"))
 
 
 def start_promtool():
@@ -556,9 +564,10 @@ def main():
     panels = sum(panel["type"] != "row" for _, board in found for panel in board["panels"])
     checks.done(f"{len(found)} dashboards, {panels} panels, {alerts} alerts, {len(known[0])} metrics", 0)
     if not arguments.read:
-        install()
-        promtool = start_promtool()
-        if checks.that(arguments.binary.exists(), f"{arguments.binary} is there: cargo build"):
+        installed = checks.that(install(), "prometheus and promtool are there: apt-get install prometheus")
+        built = checks.that(arguments.binary.exists(), f"{arguments.binary} is there: cargo build")
+        promtool = start_promtool() if installed else []
+        if installed and built:
             check_live(checks, arguments.binary, found, known)
         end_promtool(checks, promtool)
     print(f"{len(checks.wrong)} not met" if checks.wrong else "dashboards and rules: all met", flush=True)
