@@ -42,6 +42,8 @@ STAGES = [
     ("histories with a name", simulate("--scenario", "all", "--seeds", "0..4"), 300, False),
     ("planted bugs", simulate("--plant", "all", "--seeds", "0..300"), 600, False),
     ("end to end", ["cargo", "test", "--test", "e2e", "--", f"--test-threads={E2E_THREADS}"], 900, True),
+    # With the build that the tests have made.
+    ("dashboards", [sys.executable, "tests/dashboards.py"], 300, False),
 ]
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")

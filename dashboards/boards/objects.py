@@ -1,0 +1,151 @@
+"""Payloads and the stores that hold them."""
+
+from boards.panels import (
+    ANY_IS_BAD,
+    ANY_IS_ODD,
+    DRAWN,
+    GREEN,
+    LAG,
+    LINK,
+    OBJECTIVE,
+    PEER,
+    RED,
+    REGION,
+    STACKED,
+    YELLOW,
+    dashboard,
+    lines,
+    query,
+    row,
+    stat,
+    steps,
+)
+from boards.queries import (
+    quantile,
+    rate,
+)
+
+OBJECTS = dashboard(
+    "hubweave-objects",
+    "hubweave: objects",
+    "Payloads: what is copied, what waits, what the regions' stores hold.",
+    [],
+    [REGION, PEER, LAG],
+    [
+        stat(
+            "Events that wait for payloads",
+            "short",
+            "Missing at home, or under way, on all links.",
+            "sum(max by (region, peer) (hubweave_objects_waiting{@link}))",
+            w=6,
+            thresholds=ANY_IS_ODD,
+        ),
+        stat(
+            "The oldest waits for",
+            "s",
+            "After `claim_check.wait`, 10 minutes by default, it goes to the dead letters or on without.",
+            "max(hubweave_objects_waiting_seconds{@link})",
+            w=6,
+            thresholds=steps((0, GREEN), (30, YELLOW), (120, RED)),
+            decimals=0,
+        ),
+        stat(
+            "Copied, in this range",
+            "bytes",
+            "Bytes of payloads that all links copied in the time range.",
+            "sum(increase(hubweave_object_bytes_copied_total{@link}[$__range]))",
+            w=6,
+        ),
+        stat(
+            "Unreadable objects",
+            "short",
+            "Objects of the stores whose entries were found damaged at the start. Restore them.",
+            "sum(max by (region) (hubweave_objects_unreadable{@region}))",
+            w=6,
+            thresholds=ANY_IS_BAD,
+        ),
+        row("On the links"),
+        lines(
+            "Payloads",
+            "cps",
+            "copied; present (there already); beside (under another key); missing (not at home, looked for again); damaged "
+            "(refused, sent again); failed (a store did not answer).",
+            query(
+                rate("hubweave_objects_copied_total", "region, peer, result", "@link") + " > 0", LINK + ": {{result}}"
+            ),
+            w=12,
+            custom=STACKED,
+        ),
+        lines(
+            "Bytes copied",
+            "Bps",
+            "Payloads only.",
+            query(rate("hubweave_object_bytes_copied_total", "region, peer", "@link"), LINK),
+            w=12,
+        ),
+        lines(
+            "Events that wait",
+            "short",
+            "For payloads that are missing at home or under way. Other events go on meanwhile.",
+            query("max by (region, peer) (hubweave_objects_waiting{@link})", LINK),
+        ),
+        lines(
+            "The oldest waits for",
+            "s",
+            "How long ago the oldest event that waits for its payload was accepted.",
+            query("max by (region, peer) (hubweave_objects_waiting_seconds{@link})", LINK),
+            thresholds=steps((0, GREEN), (120, RED)),
+            custom=DRAWN,
+        ),
+        lines(
+            "Lag of events with payloads, p99",
+            "s",
+            "From acceptance to the peer's answer, with the payload's way in it.",
+            query(quantile(0.99, which='stream="objects"'), LINK),
+            thresholds=OBJECTIVE,
+            custom=DRAWN,
+        ),
+        row("The stores"),
+        lines(
+            "Objects",
+            "short",
+            "In each region's own store; AWS regions have a bucket instead.",
+            query("max by (region) (hubweave_objects_stored{@region})", "{{region}}"),
+        ),
+        lines(
+            "Bytes",
+            "bytes",
+            "Of these objects.",
+            query("max by (region) (hubweave_objects_stored_bytes{@region})", "{{region}}"),
+        ),
+        lines(
+            "Files left over",
+            "short",
+            "Files of removed objects that stay until the next start, as too many waited for their removal.",
+            query("max by (region) (hubweave_objects_files_left{@region})", "{{region}}"),
+            thresholds=ANY_IS_ODD,
+        ),
+        lines(
+            "Requests",
+            "reqps",
+            "Of services to the store, by S3's name of the operation.",
+            query(rate("hubweave_objects_requests_total", "region, operation", "@region"), "{{region}}: {{operation}}"),
+        ),
+        lines(
+            "Requests answered with an error",
+            "reqps",
+            "By operation and status; 404 is often a service that looks first.",
+            query(
+                rate("hubweave_objects_requests_total", "region, operation, status", '@region, status=~"[45].."'),
+                "{{region}}: {{status}} {{operation}}",
+            ),
+            custom=STACKED,
+        ),
+        lines(
+            "Read through from a peer",
+            "reqps",
+            "Requests for an object that was not here yet and was answered from a peer.",
+            query(rate("hubweave_objects_read_through_total", "region, peer", "@link"), "{{region}} from {{peer}}"),
+        ),
+    ],
+)

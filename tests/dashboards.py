@@ -1,0 +1,578 @@
+#!/usr/bin/env python3
+"""The dashboards and rules under `dashboards/`, read and tried: `python3 tests/dashboards.py`.
+
+Reads: dashboards are what generate.py makes, panels are described and have units, each metric of a query exists, each
+exported metric is shown or listed in debugging.txt, each alert has its section of the runbook and cases for promtool.
+Tries: promtool's checks and tests; a Prometheus that scrapes three live regions under load, where each query must find
+series and no alert may fire; then one agent is stopped, and its alerts must fire and end.
+
+Needs target/debug/hubweave, and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
+met; `--read` leaves out what needs programs.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "dashboards"
+RULES = FOLDER / "prometheus"
+REGIONS = ["eu-central-1", "us-east-1", "ap-southeast-2"]
+STOPPED = "us-east-1"
+
+LOAD_SECONDS = 20
+READY_PATIENCE = 60
+ALERT_PATIENCE = 45
+
+# The live cluster is watched each second, and the alerts that are tried wait for less.
+SHORTER = [
+    (r"interval: 15s", "interval: 1s"),
+    (r"> 30\n", "> 8\n"),
+    (r"for: 30s", "for: 2s"),
+    (r"for: 1m", "for: 10s"),  # Prometheus finds its targets after 5
+]
+
+# Queries that find nothing in a healthy cluster: (dashboard, panel), why.
+EMPTY = {
+    ("hubweave-overview", "What fires"): "nothing fires",
+    ("hubweave-link", "Time until caught up"): "no backlog",
+}
+
+# Starting a region on AWS takes its emulator: a page of what such an agent exports besides stands in for it, growing each second.
+ON_AWS = """
+hubweave_aws_requests_total{service="sqs",operation="ReceiveMessage",outcome="ok",region="aws-1"}
+hubweave_aws_requests_total{service="sqs",operation="DeleteMessageBatch",outcome="throttled",region="aws-1"}
+hubweave_aws_requests_total{service="dynamodb",operation="PutItem",outcome="ok",region="aws-1"}
+hubweave_aws_requests_total{service="events",operation="PutEvents",outcome="ok",region="aws-1"}
+hubweave_events_forwarded_total{peer="aws-2",result="delivered",region="aws-1"}
+hubweave_local_entries_total{result="new",region="aws-1"}
+hubweave_ledger_rows_read_total{region="aws-1"}
+""".split()
+
+OTHER_METRICS = {"up", "ALERTS"}
+WORDS = set(
+    "abs absent and avg_over_time bool by changes count deriv histogram_quantile group_left group_right increase ignoring"
+    " label_replace last_over_time max max_over_time min offset on or rate sum time unless vector".split()
+)
+
+
+class Checks:
+    """What was looked at, and what is not met."""
+
+    def __init__(self):
+        self.wrong = []
+
+    def that(self, holds, what):
+        if not holds:
+            self.wrong.append(what)
+            print(f"not met: {what}", flush=True)
+        return holds
+
+    def done(self, what, before):
+        if len(self.wrong) == before:
+            print(f"ok: {what}", flush=True)
+
+
+# What stands in the files.
+
+
+def exported():
+    """The names that src/metrics.rs declares, and the histograms among them."""
+    text = (ROOT / "src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    names = set(re.findall(r'"(hubweave_[a-z_]+)"', text))
+    histograms = set(re.findall(r'declare\.histograms\(\s*"(hubweave_[a-z_]+)"', text))
+    return names, histograms
+
+
+def metrics_of(expr):
+    """The metrics that a query names, without the suffixes of histograms, and recorded ones by their whole names."""
+    expr = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expr)
+    expr = re.sub(r"\b(by|on|ignoring|group_left|group_right|without)\s*\([^)]*\)", " ", expr)
+    expr = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\$\w+|\b[0-9][0-9a-z.]*\b", " ", expr)
+    return {word for word in re.findall(r"[a-zA-Z_:][\w:]*", expr) if word not in WORDS}
+
+
+def base(name, histograms):
+    stem = re.sub(r"_(bucket|count|sum)$", "", name)
+    return stem if stem in histograms else name
+
+
+def boards(checks):
+    found = []
+    for path in sorted(FOLDER.rglob("*.json")):
+        try:
+            found.append((path.name, json.loads(path.read_text())))
+        except ValueError as error:
+            checks.that(False, f"{path.name} is JSON: {error}")
+    return found
+
+
+def queries(board):
+    """(panel's title, target) of all panels."""
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            yield panel["title"], target
+
+
+def check_boards(checks, found, known):
+    names, histograms = known
+    uids = [board["uid"] for _, board in found]
+    checks.that(len(set(uids)) == len(uids) and uids, f"dashboards have uids of their own: {uids}")
+    for file, board in found:
+        panels = board["panels"]
+        ids = [panel["id"] for panel in panels]
+        checks.that(len(set(ids)) == len(ids), f"{file}: ids of panels differ: {ids}")
+        variables = {variable["name"] for variable in board["templating"]["list"]}
+        for name in ("datasource", "region", "peer", "objective"):
+            checks.that(name in variables, f"{file}: has the variable {name}")
+        used = set(re.findall(r"\$\{?([a-z_]+)", json.dumps([panels, board["annotations"]])))
+        unknown = {name for name in used if not name.startswith("__")} - variables
+        checks.that(not unknown, f"{file}: variables that are used exist: {sorted(unknown)}")
+        places = set()
+        for panel in panels:
+            where = f"{file}: {panel['title']}"
+            place = panel["gridPos"]
+            taken = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            checks.that(not taken & places and place["x"] + place["w"] <= 24, f"{where}: has a place of its own")
+            places |= taken
+            if panel["type"] == "row":
+                continue
+            checks.that(len(panel.get("description", "")) > 10, f"{where}: is described")
+            checks.that(panel["fieldConfig"]["defaults"].get("unit"), f"{where}: has a unit")
+            checks.that(panel["targets"], f"{where}: asks for something")
+            refs = [target["refId"] for target in panel["targets"]]
+            checks.that(len(set(refs)) == len(refs), f"{where}: queries have names of their own")
+            for thing in [panel, *panel["targets"]]:
+                source = thing.get("datasource", {}).get("uid")
+                checks.that(source == "${datasource}", f"{where}: the datasource is the variable, not {source}")
+        for title, target in [*queries(board), *(("annotation", entry) for entry in board["annotations"]["list"])]:
+            unknown = {base(name, histograms) for name in metrics_of(target["expr"])} - names - OTHER_METRICS
+            checks.that(not unknown, f"{file}: {title}: metrics exist: {sorted(unknown)}")
+            fixed = re.findall(r"(?:rate|increase)\([^$]*\[(?!\$__)", target["expr"])
+            checks.that(not fixed, f"{file}: {title}: rates go by $__rate_interval or $__range")
+    tagged = [file for file, board in found if "aws" in board["tags"]]
+    of_aws = [file for file, board in found if any("hubweave_aws_" in target["expr"] for _, target in queries(board))]
+    checks.that(tagged == of_aws, f"boards for AWS have the tag aws: {of_aws}, {tagged}")
+
+
+def check_coverage(checks, found, known):
+    names, histograms = known
+    shown = {
+        base(name, histograms)
+        for _, board in found
+        for _, target in queries(board)
+        for name in metrics_of(target["expr"])
+    }
+    lines = [line for line in (FOLDER / "debugging.txt").read_text().splitlines() if line and not line.startswith("#")]
+    listed = {line.split(":")[0] for line in lines}
+    checks.that(all(": " in line for line in lines), "debugging.txt gives a reason for each metric")
+    missing = names - shown - listed
+    checks.that(not missing, f"each metric is on a dashboard or in debugging.txt: {sorted(missing)}")
+    checks.that(listed <= names, f"debugging.txt lists what is exported: {sorted(listed - names)}")
+    checks.that(not listed & shown, f"debugging.txt lists what no dashboard shows: {sorted(listed & shown)}")
+
+
+def anchors(text):
+    """GitHub's names of a document's sections."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def check_rules(checks, known):
+    names, histograms = known
+    texts = {path.name: path.read_text() for path in sorted(RULES.glob("*.yml"))}
+    recorded = set(re.findall(r"- record: (\S+)", texts["recording.yml"]))
+    used = set()
+    for text in (texts["recording.yml"], texts["alerts.yml"]):
+        for expr in re.findall(r"^ {8}expr: (?:\|2?\n((?: {9,}.*\n|\n)+)|(.+)\n)", text, re.MULTILINE):
+            used |= metrics_of("".join(expr))
+    unknown = {base(name, histograms) for name in used} - names - recorded - OTHER_METRICS
+    checks.that(not unknown, f"metrics of rules exist: {sorted(unknown)}")
+    checks.that(recorded <= used, f"recorded metrics are used: {sorted(recorded - used)}")
+    sections, of_section = anchors((ROOT / "docs/OPERATIONS.md").read_text()), {}
+    runbook = (ROOT / "docs/OPERATIONS.md").read_text()
+    alerts = re.split(r"^ {6}- alert: ", texts["alerts.yml"], flags=re.MULTILINE)[1:]
+    cases = "".join(text for name, text in texts.items() if name.endswith("_test.yml"))
+    for alert in alerts:
+        name = alert.split("\n")[0]
+        for part in ("severity: (page|ticket)$", "summary: .", "description: .", "runbook_url: .", "expr: ."):
+            checks.that(re.search(rf"^ +{part}", alert, re.MULTILINE), f"{name}: has {part.split(':')[0]}")
+        document, _, anchor = re.search(r"runbook_url: (\S+)", alert + "runbook_url: -")[1].partition("#")
+        checks.that(
+            document == "docs/OPERATIONS.md" and anchor in sections, f"{name}: its section exists: {document}#{anchor}"
+        )
+        checks.that(
+            of_section.setdefault(anchor, name) == name, f"{name}: has a section of its own, not {of_section[anchor]}'s"
+        )
+        checks.that(name in runbook, f"{name}: the runbook names it")
+        after = re.findall(rf"alertname: {name}\n +exp_alerts:(.*)\n", cases)
+        checks.that(
+            " []" in after and "" in after,
+            f"{name}: promtool has a case in which it fires and one in which it does not",
+        )
+    return len(set(of_section.values()))
+
+
+def check_folder(checks):
+    made = subprocess.run([sys.executable, FOLDER / "generate.py", "--check"], capture_output=True, text=True)
+    checks.that(made.returncode == 0, made.stderr.strip() or "generate.py --check")
+    forbidden = [
+        path
+        for path in FOLDER.rglob("*")
+        if path.name in ("package.json", "node_modules") or "alerting" in path.relative_to(FOLDER).parts
+    ]
+    checks.that(not forbidden, f"no package.json, node_modules or alerts of Grafana's own: {forbidden}")
+
+
+# What is tried.
+
+
+def install():
+    """Debian's package; only the programs are wanted: its service must not stay. Answers whether they are there."""
+    if shutil.which("prometheus") and shutil.which("promtool"):
+        return True
+    if not shutil.which("apt-get"):
+        return False
+    rootly = [] if os.geteuid() == 0 else ["sudo"]
+    quietly = {"check": False, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    print("prometheus is absent: installing Debian's package", flush=True)
+    subprocess.run([*rootly, "apt-get", "update", "--quiet"], **quietly)
+    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "prometheus"]
+    subprocess.run([*rootly, *install], **quietly)
+    stop = (
+        ["systemctl", "disable", "--now", "prometheus"]
+        if shutil.which("systemctl")
+        else ["service", "prometheus", "stop"]
+    )
+    if shutil.which(stop[0]):
+        subprocess.run([*rootly, *stop], capture_output=True, check=False)
+    return bool(shutil.which("prometheus") and shutil.which("promtool"))
+
+
+def start_promtool():
+    commands = [
+        ["promtool", "check", "config", "prometheus.yml"],
+        ["promtool", "check", "rules", "recording.yml", "alerts.yml"],
+        ["promtool", "test", "rules", *sorted(path.name for path in RULES.glob("*_test.yml"))],
+    ]
+    return [
+        (command, subprocess.Popen(command, cwd=RULES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        for command in commands
+    ]
+
+
+def end_promtool(checks, started):
+    for command, process in started:
+        said, _ = process.communicate(timeout=120)
+        if not checks.that(process.returncode == 0, " ".join(command)):
+            print("\n".join(line for line in said.splitlines() if line.strip()), flush=True)
+        else:
+            print(f"ok: {' '.join(command)}", flush=True)
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def get(url, **parameters):
+    if parameters:
+        url += "?" + urllib.parse.urlencode(parameters, doseq=True)
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def post(url, body, **headers):
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def until(patience, holds):
+    began = time.monotonic()
+    while not (answer := holds()):
+        if time.monotonic() - began > patience:
+            return None
+        time.sleep(0.25)
+    return answer
+
+
+class AgentOnAws(BaseHTTPRequestHandler):
+    """Its `/metrics`."""
+
+    def do_GET(self):
+        body = "".join(f"{series} {time.monotonic():.0f}\n" for series in ON_AWS).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Live:
+    """Three regions as config/local.toml has them, and a Prometheus that watches them, in a folder of their own."""
+
+    def __init__(self, binary, folder):
+        self.binary, self.folder = binary, folder
+        self.on_aws = ThreadingHTTPServer(("127.0.0.1", 0), AgentOnAws)
+        ports = free_ports(2 * len(REGIONS) + 1)
+        self.api, self.admin = dict(zip(REGIONS, ports)), dict(zip(REGIONS, ports[3:]))
+        self.prometheus = f"http://127.0.0.1:{ports[-1]}"
+        self.started = []
+        text = (ROOT / "config/local.toml").read_text().replace('"data/', f'"{folder}/')
+        for at, name in enumerate(REGIONS, 1):
+            text = text.replace(f":740{at}", f":{self.api[name]}").replace(f":750{at}", f":{self.admin[name]}")
+        self.file = folder / "topology.toml"
+        self.file.write_text(text)
+        for name in ("prometheus.yml", "recording.yml", "alerts.yml"):
+            text = (RULES / name).read_text()
+            for long, short in SHORTER:
+                text = re.sub(long, short, text)
+            for at, region in enumerate(REGIONS, 1):
+                text = text.replace(f":750{at}", f":{self.admin[region]}")
+            last = f"          - 127.0.0.1:{self.admin[REGIONS[-1]]}\n"
+            text = text.replace(last, f"{last}          - 127.0.0.1:{self.on_aws.server_port}\n")
+            (folder / name).write_text(text)
+
+    def __enter__(self):
+        threading.Thread(target=self.on_aws.serve_forever, daemon=True).start()
+        try:
+            self.start("up", [self.binary, "up", "--config", self.file])
+            for name in REGIONS:
+                if not until(READY_PATIENCE, lambda: self.answers(f"http://127.0.0.1:{self.admin[name]}/readyz")):
+                    raise RuntimeError(f"{name} does not get ready: {(self.folder / 'up.log').read_text()[-2000:]}")
+            listen = self.prometheus.removeprefix("http://")
+            self.start(
+                "prometheus",
+                [
+                    "prometheus",
+                    "--config.file=prometheus.yml",
+                    "--storage.tsdb.path=series",
+                    f"--web.listen-address={listen}",
+                    "--log.level=warn",
+                ],
+            )
+            if not until(READY_PATIENCE, lambda: self.answers(f"{self.prometheus}/-/ready")):
+                raise RuntimeError(f"Prometheus does not start: {(self.folder / 'prometheus.log').read_text()[-2000:]}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.on_aws.shutdown()
+        for process in reversed(self.started):
+            process.terminate()
+        for process in self.started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()  # the children of `up` end by themselves then
+                process.wait()
+
+    def start(self, name, command):
+        with open(self.folder / f"{name}.log", "w") as log:
+            self.started.append(
+                subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
+
+    def answers(self, url):
+        try:
+            return get(url) or True
+        except OSError:
+            return False
+
+    def load(self):
+        """Traffic with objects; and what services get wrong, so that its panels have something to show."""
+        journal = self.folder / "journal.jsonl"
+        load = subprocess.Popen(
+            [
+                self.binary,
+                "load",
+                "--config",
+                self.file,
+                "--rate",
+                "100",
+                "--duration",
+                f"{LOAD_SECONDS}s",
+                "--journal",
+                journal,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        began = time.monotonic()
+        number = 0
+        while load.poll() is None:
+            if time.monotonic() - began > LOAD_SECONDS + READY_PATIENCE:
+                load.kill()
+            for name in REGIONS:
+                self.publish_badly(name, number)
+            number += 1
+            time.sleep(1)
+        print(load.communicate()[0].strip(), flush=True)
+        return load.returncode == 0
+
+    def publish_badly(self, name, number):
+        api = f"http://127.0.0.1:{self.api[name]}"
+        entry = {"Source": "shop", "DetailType": "Order", "Detail": json.dumps({"idempotencyKey": f"{name}-{number}"})}
+        other = {**entry, "Detail": json.dumps({"idempotencyKey": f"{name}-{number}", "other": 1})}
+        empty = {**entry, "Source": ""}
+        post(
+            api,
+            {"Entries": [entry, other, empty]},
+            **{"X-Amz-Target": "AWSEvents.PutEvents", "Content-Type": "application/x-amz-json-1.1"},
+        )
+        try:
+            get(f"{api}/payloads/nothing-here-{number}")
+        except urllib.error.HTTPError:
+            pass
+
+    def ask(self, expr, instant):
+        expr = expr.replace("$__rate_interval", "10s").replace("$__range", "30s").replace("$objective", "5")
+        expr = re.sub(r"\$[a-z]+_million", "1", re.sub(r"\$(region|peer)\b", ".+", expr))
+        now = time.time()
+        if instant:
+            answer = get(f"{self.prometheus}/api/v1/query", query=expr, time=now)
+        else:
+            answer = get(f"{self.prometheus}/api/v1/query_range", query=expr, start=now - 15, end=now, step=5)
+        series = json.loads(answer)["data"]["result"]
+        values = lambda each: [each["value"]] if "value" in each else each["values"]
+        return [each for each in series if any(value != "NaN" for _, value in values(each))]
+
+    def firing(self, state="firing"):
+        found = self.ask(f'ALERTS{{alertstate="{state}"}}', True)
+        return [each["metric"] for each in found]
+
+    def pid(self, name):
+        return int((self.folder / name / "agent.pid").read_text())
+
+
+def check_panels(checks, live, found):
+    count = series = 0
+    for _, board in found:
+        for title, target in queries(board):
+            where = (board["uid"], title)
+            try:
+                answer = live.ask(target["expr"], target["instant"])
+            except urllib.error.HTTPError as error:
+                checks.that(False, f"{where[0]}: {title}: Prometheus takes the query: {error.read().decode()[:300]}")
+                continue
+            if where in EMPTY and target["refId"] != "objective":
+                checks.that(
+                    not answer, f"{where[0]}: {title}: finds something, and may leave the list of those that do not"
+                )
+            else:
+                checks.that(answer, f"{where[0]}: {title}: finds series: {target['expr']}")
+            count, series = count + 1, series + len(answer)
+        for entry in board["annotations"]["list"]:
+            live.ask(entry["expr"], False)  # finds nothing; Prometheus must take it
+        for variable in board["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()
+            selector = selector.replace('"$region"', f'"{REGIONS[0]}"').replace("$region", ".+")
+            values = json.loads(get(f"{live.prometheus}/api/v1/label/{label}/values", **{"match[]": selector}))["data"]
+            checks.that(values, f"{board['uid']}: the variable {variable['name']} has values")
+    stale = set(EMPTY) - {(board["uid"], title) for _, board in found for title, _ in queries(board)}
+    checks.that(not stale, f"panels that may be empty exist: {sorted(stale)}")
+    return count, series
+
+
+def check_live(checks, binary, found, known):
+    with tempfile.TemporaryDirectory(prefix="hubweave-dashboards-") as folder, Live(binary, Path(folder)) as live:
+        checks.that(live.load(), "load ends well")
+        exports = get(f"http://127.0.0.1:{live.admin[REGIONS[0]]}/metrics")
+        extra = set(re.findall(r"^# TYPE (\S+)", exports, re.MULTILINE)) - known[0]
+        checks.that(not extra, f"what /metrics has is declared in src/metrics.rs: {sorted(extra)}")
+
+        before = len(checks.wrong)
+        count, series = check_panels(checks, live, found)
+        checks.done(f"{count} queries, {series} series, {len(EMPTY)} panels that are empty for a reason", before)
+
+        before = len(checks.wrong)
+        fired = live.ask(
+            'count by (alertname, region, instance) (count_over_time(ALERTS{alertstate="firing"}[10m]))', True
+        )
+        checks.that(not fired, f"no alert fires on a healthy cluster: {[each['metric'] for each in fired]}")
+        rules = json.loads(get(f"{live.prometheus}/api/v1/rules"))["data"]["groups"]
+        broken = [rule["name"] for group in rules for rule in group["rules"] if rule["health"] != "ok"]
+        checks.that(rules and not broken, f"all rules are evaluated: {broken}")
+        checks.done("no alert fires on a healthy cluster", before)
+
+        before = len(checks.wrong)
+        stop_an_agent(checks, live)
+        checks.done(f"{STOPPED} stopped: its alerts fire, and end when it is back", before)
+
+
+def stop_an_agent(checks, live):
+    hold = live.folder / STOPPED / "agent.hold"
+    hold.touch()
+    os.kill(live.pid(STOPPED), signal.SIGTERM)
+    others = {("HubweaveHeartbeatMissing", name) for name in REGIONS if name != STOPPED}
+    expected = others | {("HubweaveAgentDown", STOPPED)}
+
+    def names():
+        return {(alert["alertname"], alert.get("region", "")) for alert in live.firing()}
+
+    seen = until(ALERT_PATIENCE, lambda: (now := names()) >= expected and now) or names()
+    checks.that(seen == expected, f"exactly these fire without {STOPPED}: {sorted(expected)}, not {sorted(seen)}")
+    for alert in json.loads(get(f"{live.prometheus}/api/v1/alerts"))["data"]["alerts"]:
+        if alert["state"] == "firing":
+            print(f"    {alert['labels']['severity']}: {alert['annotations']['summary']}", flush=True)
+    hold.unlink()
+    checks.that(until(ALERT_PATIENCE, lambda: not live.firing()), f"nothing fires once it is back: {live.firing()}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--read", action="store_true", help="only what needs no programs")
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/hubweave")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    checks, known = Checks(), exported()
+    found = boards(checks)
+    check_folder(checks)
+    check_boards(checks, found, known)
+    check_coverage(checks, found, known)
+    alerts = check_rules(checks, known)
+    panels = sum(panel["type"] != "row" for _, board in found for panel in board["panels"])
+    checks.done(f"{len(found)} dashboards, {panels} panels, {alerts} alerts, {len(known[0])} metrics", 0)
+    if not arguments.read:
+        installed = checks.that(install(), "prometheus and promtool are there: apt-get install prometheus")
+        built = checks.that(arguments.binary.exists(), f"{arguments.binary} is there: cargo build")
+        promtool = start_promtool() if installed else []
+        if installed and built:
+            check_live(checks, arguments.binary, found, known)
+        end_promtool(checks, promtool)
+    print(f"{len(checks.wrong)} not met" if checks.wrong else "dashboards and rules: all met", flush=True)
+    return 1 if checks.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
