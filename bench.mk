@@ -15,9 +15,9 @@ PYTHON ?= python3
 NATS_SERVER = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nats-server)
 ROOTLY = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-ledger bench-simulator bench-peers bench-objects bench-nats bench-aws
+.PHONY: bench bench-ledger bench-state bench-simulator bench-peers bench-objects bench-nats bench-aws
 
-bench: bench-ledger bench-simulator bench-peers bench-objects bench-aws
+bench: bench-ledger bench-state bench-simulator bench-peers bench-objects bench-aws
 
 # Objects through a link, and beside it rclone between the same two stores. Four minutes.
 bench-objects: tools
@@ -32,6 +32,10 @@ bench-simulator:
 
 bench-ledger:
 	cargo bench --no-default-features --bench ledger -- --quick
+
+# Merging documents beside the bare types of the crdts crate, and requests to documents beside events.
+bench-state:
+	cargo bench --no-default-features --bench state -- --quick
 
 bench-peers: bench-nats
 	cargo build --release --no-default-features

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Query, State},
+    extract::{FromRef, Query, State},
     http::StatusCode,
     response::Response,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Admin;
+use super::{Admin, managed::ManagedAdmin};
 use crate::{
-    agent::documents::LocalDocuments,
     api::{answer, state},
     core::state::Key,
     ports::documents::{self as port, Documents, PAGE_MAX},
@@ -41,20 +40,39 @@ struct Listed<'a> {
     version: String,
 }
 
-fn documents(admin: &Admin) -> Result<&LocalDocuments, Response> {
-    admin.agent.documents.as_ref().ok_or_else(state::none)
+/// Those of whatever region.
+pub struct Shown(Option<Arc<dyn Documents>>);
+
+impl FromRef<Arc<Admin>> for Shown {
+    fn from_ref(admin: &Arc<Admin>) -> Self {
+        let documents = admin.agent.documents.clone();
+        Shown(documents.map(|documents| Arc::new(documents) as Arc<dyn Documents>))
+    }
+}
+
+impl FromRef<Arc<ManagedAdmin>> for Shown {
+    fn from_ref(admin: &Arc<ManagedAdmin>) -> Self {
+        let documents = admin.agent.documents.clone();
+        Shown(documents.map(|documents| Arc::new(documents) as Arc<dyn Documents>))
+    }
+}
+
+impl Shown {
+    fn get(self) -> Result<Arc<dyn Documents>, Response> {
+        self.0.ok_or_else(state::none)
+    }
 }
 
 /// `GET /v1/documents/total`: how many there are, and their digest.
-pub async fn total(State(admin): State<Arc<Admin>>) -> Result<Response, Response> {
-    let total = documents(&admin)?.total().await.map_err(|error| state::failed(&error))?;
+pub async fn total(State(shown): State<Shown>) -> Result<Response, Response> {
+    let total = shown.get()?.total().await.map_err(|error| state::failed(&error))?;
     let digest = format!("{:032x}", total.digest.0);
     Ok(answer::json(StatusCode::OK, &json!({ "documents": total.documents, "digest": digest })))
 }
 
 /// `GET /v1/documents?after_type&after_id&limit`: a page of them, in an order that is the same in every region.
-pub async fn list(State(admin): State<Arc<Admin>>, Query(page): Query<Page>) -> Result<Response, Response> {
-    let documents = documents(&admin)?;
+pub async fn list(State(shown): State<Shown>, Query(page): Query<Page>) -> Result<Response, Response> {
+    let documents = shown.get()?;
     let after = match (page.after_type, page.after_id) {
         (Some(of), Some(id)) => Some(Key { of, id }),
         (None, None) => None,

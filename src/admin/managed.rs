@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
+//! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
 //! | `GET /v1/keys`, `POST /v1/keys` | the ledger's rows, all or some, for `verify` |
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
@@ -26,7 +27,7 @@ use serde_json::json;
 
 use super::{
     control::{self, parse},
-    probe, unauthorized, with_fallbacks,
+    documents, probe, unauthorized, with_fallbacks,
 };
 use crate::{
     agent::managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
@@ -60,6 +61,8 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/explain", get(explain))
         .route("/v1/keys", get(keys).post(found_keys))
+        .route("/v1/documents", get(documents::list))
+        .route("/v1/documents/total", get(documents::total))
         .route("/v1/dlq", get(letters))
         .route("/v1/dlq/{id}", get(letter))
         .route("/v1/dlq/redrive", post(redrive))

@@ -1,4 +1,5 @@
-//! The `api` listener of a region on managed services, where one is given: EventBridge's PutEvents, key first.
+//! The `api` listener of a region on managed services, where one is given: EventBridge's PutEvents, key first, and the
+//! region's documents.
 //!
 //! Whoever publishes here instead of on the bus gets what a bus alone cannot give: the same key again, here or in another
 //! region, is answered with the first event's id and makes no second event.
@@ -9,36 +10,35 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::{any, post},
+    routing::{get, post},
 };
 
 use super::{
-    Observer, UNAUTHORIZED,
+    Observer,
     answer::{self, read_body},
     publish::{TARGET, aws_error, aws_json, target},
     put_events::{self, ResponseEntry},
-    shows,
+    shows, state, unauthorized_service,
 };
 use crate::{
     agent::ordered::{Published, Publisher},
     config::{Auth, Limits},
     core::{ingress::Ingress, position::uuid},
-    ports::clock::Entropy,
+    ports::{clock::Entropy, documents::Documents},
 };
 
 /// The id of an event that is on the bus under an id that nobody knows any more.
 const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
 
-/// What a service hears that asks for a document.
-pub const NO_DOCUMENTS: &str = "a region on AWS has no documents; embedded regions have";
-
 /// What the handlers share.
 pub struct ManagedApi {
     pub publisher: Publisher,
+    /// `None` where there are no types of them.
+    pub documents: Option<Arc<dyn Documents>>,
     /// Names and ARNs that mean this region's bus in `EventBusName`.
     pub hub_names: Vec<String>,
     pub ingress: Ingress,
@@ -54,8 +54,8 @@ type Shared = State<Arc<ManagedApi>>;
 pub fn router(api: Arc<ManagedApi>) -> Router {
     Router::new()
         .route("/", post(put_events))
+        .route("/v1/state/{type}/{id}", get(state::get).post(state::apply).delete(state::delete))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize))
-        .route("/v1/state/{type}/{id}", any(async || answer::error(StatusCode::NOT_FOUND, NO_DOCUMENTS)))
         .method_not_allowed_fallback(async || {
             answer::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method")
         })
@@ -65,16 +65,16 @@ pub fn router(api: Arc<ManagedApi>) -> Router {
 }
 
 async fn observe(State(api): Shared, request: Request, next: Next) -> Response {
-    let route = if request.uri().path() == "/" { "/" } else { "" };
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    api.observer.request(route, response.status());
+    api.observer.request(route.as_ref().map_or("", MatchedPath::as_str), response.status());
     response
 }
 
 async fn authorize(State(api): Shared, request: Request, next: Next) -> Response {
     match shows(request.headers(), api.auth.api_token.as_ref()) {
         true => next.run(request).await,
-        false => aws_error(StatusCode::UNAUTHORIZED, "UnrecognizedClientException", UNAUTHORIZED),
+        false => unauthorized_service(request.uri().path()),
     }
 }
 

@@ -195,10 +195,14 @@ async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
 }
 
 async fn authorize_service(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    if shows(request.headers(), api.options.auth.api_token.as_ref()) {
-        return next.run(request).await;
+    match shows(request.headers(), api.options.auth.api_token.as_ref()) {
+        true => next.run(request).await,
+        false => unauthorized_service(request.uri().path()),
     }
-    match request.uri().path() {
+}
+
+fn unauthorized_service(path: &str) -> Response {
+    match path {
         // An SDK cannot read any other form.
         "/" => publish::aws_error(StatusCode::UNAUTHORIZED, "UnrecognizedClientException", UNAUTHORIZED),
         _ => unauthorized(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Request, State, rejection::PathRejection},
+    extract::{FromRef, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::{
     Api,
     answer::{self, read_body},
+    managed::ManagedApi,
 };
 use crate::{
     agent::documents::events::{check_id, unknown_type},
@@ -25,6 +26,26 @@ const KEY: &str = "idempotency-key";
 
 /// Bytes of its value.
 const KEY_BYTES_MAX: usize = 1_024;
+
+/// What the handlers need, of whatever region.
+#[derive(Clone)]
+pub struct StateApi {
+    documents: Option<Arc<dyn Documents>>,
+    max_request_bytes: u64,
+}
+
+impl FromRef<Arc<Api>> for StateApi {
+    fn from_ref(api: &Arc<Api>) -> Self {
+        let options = &api.options;
+        StateApi { documents: options.documents.clone(), max_request_bytes: options.limits.max_request_bytes }
+    }
+}
+
+impl FromRef<Arc<ManagedApi>> for StateApi {
+    fn from_ref(api: &Arc<ManagedApi>) -> Self {
+        StateApi { documents: api.documents.clone(), max_request_bytes: api.limits.max_request_bytes }
+    }
+}
 
 type Place = Result<Path<(String, String)>, PathRejection>;
 
@@ -56,7 +77,7 @@ struct Done<'a> {
 }
 
 /// `GET /v1/state/{type}/{id}`.
-pub async fn get(State(api): State<Arc<Api>>, place: Place) -> Result<Response, Response> {
+pub async fn get(State(api): State<StateApi>, place: Place) -> Result<Response, Response> {
     let (documents, key, _) = find(&api, place)?;
     match documents.get(key.clone()).await {
         Ok(Some(view)) => Ok(shown(&key, None, Some(&view))),
@@ -66,11 +87,11 @@ pub async fn get(State(api): State<Arc<Api>>, place: Place) -> Result<Response, 
 }
 
 /// `POST /v1/state/{type}/{id}`.
-pub async fn apply(State(api): State<Arc<Api>>, place: Place, request: Request) -> Result<Response, Response> {
+pub async fn apply(State(api): State<StateApi>, place: Place, request: Request) -> Result<Response, Response> {
     let (documents, key, schema) = find(&api, place)?;
     let (head, body) = request.into_parts();
     let request = request_key(&head.headers, &key)?;
-    let body = read_body(&head.headers, body, api.options.limits.max_request_bytes).await;
+    let body = read_body(&head.headers, body, api.max_request_bytes).await;
     let body = body.map_err(|error| error.answer())?;
     let text = std::str::from_utf8(&body)
         .map_err(|_| answer::error(StatusCode::BAD_REQUEST, "the request is not UTF-8 text"))?;
@@ -82,7 +103,7 @@ pub async fn apply(State(api): State<Arc<Api>>, place: Place, request: Request) 
 }
 
 /// `DELETE /v1/state/{type}/{id}`.
-pub async fn delete(State(api): State<Arc<Api>>, place: Place, headers: HeaderMap) -> Result<Response, Response> {
+pub async fn delete(State(api): State<StateApi>, place: Place, headers: HeaderMap) -> Result<Response, Response> {
     let (documents, key, _) = find(&api, place)?;
     let request = request_key(&headers, &key)?;
     let applied = documents.delete(key.clone(), request).await.map_err(|error| failed(&error))?;
@@ -93,8 +114,8 @@ pub async fn delete(State(api): State<Arc<Api>>, place: Place, headers: HeaderMa
     Ok(answer::json(StatusCode::OK, &Done { of: &key.of, id: &key.id, outcome }))
 }
 
-fn find(api: &Api, place: Place) -> Result<(&Arc<dyn Documents>, Key, &Schema), Response> {
-    let documents = api.options.documents.as_ref().ok_or_else(none)?;
+fn find(api: &StateApi, place: Place) -> Result<(&Arc<dyn Documents>, Key, &Schema), Response> {
+    let documents = api.documents.as_ref().ok_or_else(none)?;
     let Path((of, id)) = place.map_err(|rejection| answer::error(StatusCode::BAD_REQUEST, &rejection.body_text()))?;
     let schemas = documents.schemas();
     let unknown = || answer::error(StatusCode::NOT_FOUND, &unknown_type(&of, schemas));

@@ -11,6 +11,7 @@ pub mod claims;
 pub mod clients;
 pub mod doctor;
 mod failure;
+pub mod items;
 pub mod names;
 pub mod objects;
 pub mod provision;

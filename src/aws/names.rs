@@ -108,6 +108,21 @@ impl Names {
         format!("{}-{}-region", self.prefix, self.region)
     }
 
+    /// Queue of what is about documents on the hub, and rule of other regions' deltas; see [`operations`](Self::operations).
+    pub fn state(&self) -> String {
+        format!("{}-{}-state", self.prefix, self.region)
+    }
+
+    /// Rule of the operations on documents that services publish; its target is the queue [`state`](Self::state).
+    pub fn operations(&self) -> String {
+        format!("{}-{}-operations", self.prefix, self.region)
+    }
+
+    /// The table of the region's documents.
+    pub fn documents(&self) -> String {
+        format!("{}-{}-documents", self.prefix, self.region)
+    }
+
     /// The policy of one kind of caller: `agent`, `drill`, `read-only`.
     pub fn policy(&self, caller: &str) -> String {
         format!("{}-{}-{caller}", self.prefix, self.region)
@@ -152,6 +167,6 @@ mod tests {
         // Prefix and two regions have at most 55 characters together, see config::validate.
         let names = Names { region: "r".repeat(32), prefix: "p".repeat(8), hub: "hub".to_owned(), bucket: None };
         assert_eq!(names.link(&"s".repeat(15)).own().len(), RULE_NAME_MAX);
-        assert!([names.local_keys(), names.audit()].iter().all(|name| name.len() <= RULE_NAME_MAX));
+        assert!([names.local_keys(), names.audit(), names.operations()].iter().all(|name| name.len() <= RULE_NAME_MAX));
     }
 }

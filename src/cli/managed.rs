@@ -11,6 +11,7 @@ use crate::{
     agent::assemble::aws::{AssembledAws, assemble_aws},
     api::{self, listener, managed::ManagedApi},
     config::{Address, Config, Listener},
+    ports::documents::Documents,
 };
 
 /// Where it listens. An AWS region's services publish on its bus; `api` is for those that want their key claimed first.
@@ -55,7 +56,8 @@ pub async fn run(
     if let (Some(listener), Some(publisher)) = (api_listener, publisher) {
         let observer = Arc::new(Counted(agent.metrics.clone()));
         let auth = auth.clone();
-        let api = Arc::new(ManagedApi { publisher, hub_names, ingress, entropy, auth, limits, observer });
+        let documents = agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>);
+        let api = Arc::new(ManagedApi { publisher, documents, hub_names, ingress, entropy, auth, limits, observer });
         let (marker, until) = (api.clone(), unmarked.clone());
         marking.spawn(async move { marker.publisher.keep_marking(until).await });
         let router = api::managed::router(api);

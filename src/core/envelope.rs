@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 pub use super::stamp::Offloaded;
 use super::{
-    event::RESERVED_SOURCE,
+    event::{RESERVED_SOURCE, STATE_CONFLICT, STATE_OPERATION},
     ingress::{Ingress, KEY_BYTES_MAX, STAMP, entry_bytes},
     json::{self, Json},
     key::{KeyHash, PayloadHash},
@@ -178,6 +178,11 @@ impl Event {
         self.source == RESERVED_SOURCE
     }
 
+    /// About a document, and of no use elsewhere: what it did or found crosses by itself.
+    pub fn stays_here(&self) -> bool {
+        self.detail_type == if self.is_reserved() { STATE_CONFLICT } else { STATE_OPERATION }
+    }
+
     /// One of AWS's own services published it; no link sends it on.
     pub fn is_of_aws(&self) -> bool {
         self.source.starts_with("aws.")
@@ -247,7 +252,7 @@ impl Rules {
             Some(if hops >= self.hops_max { Skip::HopLimit } else { Skip::Foreign })
         } else if event.is_of_aws() {
             Some(Skip::AwsSource)
-        } else if !event.is_reserved() && !self.selects(event) {
+        } else if event.stays_here() || !event.is_reserved() && !self.selects(event) {
             Some(Skip::Filtered)
         } else {
             None

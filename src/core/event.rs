@@ -26,6 +26,10 @@ pub const RESERVED_SOURCE: &str = "hubweave";
 /// A reserved event that every region makes for itself: it never crosses a link.
 pub const STATE_CONFLICT: &str = "State Conflict";
 
+/// What a service wants done to a document of its region; of any source but the reserved one. It crosses no link: the
+/// document's delta does.
+pub const STATE_OPERATION: &str = "State Operation";
+
 /// A validated publish of a local service, before the hub gave it an offset and an id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {

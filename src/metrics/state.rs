@@ -24,6 +24,9 @@ pub struct StateMetrics {
     pub digest_mismatched: GaugeVec,
     pub gc_blocked_by: GaugeVec,
     pub requests: IntCounterVec,
+    pub unsent: IntCounter,
+    pub write_conflicts: IntCounter,
+    pub too_large: IntCounter,
 }
 
 impl StateMetrics {
@@ -91,6 +94,18 @@ impl StateMetrics {
                 "hubweave_state_requests_total",
                 "Requests of services to documents: applied, duplicate (the key was known) or nothing (to delete).",
                 &["type", "result"],
+            )?,
+            unsent: declare.counter(
+                "hubweave_state_unsent_deltas_total",
+                "Writes whose delta a managed bus did not take; comparing brings their documents to the peers.",
+            )?,
+            write_conflicts: declare.counter(
+                "hubweave_state_write_conflicts_total",
+                "Writes to a managed table that somebody else was quicker than; they were tried again.",
+            )?,
+            too_large: declare.counter(
+                "hubweave_state_too_large_total",
+                "Merges that a managed table has no room for: the document waits until something is removed from it.",
             )?,
         })
     }

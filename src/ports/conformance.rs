@@ -1,5 +1,6 @@
 //! One suite per port. Every adapter runs the suite of its port; a suite panics with what was broken.
 
+pub mod items;
 mod managed;
 pub mod objects;
 pub mod rows;

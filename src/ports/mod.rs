@@ -9,6 +9,7 @@ pub mod disk;
 pub mod documents;
 pub mod hub;
 pub mod inbox;
+pub mod items;
 pub mod objects;
 pub mod peer;
 pub mod queue;

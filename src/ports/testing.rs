@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     hub::{Error, Hub, Note, Published, ReadError, Reader},
     inbox::{Admission, Inbox, Refusal},
+    items::{self, Change as ItemChange, Item, Items, PAGE_MAX, Place},
     peer::{Hello, RepairRequest},
     rows::{self, Rows},
 };
@@ -23,6 +24,7 @@ use crate::core::{
     event::{Draft, Placement, Record, encode_arrival, encode_local},
     journal::{Change, Head, Mark, State},
     key::{KeyHash, PayloadHash},
+    link::Failure,
     position::{EventId, Incarnation, Lives, Position},
     time::Timestamp,
 };
@@ -354,4 +356,100 @@ async fn rows_in_memory_keep_the_contract() {
     assert_eq!(*rows.table(), before, "a commit that fails does nothing");
     copy.commit(vec![(b"c".to_vec(), None)]).await.unwrap();
     assert_eq!(*rows.table(), before, "a copy is a table of its own");
+}
+
+/// A table of items.
+#[derive(Default)]
+pub struct MemoryItems {
+    items: Mutex<BTreeMap<Place, Item>>,
+    /// Writes that the next calls meet: whether each takes effect, and what is answered in place of the truth.
+    pub trouble: Mutex<Vec<(bool, Failure)>>,
+    /// Calls, all in all.
+    pub calls: Mutex<Vec<&'static str>>,
+    pub name: Mutex<String>,
+}
+
+impl MemoryItems {
+    fn is_now(items: &BTreeMap<Place, Item>, change: &ItemChange) -> bool {
+        items.get(&change.place).map_or(0, |item| item.version) == change.version
+    }
+
+    fn write_now(&self, changes: Vec<ItemChange>) -> bool {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        if !changes.iter().all(|change| Self::is_now(&items, change)) {
+            return false;
+        }
+        for ItemChange { place, bytes, version } in changes {
+            match bytes {
+                Some(bytes) => drop(items.insert(place, Item { bytes, version: version + 1 })),
+                None => drop(items.remove(&place)),
+            }
+        }
+        true
+    }
+
+    /// Everything that stands there, as a backup has it.
+    pub fn copy(&self) -> MemoryItems {
+        let items = self.items.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        MemoryItems { items: Mutex::new(items), name: Mutex::new("copy".to_owned()), ..MemoryItems::default() }
+    }
+
+    fn called(&self, what: &'static str) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+}
+
+impl Items for MemoryItems {
+    fn identity(&self) -> BoxFuture<'_, Result<String, Failure>> {
+        async { Ok(self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()) }.boxed()
+    }
+
+    fn get(&self, places: Vec<Place>) -> BoxFuture<'_, Result<Vec<Option<Item>>, Failure>> {
+        self.called("get");
+        let items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = places.iter().map(|place| items.get(place).cloned()).collect();
+        async { Ok(found) }.boxed()
+    }
+
+    fn write(&self, changes: Vec<ItemChange>) -> BoxFuture<'_, Result<bool, Failure>> {
+        self.called("write");
+        async move {
+            // Others come in between.
+            tokio::task::yield_now().await;
+            let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match trouble {
+                None => Ok(self.write_now(changes)),
+                Some((takes_effect, failure)) => {
+                    if takes_effect {
+                        self.write_now(changes);
+                    }
+                    Err(failure)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn list(&self, partition: String, after: Option<String>) -> BoxFuture<'_, Result<items::Page, Failure>> {
+        self.called("list");
+        let items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        let behind =
+            |place: &Place| place.partition == partition && after.as_ref().is_none_or(|after| place.sort > *after);
+        let mut more = false;
+        for (place, item) in items.iter().filter(|(place, _)| behind(place)) {
+            if page.len() == PAGE_MAX || bytes > 1 << 20 {
+                more = true;
+                break;
+            }
+            bytes += item.bytes.len();
+            page.push((place.sort.clone(), item.clone()));
+        }
+        async move { Ok((page, more)) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn items_in_memory_are_as_those_of_a_table() {
+    super::conformance::items::check(&MemoryItems::default()).await;
 }

@@ -29,6 +29,8 @@ mod aws_regions;
 #[cfg(feature = "aws")]
 mod aws_safety;
 #[cfg(feature = "aws")]
+mod aws_state;
+#[cfg(feature = "aws")]
 mod aws_topology;
 #[cfg(feature = "aws")]
 mod aws_verify;

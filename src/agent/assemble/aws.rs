@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::Error;
 use crate::{
     agent::{
-        managed::{LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
+        documents::managed::PeerTable,
+        managed::{DocumentPorts, LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
         ordered::{self, Publisher},
         payloads::{Buckets, Pair},
     },
@@ -14,6 +15,7 @@ use crate::{
         bus::EventBus,
         claims::ClaimsTable,
         clients::Options,
+        items::ItemsTable,
         names::Names,
         objects::{self, S3Objects},
         provision::{
@@ -26,12 +28,13 @@ use crate::{
     config::{Aws, Config, Link},
     core::{backoff::Backoff, ingress::Ingress, link::Failure},
     embedded::system::{Random, SystemClock},
-    faults::{self, Faults, clock::SkewedClock, managed::Way, objects::FaultyObjects},
+    faults::{self, Faults, clock::SkewedClock, documents::FaultyDocuments, managed::Way, objects::FaultyObjects},
     metrics::Metrics,
     ports::{
         bus::Bus,
         claims::Claims,
         clock::{Clock, Entropy},
+        documents::RemoteDocuments,
         objects::Objects,
         queue::Queue,
     },
@@ -112,6 +115,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         }
     };
     let mut links = BTreeMap::new();
+    let mut tables: BTreeMap<String, Arc<dyn RemoteDocuments>> = BTreeMap::new();
     for (link, link_names) in names.links(&config) {
         let peer = config.region(&link.to);
         let (Some(peer_names), Some(peer_aws)) = (peer.and_then(Names::of), peer.and_then(|peer| peer.aws.as_ref()))
@@ -120,6 +124,11 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         };
         // A put must be over before its lease; a ledger's call has its own limit.
         let peer = open(peer_aws, link.attempt_timeout).await;
+        if !config.state.is_empty() {
+            let items = Arc::new(ItemsTable::new(&open(peer_aws, CALL_TIMEOUT).await, &peer_names.documents()));
+            let table = FaultyDocuments::new(Arc::new(PeerTable::new(items)), &link.to, faults.clone(), crash.clone());
+            tables.insert(link.to.clone(), Arc::new(table));
+        }
         let feed = open_queue(link_names.feed).await?;
         let objects = Pair {
             home: Arc::new(S3Objects::new(&clients, objects::Options::new(CALL_TIMEOUT), clock.clone())),
@@ -165,6 +174,14 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         };
         Publisher::new(options, ports)
     });
+    let documents = match config.state.is_empty() {
+        true => None,
+        false => Some(DocumentPorts {
+            items: Arc::new(ItemsTable::new(&clients, &names.documents())),
+            queue: queue(names.state()).await?,
+            peers: tables,
+        }),
+    };
     let parts = Parts {
         links,
         bus,
@@ -174,6 +191,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
             false => None,
         },
         audit: queue(names.audit()).await?,
+        documents,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),
         faults: faults.clone(),

@@ -8,9 +8,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::time::sleep;
 
-use super::{LocalDocuments, Options, engine::Request};
+use super::{
+    Options,
+    home::{Home, Tombstone},
+};
 use crate::{
-    core::state::{Clock as StateClock, Key},
     metrics::Metrics,
     ports::{
         clock::Clock,
@@ -21,7 +23,7 @@ use crate::{
 pub struct Collect {
     pub remotes: BTreeMap<String, Arc<dyn RemoteDocuments>>,
     pub members: Vec<String>,
-    pub home: LocalDocuments,
+    pub home: Arc<dyn Home>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     pub options: Options,
@@ -34,6 +36,9 @@ impl Collect {
         }
         loop {
             sleep(self.options.collect).await;
+            if !self.home.is_our_turn("collect".to_owned()).await {
+                continue;
+            }
             if let Err(why) = self.round().await {
                 tracing::debug!(why, "tombstones not looked through");
             }
@@ -45,8 +50,7 @@ impl Collect {
         let mut blocked: BTreeMap<&str, u64> = self.members.iter().map(|member| (member.as_str(), 0)).collect();
         let mut after = None;
         loop {
-            let asked = after.clone();
-            let page = self.home.ask(|reply| Request::Tombstones { after: asked, before, reply }).await;
+            let page = self.home.tombstones(after.clone(), before).await;
             let (tombstones, next) = page.map_err(|error| error.to_string())?;
             for chunk in tombstones.chunks(KEYS_MAX) {
                 self.collect(chunk, &mut blocked).await?;
@@ -71,7 +75,7 @@ impl Collect {
     }
 
     /// Drops what every region has seen; counts what a region keeps from going.
-    async fn collect(&self, tombstones: &[(Key, StateClock)], blocked: &mut BTreeMap<&str, u64>) -> Result<(), String> {
+    async fn collect(&self, tombstones: &[Tombstone], blocked: &mut BTreeMap<&str, u64>) -> Result<(), String> {
         let mut seen = vec![true; tombstones.len()];
         for member in &self.members {
             let answer = match self.remotes.get(member) {
@@ -89,10 +93,9 @@ impl Collect {
             seen.iter_mut().zip(includes).for_each(|(seen, includes)| *seen &= includes);
         }
         let seen = seen.into_iter().zip(tombstones).filter(|(seen, _)| *seen).map(|(_, tombstone)| tombstone.clone());
-        let tombstones: Vec<(Key, StateClock)> = seen.collect();
+        let tombstones: Vec<Tombstone> = seen.collect();
         if !tombstones.is_empty() {
-            let forgotten = self.home.ask(|reply| Request::Forget { tombstones, reply }).await;
-            let forgotten = forgotten.map_err(|error| error.to_string())?;
+            let forgotten = self.home.forget(tombstones).await.map_err(|error| error.to_string())?;
             self.metrics.state.collected.inc_by(forgotten as u64);
             tracing::debug!(forgotten, "deleted documents went for good");
         }

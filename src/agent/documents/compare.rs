@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prometheus::Gauge;
 use tokio::time::{Instant, sleep};
 
-use super::{LocalDocuments, Options, engine::Request};
+use super::{Options, home::Home};
 use crate::{
     core::state::{
         Key,
@@ -17,7 +17,7 @@ use crate::{
     },
     ports::{
         clock::Entropy,
-        documents::{Answer, Documents, KEYS_MAX, Question, RemoteDocuments},
+        documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
     },
 };
 
@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Compare {
     pub peer: String,
     pub remote: Arc<dyn RemoteDocuments>,
-    pub home: LocalDocuments,
+    pub home: Arc<dyn Home>,
     pub entropy: Arc<dyn Entropy>,
     pub mismatched: Gauge,
     pub options: Options,
@@ -49,7 +49,9 @@ impl Compare {
         loop {
             sleep(LOOK).await;
             let fetched = self.fetch_wanted().await;
-            if Instant::now() >= next {
+            if Instant::now() >= next && !self.home.is_our_turn(format!("compare/{}", self.peer)).await {
+                next = Instant::now() + self.pause();
+            } else if Instant::now() >= next {
                 let round = self.round().await;
                 match &round {
                     Ok(Round { fetched: 0, .. }) => {}
@@ -61,7 +63,8 @@ impl Compare {
                             "fetched documents that the peer has and we had not"
                         );
                     }
-                    Err(why) => tracing::debug!(peer = self.peer, why, "documents not compared"),
+                    Err(why) if failures == 0 => tracing::warn!(peer = self.peer, why, "documents not compared"),
+                    Err(why) => tracing::debug!(peer = self.peer, why, "documents not compared, again"),
                 }
                 failures = if round.is_ok() { 0 } else { failures.saturating_add(1).min(2) };
                 // A region that is far behind goes on at once.
@@ -89,8 +92,7 @@ impl Compare {
 
     /// Documents that deltas wait for.
     async fn fetch_wanted(&self) -> Result<(), String> {
-        let peer = self.peer.clone();
-        let keys = self.home.ask(|reply| Request::Wanted { peer, reply }).await.map_err(|error| error.to_string())?;
+        let keys = self.home.wanted(self.peer.clone()).await.map_err(|error| error.to_string())?;
         if !keys.is_empty() {
             self.fetch(keys).await?;
         }
@@ -187,8 +189,7 @@ impl Compare {
                 documents.push((key, Document::decode(&whole).map_err(|error| error.to_string())?));
             }
             if !documents.is_empty() {
-                let merged = self.home.ask(|reply| Request::Merge { documents, reply }).await;
-                changed += merged.map_err(|error| error.to_string())?;
+                changed += self.home.merge(documents).await.map_err(|error| error.to_string())?;
             }
         }
         Ok(changed)

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Options, Parts, Shared,
     events::{self, Asked},
+    home::{Tombstone, Tombstones},
     shelf::{Broken, Entry, Meta, Shelf},
 };
 use crate::{
@@ -53,9 +54,6 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const HUB_PAUSE: Duration = Duration::from_millis(50);
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// Tombstones with what they have seen.
-type Tombstones = Vec<(Key, StateClock)>;
 
 /// A service's request to one document.
 pub struct Write {
@@ -96,11 +94,11 @@ pub enum Request {
     Tombstones {
         after: Option<Key>,
         before: Timestamp,
-        reply: Reply<(Tombstones, Option<Key>)>,
+        reply: Reply<Tombstones>,
     },
     /// Drops these, unless something was written since.
     Forget {
-        tombstones: Vec<(Key, StateClock)>,
+        tombstones: Vec<Tombstone>,
         reply: Reply<usize>,
     },
 }
@@ -354,12 +352,8 @@ impl Engine {
     ) -> Result<(Applied, Option<Delta>), Refused> {
         let request = request.map(state::Request::of);
         let before = shelf.get(key);
-        let known = before.zip(request).is_some_and(|(entry, request)| entry.document.knows(&request));
-        if known {
-            return Ok((Applied::Duplicate, None));
-        }
-        if *asked == Asked::Delete && before.is_none_or(|entry| entry.document.is_tombstone()) {
-            return Ok((Applied::Nothing, None));
+        if let Some(applied) = asked.is_settled(before.map(|entry| &entry.document), request.as_ref()) {
+            return Ok((applied, None));
         }
         if !undo.contains_key(key) {
             undo.insert(key.clone(), before.cloned().unwrap_or_default());
@@ -367,11 +361,7 @@ impl Engine {
         self.given += 1;
         let dot = Dot { replica: self.replica, number: self.given };
         self.last_hlc = self.hlc.tick(self.clock.now());
-        let document = &mut shelf.change(key).document;
-        let delta = match asked {
-            Asked::Ops(ops) => Some(document.operate(dot, self.last_hlc, request, ops)?),
-            Asked::Delete => document.delete(dot, self.last_hlc, request),
-        };
+        let delta = asked.perform(&mut shelf.change(key).document, dot, self.last_hlc, request)?;
         Ok((Applied::Done, delta))
     }
 

@@ -3,23 +3,27 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use crate::core::{
-    event::{Draft, RESERVED_SOURCE, Record, STATE_CONFLICT},
-    json::{self, Json},
-    key::hex,
-    state::{
-        Key, Kind, Schemas,
-        delta::Delta,
-        document::{Conflict, Write},
-        op::{self, Op},
+use crate::{
+    core::{
+        event::{Draft, RESERVED_SOURCE, Record, STATE_CONFLICT, STATE_OPERATION},
+        json::{self, Json},
+        key::{KeyHash, hex},
+        state::{
+            Dot, Key, Kind, Request, Schemas,
+            delta::Delta,
+            document::{Conflict, Document, Write},
+            op::{self, Op, Refused},
+        },
+        time::Timestamp,
     },
+    ports::documents::Applied,
 };
 
 /// One request's change, for the other regions. Source [`RESERVED_SOURCE`].
 pub const DELTA: &str = "State Delta";
 
 /// What a service wants done to a document of its region; of any source. It never crosses a link: its delta does.
-pub const OPERATION: &str = "State Operation";
+pub const OPERATION: &str = STATE_OPERATION;
 
 /// Two writes met of which neither had seen the other. Source [`RESERVED_SOURCE`]; it never crosses a link, as every
 /// region finds its own.
@@ -30,6 +34,34 @@ pub const CONFLICT: &str = STATE_CONFLICT;
 pub enum Asked {
     Ops(Vec<Op>),
     Delete,
+}
+
+impl Asked {
+    /// What becomes of it where it changes nothing.
+    pub fn is_settled(&self, document: Option<&Document>, request: Option<&Request>) -> Option<Applied> {
+        if document.zip(request).is_some_and(|(document, request)| document.knows(request)) {
+            return Some(Applied::Duplicate);
+        }
+        let nothing = *self == Asked::Delete && document.is_none_or(Document::is_tombstone);
+        nothing.then_some(Applied::Nothing)
+    }
+
+    /// Does it; all of it or nothing.
+    ///
+    /// # Errors
+    /// See [`Document::operate`].
+    pub fn perform(
+        &self,
+        document: &mut Document,
+        dot: Dot,
+        at: Timestamp,
+        request: Option<Request>,
+    ) -> Result<Option<Delta>, Refused> {
+        match self {
+            Asked::Ops(ops) => document.operate(dot, at, request, ops).map(Some),
+            Asked::Delete => Ok(document.delete(dot, at, request)),
+        }
+    }
 }
 
 /// An event, as far as it is about documents.
@@ -77,6 +109,10 @@ pub fn of_conflict(key: &Key, conflict: &Conflict) -> Draft {
             "number": write.dot.number,
         })
     };
+    let dot = |write: &Write| format!("{}-{}", write.dot.replica, write.dot.number);
+    let writes = format!("{}/{}", dot(&conflict.winner), dot(&conflict.loser));
+    let place = hex(&Request::of(&format!("{key}/{}", conflict.slot)).0);
+    let name = format!("{place}/{writes}");
     let detail = json!({
         "type": key.of,
         "id": key.id,
@@ -84,11 +120,9 @@ pub fn of_conflict(key: &Key, conflict: &Conflict) -> Draft {
         "resolution": resolution(conflict.kind),
         "winner": write(&conflict.winner),
         "loser": write(&conflict.loser),
+        "key": name,
     });
-    let dot = |write: &Write| format!("{}-{}", write.dot.replica, write.dot.number);
-    let writes = format!("{}/{}", dot(&conflict.winner), dot(&conflict.loser));
-    let place = hex(&crate::core::state::Request::of(&format!("{key}/{}", conflict.slot)).0);
-    draft(CONFLICT, Some(format!("{place}/{writes}")), detail.to_string())
+    draft(CONFLICT, Some(name), detail.to_string())
 }
 
 /// How a conflict ended, as the metric's label says it.
@@ -101,18 +135,24 @@ pub fn resolution(kind: Kind) -> &'static str {
 
 /// What an event of the hub says of documents.
 pub fn read(record: &Record, schemas: &Schemas) -> Event {
-    if record.header.is_reserved() {
-        return match record.detail_type() {
-            DELTA => read_delta(record.detail()).unwrap_or_else(Event::Unreadable),
-            _ => Event::Other,
-        };
+    let header = &record.header;
+    match (header.is_reserved(), record.detail_type()) {
+        (true, DELTA) => delta(record.detail()),
+        // What came over a link was done where it was published.
+        (false, OPERATION) if !header.is_remote() => operation(record.detail(), header.key_hash, schemas),
+        _ => Event::Other,
     }
-    // What came over a link was done where it was published.
-    if record.header.is_remote() || record.detail_type() != OPERATION {
-        return Event::Other;
-    }
-    let request = format!("event/{}", hex(&record.header.key_hash.0));
-    match read_operation(record.detail(), schemas) {
+}
+
+/// Of an event of type [`DELTA`] and source [`RESERVED_SOURCE`].
+pub fn delta(detail: &str) -> Event {
+    read_delta(detail).unwrap_or_else(Event::Unreadable)
+}
+
+/// Of an event of type [`OPERATION`] that was published here.
+pub fn operation(detail: &str, event: KeyHash, schemas: &Schemas) -> Event {
+    let request = format!("event/{}", hex(&event.0));
+    match read_operation(detail, schemas) {
         Ok((key, asked)) => Event::Operation { key, asked, request },
         Err(why) => Event::Unreadable(why),
     }
@@ -172,12 +212,11 @@ mod tests {
     use super::*;
     use crate::core::{
         state::{
-            Dot, Replica,
-            document::{Document, Merged},
+            Replica,
+            document::Merged,
             testing::{key, ops, schema},
         },
         testing,
-        time::Timestamp,
     };
 
     fn schemas() -> Schemas {

@@ -15,6 +15,9 @@ mod collect;
 mod compare;
 mod engine;
 pub mod events;
+mod form;
+mod home;
+pub mod managed;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -32,9 +35,15 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::engine::{Engine, Request};
+use self::{
+    engine::{Engine, Request},
+    home::{Home, Tombstone, Tombstones},
+};
 use crate::{
-    core::state::{Key, Schemas, op::Op, view::View},
+    core::{
+        state::{Key, Schemas, document::Document, op::Op, view::View},
+        time::Timestamp,
+    },
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
@@ -126,29 +135,16 @@ impl LocalDocuments {
         for of in parts.schemas.keys() {
             parts.metrics.state.show_type(of, &parts.schemas[of]);
         }
-        let Shelves { peers, options, .. } = parts.shelves.clone();
-        for (peer, remote) in &peers {
-            let compare = compare::Compare {
-                peer: peer.clone(),
-                remote: remote.clone(),
-                home: documents.clone(),
-                entropy: parts.entropy.clone(),
-                mismatched: parts.metrics.state.digest_mismatched.with_label_values(&[peer]),
-                options,
-            };
-            let stop = stop.clone();
-            tasks.spawn(async move { stop.run_until_cancelled(compare.run()).await });
-        }
-        let collect = collect::Collect {
-            remotes: peers,
+        let keeping = Keeping {
+            home: Arc::new(documents.clone()),
+            peers: parts.shelves.peers.clone(),
             members: parts.members.clone(),
-            home: documents.clone(),
             clock: parts.clock.clone(),
+            entropy: parts.entropy.clone(),
             metrics: parts.metrics.clone(),
-            options,
+            options: parts.shelves.options,
         };
-        let token = stop.clone();
-        tasks.spawn(async move { token.run_until_cancelled(collect.run()).await });
+        keeping.start(tasks, stop);
         tasks.spawn(Engine::new(parts, shared).run(received, stop.clone()));
         documents
     }
@@ -187,6 +183,44 @@ impl LocalDocuments {
             Some(why) => Error::Failed(why),
             None => unavailable("the agent is stopping"),
         }
+    }
+}
+
+/// What keeps a region's documents like those of its peers, and lets go what is deleted everywhere.
+struct Keeping {
+    home: Arc<dyn Home>,
+    peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    members: Vec<String>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
+    options: Options,
+}
+
+impl Keeping {
+    fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
+        for (peer, remote) in &self.peers {
+            let compare = compare::Compare {
+                peer: peer.clone(),
+                remote: remote.clone(),
+                home: self.home.clone(),
+                entropy: self.entropy.clone(),
+                mismatched: self.metrics.state.digest_mismatched.with_label_values(&[peer]),
+                options: self.options,
+            };
+            let stop = stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(compare.run()).await });
+        }
+        let collect = collect::Collect {
+            remotes: self.peers,
+            members: self.members,
+            home: self.home,
+            clock: self.clock,
+            metrics: self.metrics,
+            options: self.options,
+        };
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(collect.run()).await });
     }
 }
 
@@ -241,5 +275,27 @@ impl Documents for LocalDocuments {
             self.ask(|reply| Request::Answer { question, reply }).await
         }
         .boxed()
+    }
+}
+
+impl Home for LocalDocuments {
+    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
+        self.ask(|reply| Request::Merge { documents, reply }).boxed()
+    }
+
+    fn wanted(&self, peer: String) -> BoxFuture<'_, Result<Vec<Key>, Error>> {
+        self.ask(|reply| Request::Wanted { peer, reply }).boxed()
+    }
+
+    fn tombstones(&self, after: Option<Key>, before: Timestamp) -> BoxFuture<'_, Result<Tombstones, Error>> {
+        self.ask(move |reply| Request::Tombstones { after, before, reply }).boxed()
+    }
+
+    fn forget(&self, tombstones: Vec<Tombstone>) -> BoxFuture<'_, Result<usize, Error>> {
+        self.ask(|reply| Request::Forget { tombstones, reply }).boxed()
+    }
+
+    fn is_our_turn(&self, _: String) -> BoxFuture<'_, bool> {
+        std::future::ready(true).boxed()
     }
 }

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::form::{decode, encode};
 use crate::{
     core::{
         state::{
@@ -37,6 +38,9 @@ use crate::{
 /// Documents that stay at hand when they are on disk.
 const CLEAN_MAX: usize = 20_000;
 
+/// Requests that a document remembers; beyond it the oldest are forgotten when it goes to disk.
+const REQUESTS_MAX: usize = 10_000;
+
 /// Rows that are read at once.
 const SCAN_ROWS: usize = 1_000;
 
@@ -44,9 +48,6 @@ const DIGESTS: u8 = b'd';
 const ROWS: u8 = b'r';
 const TOMBSTONES: u8 = b't';
 const META: u8 = b'm';
-
-/// The form of rows.
-const VERSION: u8 = 1;
 
 /// A document, and deltas that came before what they stand on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -271,7 +272,7 @@ impl Shelf {
         let mut forgotten = 0;
         for key in &self.dirty {
             if let Some(entry) = self.entries.get_mut(key) {
-                forgotten += entry.document.forget_requests(before);
+                forgotten += entry.document.forget_requests(before, REQUESTS_MAX);
             }
         }
         forgotten
@@ -369,18 +370,6 @@ impl Shelf {
 /// The first row behind this one.
 fn after(row: &[u8]) -> Vec<u8> {
     [row, &[0]].concat()
-}
-
-fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_extend(value, vec![VERSION]).unwrap_or_default().into()
-}
-
-fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|error| Unreadable::Damaged(error.to_string())),
-        Some((other, _)) => Err(Unreadable::Version(*other)),
-        None => Err(Unreadable::Damaged("it is empty".to_owned())),
-    }
 }
 
 /// What is damaged begins anew: the other regions have it, and it is compared with them.

@@ -34,15 +34,15 @@ const HORIZON: Duration = Duration::from_secs(15 * 86_400);
 
 /// A wall clock that goes with the paused one, and can be put forward.
 #[derive(Clone)]
-struct Wall(Arc<Mutex<(tokio::time::Instant, Timestamp)>>);
+pub(super) struct Wall(Arc<Mutex<(tokio::time::Instant, Timestamp)>>);
 
 impl Wall {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let start = Timestamp::from_millis(1_800_000_000_000);
         Wall(Arc::new(Mutex::new((tokio::time::Instant::now(), start))))
     }
 
-    fn pass(&self, time: Duration) {
+    pub(super) fn pass(&self, time: Duration) {
         let mut wall = self.0.lock().unwrap();
         wall.1 = wall.1.plus(time);
     }

@@ -9,7 +9,8 @@ pub mod keys;
 pub mod letters;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod turns;
 mod watermark;
 
 use std::{
@@ -24,10 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::status::ManagedStatus;
 use self::{
     beat::{Beat, Step},
+    turns::Turns,
     watermark::Watermark,
 };
 use super::{
     audit,
+    documents::{self, managed::ManagedDocuments},
     kinds::Kinds,
     local_keys::{self, LocalKeys},
     pacer::Pacer,
@@ -46,6 +49,8 @@ use crate::{
         bus::{Bus, Entry, Put},
         claims::Claims,
         clock::{Clock, Entropy},
+        documents::RemoteDocuments,
+        items::Items,
         queue::Queue,
         shared::{Shared, Value},
     },
@@ -125,9 +130,22 @@ pub struct Parts {
     pub shared: Arc<dyn Shared>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    /// Where the file has types of documents.
+    pub documents: Option<DocumentPorts>,
     /// What is in force in this agent; the ports above are decorated with it.
     pub faults: Arc<Faults>,
     pub metrics: Arc<Metrics>,
+}
+
+/// What carries a region's documents.
+#[derive(Clone)]
+pub struct DocumentPorts {
+    /// The region's own table.
+    pub items: Arc<dyn Items>,
+    /// What is about documents on the region's bus.
+    pub queue: Arc<dyn Queue>,
+    /// Tables of the regions that there is an enabled link to.
+    pub peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
 }
 
 /// A link from outside of its task.
@@ -146,6 +164,8 @@ pub struct Managed {
     pub region: String,
     pub metrics: Arc<Metrics>,
     pub faults: Arc<Faults>,
+    /// Where the file has types of them.
+    pub documents: Option<ManagedDocuments>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     shared: Arc<dyn Shared>,
@@ -202,8 +222,8 @@ impl Managed {
     /// # Errors
     /// A link's pattern that cannot be compiled; `config` has checked it.
     pub fn start(parts: Parts) -> Result<Arc<Managed>, crate::core::pattern::Error> {
-        let Parts { config, region, links, bus, claims, local_keys, audit, shared, clock, entropy, faults, metrics } =
-            parts;
+        let Parts { config, region, links, bus, claims, local_keys, audit, shared, .. } = parts;
+        let Parts { clock, entropy, documents, faults, metrics, .. } = parts;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let ingress = Ingress {
             key_pointers: config.idempotency.key.clone(),
@@ -280,9 +300,35 @@ impl Managed {
             };
             LocalKeys::new(options, ports)
         });
+        let incarnation = format!("{:016x}", entropy.next_u64());
+        let mut targets: Vec<Arc<dyn Queue>> = feeds;
+        targets.extend(local_keys.clone());
+        targets.extend(documents.as_ref().map(|documents| documents.queue.clone()));
+        let documents = documents.map(|ports| {
+            let others = config.regions.iter().map(|other| other.name.clone()).filter(|name| *name != region);
+            let parts = documents::managed::Parts {
+                region: region.clone(),
+                schemas: config.schemas(),
+                items: ports.items,
+                bus: bus.clone(),
+                queue: ports.queue,
+                peers: ports.peers,
+                members: others.collect(),
+                turns: Arc::new(Turns::new(shared.clone(), incarnation.clone())),
+                ingress: ingress.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                metrics: metrics.clone(),
+                options: documents::Options::managed(config.idempotency.retention),
+                receives: RECEIVES,
+                backoff,
+            };
+            ManagedDocuments::start(parts, &tasks, &stop)
+        });
         let managed = Arc::new(Managed {
             heartbeat: config.heartbeat_interval(&region),
-            incarnation: format!("{:016x}", entropy.next_u64()),
+            incarnation,
+            documents,
             links: handles,
             started: Instant::now(),
             draining: false.into(),
@@ -323,8 +369,6 @@ impl Managed {
             backoff,
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
         };
-        let mut targets: Vec<Arc<dyn Queue>> = feeds;
-        targets.extend(local_keys);
         let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics, kinds };
         tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());

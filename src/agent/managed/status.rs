@@ -5,7 +5,10 @@ use std::sync::PoisonError;
 use serde::Serialize;
 
 use super::Managed;
-use crate::agent::status::{Percentiles, percentiles};
+use crate::{
+    agent::status::{Percentiles, percentiles},
+    ports::documents::Documents,
+};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct ManagedLinkStatus {
@@ -82,7 +85,7 @@ impl Managed {
             backend: "aws",
             incarnation: self.incarnation.clone(),
             links,
-            documents: 0,
+            documents: self.documents.as_ref().map_or(0, |documents| documents.counts().values().sum()),
             events: self.metrics.events_seen(),
             version: env!("CARGO_PKG_VERSION"),
             draining,

@@ -17,7 +17,7 @@ use crate::{
 
 /// A table in memory.
 #[derive(Default)]
-struct MemoryShared(Mutex<BTreeMap<String, Value>>);
+pub struct MemoryShared(Mutex<BTreeMap<String, Value>>);
 
 impl Shared for MemoryShared {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Value>, Failure>> {
@@ -179,6 +179,7 @@ impl World {
             local_keys: (!self.without_keys).then(|| -> Arc<dyn Queue> { self.keys.clone() }),
             audit: self.audit.clone(),
             shared: self.shared.clone(),
+            documents: None,
             faults: Arc::new(Faults::new(false, clock.clone(), entropy.clone())),
             clock,
             entropy,

@@ -165,12 +165,15 @@ impl Doctor<'_> {
         for (_, link) in plan.names.links(self.config) {
             self.queue_work(clients, plan, &link.feed, findings).await;
         }
-        for name in [plan.names.local_keys(), plan.names.audit()] {
+        for name in [plan.names.local_keys(), plan.names.audit(), plan.names.state()] {
             if plan.queues.iter().any(|queue| queue.name == name) {
                 self.queue_work(clients, plan, &name, findings).await;
             }
         }
         self.ledger(clients, &plan.place, &plan.names, "", findings).await;
+        if plan.has_documents() {
+            self.documents(clients, plan, findings).await;
+        }
         if let Err(failure) = probe::ledger_reading(clients, &plan.names.ledger(), self.clock.clone()).await {
             // Nobody but `verify` needs it.
             let detail = format!("`verify` cannot read it: {failure}; allow `dynamodb:Scan`");
@@ -218,6 +221,18 @@ impl Doctor<'_> {
                 // What is absent was told.
                 Err(Failure::Refused(why)) if !is_denial(&why) => {}
                 Err(failure) => subject.failed(&failure, findings),
+            }
+        }
+    }
+
+    async fn documents(&self, clients: &Clients, plan: &Plan, findings: &mut Findings) {
+        let name = plan.names.documents();
+        let what = format!("documents {name}");
+        match probe::documents(clients, &name, &*self.entropy).await {
+            Ok(()) => findings.ok(what, "are read, listed and changed"),
+            Err((action, failure)) => {
+                let (region, resource) = (self.region.name.clone(), plan.place.table(&name));
+                Subject { region, what, action, resource }.failed(&failure, findings);
             }
         }
     }

@@ -14,9 +14,12 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::{DateTime, config_bag::ConfigBag, date_time::Format};
+use bytes::Bytes;
 
 use crate::{
-    aws::{Clients, bus::EventBus, claims::ClaimsTable, failure, failure::is_denial, queue::SqsQueue},
+    aws::{
+        Clients, bus::EventBus, claims::ClaimsTable, failure, failure::is_denial, items::ItemsTable, queue::SqsQueue,
+    },
     core::{
         finding::Findings,
         key::{KeyHash, PayloadHash},
@@ -27,6 +30,7 @@ use crate::{
         bus::{Bus, Entry, Put},
         claims::{Claim, Claims, Inserted, Part, Row, State, Token},
         clock::{Clock, Entropy},
+        items::{Change, Items, Place},
         queue::Queue,
     },
 };
@@ -211,6 +215,29 @@ pub async fn ledger(
     let update = "dynamodb:PartiQLUpdate";
     ledger.mark(vec![(key, second, None)], now).await.and_then(only).map_err(|failure| (update, failure))?;
     Ok(())
+}
+
+/// An item of a partition of its own through all that documents go through.
+pub async fn documents(clients: &Clients, table: &str, entropy: &dyn Entropy) -> Result<(), (&'static str, Failure)> {
+    let items = ItemsTable::new(clients, table);
+    let place = Place::new("doctor", format!("{:016x}", entropy.next_u64()));
+    let change = |bytes, version| Change { place: place.clone(), bytes, version };
+    let odd = |what: &str| Failure::Unanswered(format!("a new item {what}"));
+    items.identity().await.map_err(|failure| ("dynamodb:DescribeTable", failure))?;
+    let put = "dynamodb:PutItem";
+    if !items.write(vec![change(Some(Bytes::new()), 0)]).await.map_err(|failure| (put, failure))? {
+        return Err((put, odd("was there")));
+    }
+    let read = "dynamodb:BatchGetItem";
+    let found = items.get(vec![place.clone()]).await.map_err(|failure| (read, failure))?;
+    items.list(place.partition.clone(), None).await.map_err(|failure| ("dynamodb:Query", failure))?;
+    let delete = "dynamodb:DeleteItem";
+    let removed = items.write(vec![change(None, 1)]).await.map_err(|failure| (delete, failure))?;
+    match (removed, found.as_slice()) {
+        (true, [Some(_)]) => Ok(()),
+        (true, _) => Err((read, odd("was not found"))),
+        (false, _) => Err((delete, odd("could not be removed"))),
+    }
 }
 
 /// A page of a small part, which costs as little as a scan may.

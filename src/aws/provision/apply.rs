@@ -74,6 +74,9 @@ pub struct Error {
 /// Said of what the plan does without.
 pub const SURPLUS: &str = "the file does without it";
 
+/// Said of a table that is not removed.
+const KEPT: &str = "it holds documents of users: delete it yourself if nobody needs them";
+
 /// One resource of a plan.
 #[derive(Clone, Copy, Debug)]
 pub enum Resource<'p> {
@@ -120,7 +123,8 @@ impl Plan {
 
     /// What should not be there, in the order in which it is removed.
     pub fn surplus(&self) -> Vec<Resource<'_>> {
-        self.surplus.iter().flat_map(|(rule, queue)| [Resource::Rule(rule), Resource::Queue(queue)]).collect()
+        let (rules, queues) = &self.surplus;
+        rules.iter().map(Resource::Rule).chain(queues.iter().map(Resource::Queue)).collect()
     }
 }
 
@@ -182,7 +186,7 @@ impl Provisioner<'_> {
     }
 
     async fn settle(&self, resource: Resource<'_>, state: State, action: Action) -> Result<Change, Error> {
-        let (found, differences) = match &state {
+        let (found, mut differences) = match &state {
             State::Absent => ("absent", Vec::new()),
             State::Same => ("as planned", Vec::new()),
             State::Differs(differences) => ("different", differences.clone()),
@@ -197,10 +201,17 @@ impl Provisioner<'_> {
                 self.alter(resource).await.map_err(about(resource))?;
                 "altered"
             }
-            (Action::Destroy, State::Same | State::Differs(_)) => {
-                self.remove(resource).await.map_err(about(resource))?;
-                "removed"
-            }
+            (Action::Destroy, State::Same | State::Differs(_)) => match self.holds_documents(resource).await {
+                Ok(true) => {
+                    differences.push(KEPT.to_owned());
+                    "left"
+                }
+                Ok(false) => {
+                    self.remove(resource).await.map_err(about(resource))?;
+                    "removed"
+                }
+                Err(failure) => return Err(about(resource)(failure)),
+            },
             (_, State::Foreign(_)) => "left",
             (Action::Compare | Action::Apply | Action::Destroy, _) => "none",
         };

@@ -37,6 +37,13 @@ const SHARED_WORK: [&str; 6] = [
     "dynamodb:UpdateItem",
 ];
 
+/// What keeping documents takes: reading them with their sums, and changing both together.
+const DOCUMENTS_WORK: [&str; 5] =
+    ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:DescribeTable", "dynamodb:PutItem", "dynamodb:Query"];
+
+/// What comparing with another region's documents takes.
+const DOCUMENTS_LOOK: [&str; 3] = ["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:Query"];
+
 /// What tells the state of queues, rules and tables and changes nothing.
 const LOOKING: [(&str, [&str; 3]); 3] = [
     ("Queues", ["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ListQueueTags"]),
@@ -66,6 +73,9 @@ fn agent(config: &Config, region: &Region, plan: &Plan) -> Result<Vec<Value>, su
         allow("Shared", &SHARED_WORK, vec![place.table(&plan.names.shared())]),
     ];
     statements.extend(arriving(plan, ""));
+    if plan.has_documents() {
+        statements.push(allow("Documents", &DOCUMENTS_WORK, vec![place.table(&plan.names.documents())]));
+    }
     statements.push(allow("LedgerReading", &["dynamodb:Scan"], vec![place.table(&plan.names.ledger())]));
     if let Some(bucket) = &plan.names.bucket {
         let bucket = place.bucket(bucket);
@@ -83,7 +93,12 @@ fn agent(config: &Config, region: &Region, plan: &Plan) -> Result<Vec<Value>, su
             Some(role) => roles.push(role.clone()),
             None => {
                 let place = Place { region: aws.region.clone(), ..place.clone() };
-                statements.extend(arriving(&Plan::of(config, peer, place)?, &format!("At{}", number + 1)));
+                let (plan, suffix) = (Plan::of(config, peer, place)?, format!("At{}", number + 1));
+                statements.extend(arriving(&plan, &suffix));
+                if plan.has_documents() {
+                    let table = plan.place.table(&plan.names.documents());
+                    statements.push(allow(&format!("Documents{suffix}"), &DOCUMENTS_LOOK, vec![table]));
+                }
             }
         }
     }
@@ -145,14 +160,8 @@ fn looking(plan: &Plan) -> Vec<Value> {
     let place = &plan.place;
     let arns = |kind: &str| -> Vec<String> {
         match kind {
-            "Queues" => {
-                let surplus = plan.surplus.iter().map(|(_, queue)| queue);
-                plan.queues.iter().chain(surplus).map(|queue| place.queue(&queue.name)).collect()
-            }
-            "Rules" => {
-                let surplus = plan.surplus.iter().map(|(rule, _)| rule);
-                plan.rules.iter().chain(surplus).map(|rule| plan.rule_arn(&rule.name)).collect()
-            }
+            "Queues" => plan.queues.iter().chain(&plan.surplus.1).map(|queue| place.queue(&queue.name)).collect(),
+            "Rules" => plan.rules.iter().chain(&plan.surplus.0).map(|rule| plan.rule_arn(&rule.name)).collect(),
             _ => plan.tables.iter().map(|table| place.table(&table.name)).collect(),
         }
     };

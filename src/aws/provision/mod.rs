@@ -110,27 +110,30 @@ pub struct Rule {
     pub dead: String,
 }
 
-/// A table with a partition key and a time to live.
+/// A table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableKind {
     /// The region's ledger of keys; see [`claims`](super::claims).
     Ledger,
     /// What its agents share.
     Shared,
+    /// Its documents; see [`items`](super::items).
+    Documents,
 }
 
 impl TableKind {
-    /// The partition key and its type.
-    pub fn key(self) -> (&'static str, &'static str) {
+    /// The partition key and the sort key, if there is one, with their types.
+    pub fn keys(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            TableKind::Ledger => ("k", "B"),
-            TableKind::Shared => ("k", "S"),
+            TableKind::Ledger => &[("k", "B")],
+            TableKind::Shared => &[("k", "S")],
+            TableKind::Documents => &[("p", "S"), ("s", "S")],
         }
     }
 
-    /// The attribute that holds the time to live, in seconds.
-    pub fn time_to_live(self) -> &'static str {
-        "e"
+    /// The attribute that holds the time to live, in seconds. Documents stay until they are deleted.
+    pub fn time_to_live(self) -> Option<&'static str> {
+        (self != TableKind::Documents).then_some("e")
     }
 }
 
@@ -149,7 +152,7 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     pub tables: Vec<Table>,
     /// What an earlier file asked for and this one does without: `apply` removes it where it is ours.
-    pub surplus: Option<(Rule, Queue)>,
+    pub surplus: (Vec<Rule>, Vec<Queue>),
     pub tags: BTreeMap<String, String>,
     /// Encrypts queues, tables and bucket.
     pub kms_key: Option<String>,
@@ -176,7 +179,7 @@ impl Plan {
             kms_key: aws.kms_key.clone(),
             queues: Vec::new(),
             rules: Vec::new(),
-            surplus: None,
+            surplus: Default::default(),
             tables: vec![
                 Table { name: names.ledger(), kind: TableKind::Ledger },
                 Table { name: names.shared(), kind: TableKind::Shared },
@@ -214,12 +217,12 @@ impl Plan {
             ]);
             plan.rules.append(&mut rules);
         }
-        plan.add_own(aws);
+        plan.add_own(aws, !config.state.is_empty());
         Ok(plan)
     }
 
-    /// The region's own two queues, and what they give up on.
-    fn add_own(&mut self, aws: &Aws) {
+    /// The region's own queues, and what they give up on.
+    fn add_own(&mut self, aws: &Aws, has_documents: bool) {
         let dead = self.names.dead();
         let description = "What services publish here, for this region's ledger";
         let keys = Rule {
@@ -236,32 +239,50 @@ impl Plan {
             queue: self.names.audit(),
             dead: dead.clone(),
         };
-        let queue = |rule: &Rule| Queue {
-            name: rule.queue.clone(),
+        let of_state = |name: String, description: &str, pattern| Rule {
+            name,
+            description: description.to_owned(),
+            pattern,
+            queue: self.names.state(),
+            dead: dead.clone(),
+        };
+        let deltas = of_state(self.names.state(), "What other regions did to documents", pattern::deltas());
+        let operations =
+            of_state(self.names.operations(), "What services want done to documents here", pattern::operations());
+        let queue = |rules: &[Rule]| Queue {
+            name: rules[0].queue.clone(),
             retention: FEED_RETENTION,
             dead: Some(dead.clone()),
-            fed_by: vec![self.rule_arn(&rule.name)],
+            fed_by: rules.iter().map(|rule| self.rule_arn(&rule.name)).collect(),
         };
-        let of_keys = queue(&keys);
-        let mut fed_by = vec![self.rule_arn(&audit.name)];
-        if aws.local_keys {
-            fed_by.insert(0, self.rule_arn(&keys.name));
-        }
-        let mut queues = vec![Queue { name: dead.clone(), retention: DEAD_RETENTION, dead: None, fed_by }];
-        let of_audit = queue(&audit);
-        let (mut rules, mut surplus) = (Vec::new(), None);
-        match aws.local_keys {
-            true => {
-                queues.push(of_keys);
-                rules.push(keys);
+        let all = [(aws.local_keys, vec![keys]), (true, vec![audit]), (has_documents, vec![deltas, operations])];
+        let mut queues = vec![Queue { name: dead.clone(), retention: DEAD_RETENTION, dead: None, fed_by: Vec::new() }];
+        let mut planned = Vec::new();
+        let (mut unwanted, mut unused) = (Vec::new(), Vec::new());
+        for (is_wanted, rules) in all {
+            let fed = queue(&rules);
+            match is_wanted {
+                true => {
+                    queues[0].fed_by.extend(fed.fed_by.clone());
+                    queues.push(fed);
+                    planned.extend(rules);
+                }
+                false => {
+                    unused.push(fed);
+                    unwanted.extend(rules);
+                }
             }
-            false => surplus = Some((keys, of_keys)),
         }
-        queues.push(of_audit);
-        rules.push(audit);
         self.queues.extend(queues);
-        self.rules.extend(rules);
-        self.surplus = surplus;
+        self.rules.extend(planned);
+        self.surplus = (unwanted, unused);
+        if has_documents {
+            self.tables.push(Table { name: self.names.documents(), kind: TableKind::Documents });
+        }
+    }
+
+    pub fn has_documents(&self) -> bool {
+        self.tables.iter().any(|table| table.kind == TableKind::Documents)
     }
 
     pub fn rule_arn(&self, name: &str) -> String {

@@ -5,7 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::core::event::RESERVED_SOURCE;
+use crate::{
+    agent::documents::events::DELTA,
+    core::event::{RESERVED_SOURCE, STATE_CONFLICT, STATE_OPERATION},
+};
 
 /// EventBridge's bound on a pattern.
 pub const CHARACTERS_MAX: usize = 2_048;
@@ -33,10 +36,25 @@ pub fn feed(filter: &Value) -> Result<Value, String> {
     }
 }
 
-/// hubweave's own events, published here.
+/// hubweave's own events, published here, but for those that each region makes for itself.
 pub fn own() -> Value {
     let mut pattern = unstamped();
     pattern["source"] = json!([RESERVED_SOURCE]);
+    pattern["detail-type"] = json!([{ "anything-but": [STATE_CONFLICT] }]);
+    pattern
+}
+
+/// What other regions did to documents.
+pub fn deltas() -> Value {
+    let mut pattern = own_arrivals();
+    pattern["detail-type"] = json!([DELTA]);
+    pattern
+}
+
+/// What services want done to documents, published here.
+pub fn operations() -> Value {
+    let mut pattern = local();
+    pattern["detail-type"] = json!([STATE_OPERATION]);
     pattern
 }
 
@@ -103,7 +121,7 @@ mod tests {
 
     #[test]
     fn heartbeats_local_events_and_arrivals_are_told_apart() {
-        let heartbeat = json!({ "source": "hubweave", "detail": { "number": 1 } });
+        let heartbeat = json!({ "source": "hubweave", "detail-type": "Heartbeat", "detail": { "number": 1 } });
         let local = json!({ "source": "app", "detail": {} });
         let arrival = json!({ "source": "app", "detail": { "hubweave": { "origin": "eu" } } });
         let beat = json!({ "source": "hubweave", "detail": { "hubweave": { "origin": "eu" } } });
@@ -117,5 +135,24 @@ mod tests {
             let found = [&heartbeat, &local, &arrival, &beat].map(|event| matches(&pattern, event));
             assert_eq!(found, expected, "{pattern}");
         }
+        let conflict = json!({ "source": "hubweave", "detail-type": "State Conflict", "detail": {} });
+        assert!(!matches(&own(), &conflict), "every region finds its own");
+    }
+
+    #[test]
+    fn what_is_about_documents_is_told_apart() {
+        let stamp = json!({ "hubweave": { "origin": "eu" } });
+        let event = |source: &str, kind: &str, detail: &Value| json!({ "source": source, "detail-type": kind, "detail": detail });
+        let events = [
+            event("hubweave", "State Delta", &stamp),
+            event("hubweave", "State Delta", &json!({})),
+            event("hubweave", "Heartbeat", &stamp),
+            event("app", "State Operation", &json!({})),
+            event("app", "State Operation", &stamp),
+            event("app", "Played", &json!({})),
+        ];
+        let found = |pattern: Value| events.each_ref().map(|event| matches(&pattern, event));
+        assert_eq!(found(deltas()), [true, false, false, false, false, false]);
+        assert_eq!(found(operations()), [false, false, false, true, false, false]);
     }
 }

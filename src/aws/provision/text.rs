@@ -69,15 +69,20 @@ pub fn terraform(plan: &Plan) -> Value {
         add("aws_cloudwatch_event_target", label(&rule.name), target);
     }
     for table in &plan.tables {
-        let (key, kind) = table.kind.key();
+        let keys = table.kind.keys();
+        let attributes: Vec<Value> = keys.iter().map(|(key, kind)| json!({ "name": key, "type": kind })).collect();
         let mut body = json!({
             "name": table.name,
             "billing_mode": "PAY_PER_REQUEST",
-            "hash_key": key,
-            "attribute": [{ "name": key, "type": kind }],
-            "ttl": { "attribute_name": table.kind.time_to_live(), "enabled": true },
+            "attribute": attributes,
             "tags": tags,
         });
+        for ((key, _), part) in keys.iter().zip(["hash_key", "range_key"]) {
+            body[part] = json!(key);
+        }
+        if let Some(attribute) = table.kind.time_to_live() {
+            body["ttl"] = json!({ "attribute_name": attribute, "enabled": true });
+        }
         if let Some(key) = &plan.kms_key {
             body["server_side_encryption"] = json!({ "enabled": true, "kms_key_arn": key });
         }
@@ -285,17 +290,21 @@ fn cloudformation_rule(plan: &Plan, rule: &Rule) -> Value {
     })
 }
 
-/// Kept when the stack goes: with the ledger goes the knowledge of what was delivered.
+/// Kept when the stack goes: with the ledger goes the knowledge of what was delivered, with the documents what users have.
 fn cloudformation_table(plan: &Plan, table: &Table, tags: &[Value]) -> Value {
-    let (key, kind) = table.kind.key();
+    let keys = table.kind.keys();
+    let attribute = |(key, kind): &(&str, &str)| json!({ "AttributeName": key, "AttributeType": kind });
+    let element = |((key, _), part): (&(&str, &str), &str)| json!({ "AttributeName": key, "KeyType": part });
     let mut properties = json!({
         "TableName": table.name,
         "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": [{ "AttributeName": key, "AttributeType": kind }],
-        "KeySchema": [{ "AttributeName": key, "KeyType": "HASH" }],
-        "TimeToLiveSpecification": { "AttributeName": table.kind.time_to_live(), "Enabled": true },
+        "AttributeDefinitions": keys.iter().map(attribute).collect::<Vec<Value>>(),
+        "KeySchema": keys.iter().zip(["HASH", "RANGE"]).map(element).collect::<Vec<Value>>(),
         "Tags": tags,
     });
+    if let Some(attribute) = table.kind.time_to_live() {
+        properties["TimeToLiveSpecification"] = json!({ "AttributeName": attribute, "Enabled": true });
+    }
     if let Some(key) = &plan.kms_key {
         properties["SSESpecification"] = json!({ "SSEEnabled": true, "SSEType": "KMS", "KMSMasterKeyId": key });
     }

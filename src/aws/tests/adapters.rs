@@ -1,8 +1,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{EU, MiniStack, US, aws, clients, clients_with, counter, make_table};
+use super::{EU, MiniStack, US, aws, clients, clients_with, counter, make_table, make_table_of};
 use crate::{
-    aws::{bus::EventBus, claims::ClaimsTable, clients::Options, queue::SqsQueue, shared::SharedTable},
+    aws::{
+        bus::EventBus, claims::ClaimsTable, clients::Options, items::ItemsTable, queue::SqsQueue, shared::SharedTable,
+    },
     core::{
         key::{KeyHash, PayloadHash},
         link::Failure,
@@ -14,6 +16,7 @@ use crate::{
         claims::{Claim, Claims, Inserted, Row, State, Token},
         clock::Clock,
         conformance,
+        items::{Items, Place},
         queue::{Outgoing, Queue},
         shared::{Shared, Value},
     },
@@ -311,4 +314,15 @@ async fn the_adapters_keep_the_contracts_of_their_ports() {
     let ledger = Arc::new(ledger().await);
     conformance::claims(ledger.clone(), 1, SystemClock.now()).await;
     conformance::racing_claims(ledger, 100, SystemClock.now()).await;
+}
+
+#[tokio::test]
+async fn documents_lie_in_a_table_of_items() {
+    let clients = clients(EU).await;
+    let table = MiniStack::unique("documents");
+    make_table_of(&clients, &table, &[("p", "S"), ("s", "S")]).await;
+    let items = ItemsTable::new(&clients, &table);
+    conformance::items::check(&items).await;
+    let absent = ItemsTable::new(&clients, "absent").get(vec![Place::new("p", "s")]).await.unwrap_err();
+    assert!(matches!(&absent, Failure::Refused(why) if why.starts_with("ResourceNotFound")), "{absent}");
 }

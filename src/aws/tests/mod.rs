@@ -51,9 +51,16 @@ pub async fn clients(region: &str) -> Clients {
 
 /// A table with the partition key `k`, of type `B` (as a ledger has it) or `S`.
 pub async fn make_table(clients: &Clients, table: &str, kind: &str) {
-    let key =
-        AttributeDefinition::builder().attribute_name("k").attribute_type(ScalarAttributeType::from(kind)).build();
-    let hash = KeySchemaElement::builder().attribute_name("k").key_type(KeyType::Hash).build();
-    let request = clients.dynamodb.create_table().table_name(table).billing_mode(BillingMode::PayPerRequest);
-    request.attribute_definitions(key.unwrap()).key_schema(hash.unwrap()).send().await.unwrap();
+    make_table_of(clients, table, &[("k", kind)]).await;
+}
+
+pub async fn make_table_of(clients: &Clients, table: &str, keys: &[(&str, &str)]) {
+    let mut request = clients.dynamodb.create_table().table_name(table).billing_mode(BillingMode::PayPerRequest);
+    for ((key, kind), part) in keys.iter().zip([KeyType::Hash, KeyType::Range]) {
+        let kind = ScalarAttributeType::from(*kind);
+        let attribute = AttributeDefinition::builder().attribute_name(*key).attribute_type(kind).build();
+        let element = KeySchemaElement::builder().attribute_name(*key).key_type(part).build();
+        request = request.attribute_definitions(attribute.unwrap()).key_schema(element.unwrap());
+    }
+    request.send().await.unwrap();
 }

@@ -23,9 +23,6 @@ use serde::{Deserialize, Serialize};
 use super::{Clock, Dot, Kind, Replica, Request, delta::Delta, op::Slot};
 use crate::core::time::Timestamp;
 
-/// Requests that a document remembers; beyond it the oldest are forgotten when it goes to disk.
-pub const REQUESTS_MAX: usize = 10_000;
-
 /// What a write costs besides its texts, about.
 pub(super) const ENTRY_BYTES: usize = 48;
 
@@ -292,11 +289,11 @@ impl Document {
         }
     }
 
-    /// Forgets requests that were done once, before `before`, and beyond [`REQUESTS_MAX`] the oldest. Answers how many of
+    /// Forgets requests that were done once, before `before`, and beyond `max` the oldest. Answers how many of
     /// the latter.
-    pub fn forget_requests(&mut self, before: Timestamp) -> usize {
+    pub fn forget_requests(&mut self, before: Timestamp, max: usize) -> usize {
         self.requests.retain(|_, (_, done)| done.at >= before);
-        let excess = self.requests.len().saturating_sub(REQUESTS_MAX);
+        let excess = self.requests.len().saturating_sub(max);
         if excess > 0 {
             let mut ages: Vec<(Timestamp, Request)> =
                 self.requests.iter().map(|(request, (_, done))| (done.at, *request)).collect();

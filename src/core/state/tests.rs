@@ -253,10 +253,10 @@ fn requests_are_forgotten_by_age_but_never_twins() {
     a.keyed(20, "young", text);
     let twin = b.keyed(5, "old", text).unwrap();
     let mut alone = a.document.clone();
-    assert_eq!(alone.forget_requests(Timestamp(15)), 0);
+    assert_eq!(alone.forget_requests(Timestamp(15), 10), 0);
     assert!(!alone.knows(&Request::of("old")) && alone.knows(&Request::of("young")));
     a.hear(&twin);
-    a.document.forget_requests(Timestamp(15));
+    a.document.forget_requests(Timestamp(15), 10);
     assert!(a.document.knows(&Request::of("old")));
     // Who forgot learns again from who did not.
     alone.merge_delta(&twin);

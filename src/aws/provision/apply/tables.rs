@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, SseSpecification, SseType,
-    TableDescription, TableStatus, Tag, TimeToLiveSpecification, TimeToLiveStatus,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType, SseSpecification,
+    SseType, TableDescription, TableStatus, Tag, TimeToLiveSpecification, TimeToLiveStatus,
 };
 
-use super::{Provisioner, State, difference};
+use super::{Provisioner, Resource, State, difference};
 use crate::{
-    aws::{failure, provision::Table},
+    aws::{
+        failure,
+        provision::{Table, TableKind},
+    },
     core::link::Failure,
 };
 
@@ -20,15 +23,15 @@ impl Provisioner<'_> {
     pub(super) async fn table_state(&self, table: &Table) -> Result<State, Failure> {
         let Some(found) = self.describe_table(table).await? else { return Ok(State::Absent) };
         let mut differences = Vec::new();
-        let (key, kind) = table.kind.key();
         let found_key = key_of(&found);
-        let planned = format!("{key} ({kind})");
+        let planned: Vec<String> = table.kind.keys().iter().map(|(key, kind)| format!("{key} ({kind})")).collect();
+        let planned = planned.join(", ");
         if found_key.as_deref() != Some(&planned) {
             differences.push(difference("key", found_key.as_deref(), &planned));
         }
-        let expires = self.time_to_live(table).await?;
-        if expires.as_deref() != Some(table.kind.time_to_live()) {
-            differences.push(difference("time to live", expires.as_deref(), table.kind.time_to_live()));
+        let (expires, planned) = (self.time_to_live(table).await?, table.kind.time_to_live());
+        if expires.as_deref() != planned {
+            differences.push(difference("time to live", expires.as_deref(), planned.unwrap_or("none")));
         }
         let arn = found.table_arn().unwrap_or_default();
         let tags = self.clients.dynamodb.list_tags_of_resource().resource_arn(arn).send().await;
@@ -38,18 +41,14 @@ impl Provisioner<'_> {
 
     pub(super) async fn make_table(&self, table: &Table) -> Result<(), Failure> {
         let refused = |error: aws_smithy_types::error::operation::BuildError| Failure::Refused(error.to_string());
-        let (key, kind) = table.kind.key();
-        let attribute =
-            AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::from(kind)).build();
-        let hash = KeySchemaElement::builder().attribute_name(key).key_type(KeyType::Hash).build();
-        let mut request = self
-            .clients
-            .dynamodb
-            .create_table()
-            .table_name(&table.name)
-            .billing_mode(BillingMode::PayPerRequest)
-            .attribute_definitions(attribute.map_err(refused)?)
-            .key_schema(hash.map_err(refused)?);
+        let request = self.clients.dynamodb.create_table().table_name(&table.name);
+        let mut request = request.billing_mode(BillingMode::PayPerRequest);
+        for ((key, kind), part) in table.kind.keys().iter().zip([KeyType::Hash, KeyType::Range]) {
+            let kind = ScalarAttributeType::from(*kind);
+            let attribute = AttributeDefinition::builder().attribute_name(*key).attribute_type(kind).build();
+            let element = KeySchemaElement::builder().attribute_name(*key).key_type(part).build();
+            request = request.attribute_definitions(attribute.map_err(refused)?).key_schema(element.map_err(refused)?);
+        }
         for (key, value) in &self.plan.tags {
             request = request.tags(Tag::builder().key(key).value(value).build().map_err(refused)?);
         }
@@ -65,6 +64,23 @@ impl Provisioner<'_> {
         request.send().await.map(drop).map_err(|error| failure(&error))
     }
 
+    /// Whether it is the table of documents, and has any.
+    pub(super) async fn holds_documents(&self, resource: Resource<'_>) -> Result<bool, Failure> {
+        let Resource::Table(Table { name, kind: TableKind::Documents }) = resource else { return Ok(false) };
+        let mut start = None;
+        loop {
+            let request = self.clients.dynamodb.scan().table_name(name).set_exclusive_start_key(start);
+            let request = request.filter_expression("begins_with(p, :documents)");
+            let of_documents = AttributeValue::S("d".to_owned());
+            let page = request.expression_attribute_values(":documents", of_documents).send().await;
+            let page = page.map_err(|error| failure(&error))?;
+            start = page.last_evaluated_key;
+            if page.count > 0 || start.is_none() {
+                return Ok(page.count > 0);
+            }
+        }
+    }
+
     /// Bounded by the caller.
     pub(super) async fn wait_until_active(&self, table: &Table) -> Result<(), Failure> {
         loop {
@@ -78,10 +94,10 @@ impl Provisioner<'_> {
 
     /// Sets the time to live of a table of ours that has none.
     pub(super) async fn expire_rows(&self, table: &Table) -> Result<(), Failure> {
+        let Some(attribute) = table.kind.time_to_live() else { return Ok(()) };
         if self.time_to_live(table).await?.is_some() || matches!(self.table_state(table).await?, State::Foreign(_)) {
             return Ok(());
         }
-        let attribute = table.kind.time_to_live();
         let specification = TimeToLiveSpecification::builder().attribute_name(attribute).enabled(true).build();
         let specification = specification.map_err(|error| Failure::Refused(error.to_string()))?;
         let request = self.clients.dynamodb.update_time_to_live().table_name(&table.name);

@@ -1,0 +1,34 @@
+//! What comparing with peers and collecting what is deleted need of a region's own documents.
+
+use futures::future::BoxFuture;
+
+use crate::{
+    core::{
+        state::{Clock, Key, document::Document},
+        time::Timestamp,
+    },
+    ports::documents::{Documents, Error},
+};
+
+/// A tombstone with what it has seen.
+pub type Tombstone = (Key, Clock);
+
+/// Tombstones, and behind which document it goes on.
+pub type Tombstones = (Vec<Tombstone>, Option<Key>);
+
+pub trait Home: Documents {
+    /// Merges what a peer has of documents; answers how many it changed.
+    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// Documents that this peer should be asked for.
+    fn wanted(&self, peer: String) -> BoxFuture<'_, Result<Vec<Key>, Error>>;
+
+    /// Tombstones after `after` whose last write was before `before`.
+    fn tombstones(&self, after: Option<Key>, before: Timestamp) -> BoxFuture<'_, Result<Tombstones, Error>>;
+
+    /// Drops these, unless something was written since; answers how many it dropped.
+    fn forget(&self, tombstones: Vec<Tombstone>) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// Whether it is this agent's turn to do this: agents of a region that share its documents do not all compare them.
+    fn is_our_turn(&self, what: String) -> BoxFuture<'_, bool>;
+}

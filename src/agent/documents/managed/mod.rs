@@ -1,0 +1,609 @@
+//! The documents of a region whose agents hold nothing: they lie in a table that all agents of the region share.
+//!
+//! # The problem
+//! Any agent may get any request, and any may die; a bus and a table have no transaction together.
+//!
+//! # The method
+//! The table is the record. A request reads its document with the sums that it is in, changes it as one dot, and writes
+//! both on the condition that nobody else did: two calls. Then its delta is an event of the bus, which the links carry.
+//! Where that fails, or the agent dies in between, comparing brings the document to the peers ([`super::compare`]).
+//! What other regions did comes from a queue, in any order and more than once ([`arrivals`]); merging it again changes
+//! nothing.
+//!
+//! All agents of a region are one replica, as the document's own version orders what they do. The replica is named after
+//! the table, so that one restored from a backup, which DynamoDB makes a new table of, numbers no write a second time. A
+//! number begins with the time, so that a document that was forgotten and begun anew has none of its old dots.
+
+mod arrivals;
+mod edit;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::{MutexGuard, OnceCell},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    edit::{Edit, Edited},
+    store::{GROUPS, Group, Held, Store},
+};
+use super::{
+    Keeping, Options, PATIENCE,
+    events::{self, Asked},
+    home::{Home, Tombstone, Tombstones},
+    unavailable,
+};
+use crate::{
+    agent::{
+        managed::turns::Turns,
+        rounds::{self, within},
+    },
+    core::{
+        backoff::Backoff,
+        event::Draft,
+        hlc::HybridClock,
+        ingress::Ingress,
+        link::Failure,
+        state::{
+            Dot, Key, Replica, Request, Schemas,
+            delta::Delta,
+            document::{Conflict, Document},
+            op::{Op, Refused},
+            view::View,
+        },
+        time::Timestamp,
+    },
+    metrics::Metrics,
+    ports::{
+        bus::{Bus, Entry, Put},
+        clock::{Clock, Entropy},
+        documents::{Answer, Applied, Documents, Error, Page, Question, RemoteDocuments, Total},
+        items::{CHANGES_MAX, ITEM_BYTES_MAX, Items, WRITE_BYTES_MAX},
+        queue::Queue,
+    },
+};
+
+/// Bytes that a document may have by requests of this region. What regions did apart from each other adds up to more, and
+/// must fit into an item still.
+const DOCUMENT_BYTES_MAX: usize = 200 << 10;
+
+/// Idempotency keys that a document remembers; each is some 50 bytes of an item.
+const REQUESTS_MAX: usize = 1_000;
+
+/// Of a put on the bus.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often an event of the documents is put on the bus until comparing has to do.
+const PUTS_MAX: u32 = 4;
+
+/// Between two tries to change a document that others change too, or to put an event.
+const AGAIN: Backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_millis(500) };
+
+/// How often a merge is tried; beyond it what came is taken up again later.
+const MERGES_MAX: u32 = 20;
+
+/// Low bits of a dot's number, drawn by chance; the time in milliseconds stands above.
+const CHANCE_BITS: u32 = 10;
+
+/// How often it is looked what there is in all.
+const TEND_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often it is written down that the region lives.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What the documents of a region are made of.
+pub struct Parts {
+    pub region: String,
+    pub schemas: Schemas,
+    /// The region's own table.
+    pub items: Arc<dyn Items>,
+    /// The region's own bus.
+    pub bus: Arc<dyn Bus>,
+    /// Deltas of other regions, and operations that services published.
+    pub queue: Arc<dyn Queue>,
+    /// Of the regions that this region has an enabled link to.
+    pub peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    /// All other regions.
+    pub members: Vec<String>,
+    pub turns: Arc<Turns>,
+    pub ingress: Ingress,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub metrics: Arc<Metrics>,
+    pub options: Options,
+    /// Receives at once, when there is much to receive.
+    pub receives: usize,
+    pub backoff: Backoff,
+}
+
+impl Options {
+    /// For a region whose documents lie in a table: each look at it has its price.
+    pub fn managed(retention: Duration) -> Self {
+        Options { compare: Duration::from_secs(30), collect: Duration::from_secs(3_600), ..Options::new(retention) }
+    }
+}
+
+/// The documents of a region on managed services. Cheap to clone.
+#[derive(Clone)]
+pub struct ManagedDocuments(Arc<Inner>);
+
+struct Inner {
+    region: String,
+    schemas: Schemas,
+    store: Store,
+    bus: Arc<dyn Bus>,
+    queue: Arc<dyn Queue>,
+    peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    shared_turns: Arc<Turns>,
+    ingress: Ingress,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
+    options: Options,
+    /// Once the table was looked at.
+    replica: OnceCell<Replica>,
+    hlc: Mutex<HybridClock>,
+    /// This agent's tasks do not stand in each other's way: one at a time changes documents of a group.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    counts: Mutex<BTreeMap<String, u64>>,
+}
+
+impl ManagedDocuments {
+    /// Starts the tasks of a region's documents.
+    pub fn start(parts: Parts, tasks: &TaskTracker, stop: &CancellationToken) -> ManagedDocuments {
+        let Parts { receives, backoff, members, .. } = parts;
+        for of in parts.schemas.keys() {
+            parts.metrics.state.show_type(of, &parts.schemas[of]);
+        }
+        let documents = ManagedDocuments(Arc::new(Inner {
+            region: parts.region,
+            schemas: parts.schemas,
+            store: Store::new(parts.items),
+            bus: parts.bus,
+            queue: parts.queue,
+            peers: parts.peers,
+            shared_turns: parts.turns,
+            ingress: parts.ingress,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            metrics: parts.metrics,
+            options: parts.options,
+            replica: OnceCell::new(),
+            hlc: Mutex::default(),
+            turns: (0..GROUPS).map(|_| tokio::sync::Mutex::default()).collect(),
+            counts: Mutex::default(),
+        }));
+        let inner = &documents.0;
+        let keeping = Keeping {
+            home: Arc::new(documents.clone()),
+            peers: inner.peers.clone(),
+            members,
+            clock: inner.clock.clone(),
+            entropy: inner.entropy.clone(),
+            metrics: inner.metrics.clone(),
+            options: inner.options,
+        };
+        keeping.start(tasks, stop);
+        let (tended, stopped) = (inner.clone(), stop.clone());
+        tasks.spawn(async move { stopped.run_until_cancelled(tended.tend()).await });
+        let (taken, stopped) = (inner.clone(), stop.clone());
+        tasks.spawn(async move {
+            let entropy = taken.entropy.clone();
+            rounds::run("documents", receives, backoff, entropy, stopped, || taken.round().boxed()).await;
+        });
+        documents
+    }
+}
+
+/// Another region's table, looked at from here.
+pub struct PeerTable(Store);
+
+impl PeerTable {
+    pub fn new(items: Arc<dyn Items>) -> PeerTable {
+        PeerTable(Store::new(items))
+    }
+}
+
+impl RemoteDocuments for PeerTable {
+    fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, Failure>> {
+        async move { self.0.answer(question).await?.ok_or_else(|| Failure::Refused("no such range".to_owned())) }
+            .boxed()
+    }
+}
+
+/// Whoever asks for a document hears of a table that does not answer as of one that is busy.
+fn later(failure: &Failure) -> Error {
+    unavailable(&format!("the table of documents: {failure}"))
+}
+
+impl Inner {
+    /// Who writes here. The first look at the table also tells whether it can be merged with what the peers have.
+    async fn replica(&self) -> Result<Replica, Failure> {
+        self.replica.get_or_try_init(|| self.open()).await.copied()
+    }
+
+    async fn open(&self) -> Result<Replica, Failure> {
+        let identity = self.store.identity().await?;
+        let hash = Sha256::digest(format!("{}/{identity}", self.region));
+        let mut replica = [0; 8];
+        replica.copy_from_slice(&hash[..8]);
+        let (alive, version) = self.store.alive().await?;
+        let now = self.clock.now();
+        if let Some(alive) = alive
+            && now.since(alive) >= self.options.horizon
+        {
+            // What was deleted since may be forgotten by everybody else, and would come back. What another agent of the
+            // region has written meanwhile is newer.
+            let discarded = self.discard(alive.plus(self.options.horizon)).await?;
+            tracing::warn!(
+                documents = discarded,
+                written = alive.to_rfc3339(),
+                "this table of documents is older than what regions remember of deletes: they are given up and fetched from \
+                 the peers"
+            );
+            self.metrics.state.discarded.inc_by(discarded);
+        }
+        self.store.set_alive(now, version).await?;
+        Ok(Replica(u64::from_be_bytes(replica)))
+    }
+
+    async fn discard(&self, before: Timestamp) -> Result<u64, Failure> {
+        let mut discarded = 0;
+        for key in self.store.older(before).await? {
+            discarded += u64::from(self.edit(&key, Edit::Discard { before }).await?.changed);
+        }
+        Ok(discarded)
+    }
+
+    /// Shows what there is, and writes down that the region lives.
+    async fn tend(&self) {
+        let mut lived: Option<Instant> = None;
+        loop {
+            match self.look().await {
+                Ok(()) => {}
+                Err(failure) => tracing::warn!(region = self.region, %failure, "the documents' table cannot be read"),
+            }
+            if lived.is_none_or(|lived| lived.elapsed() >= ALIVE_INTERVAL) && self.live().await.is_ok() {
+                lived = Some(Instant::now());
+            }
+            sleep(TEND_INTERVAL.mul_f64(0.75 + 0.5 * self.entropy.next_f64())).await;
+        }
+    }
+
+    async fn live(&self) -> Result<(), Failure> {
+        self.replica().await?;
+        let (_, version) = self.store.alive().await?;
+        // Who was quicker said the same.
+        self.store.set_alive(self.clock.now(), version).await.map(drop)
+    }
+
+    async fn look(&self) -> Result<(), Failure> {
+        let groups = self.store.groups().await?;
+        let sum = |of: &str, counts: fn(&Group) -> &BTreeMap<String, u64>| -> u64 {
+            groups.iter().filter_map(|group| counts(group).get(of)).sum()
+        };
+        let mut shown = BTreeMap::new();
+        for of in self.schemas.keys() {
+            let documents = sum(of, |group| &group.documents);
+            self.metrics.state.documents.with_label_values(&[of]).set(documents as f64);
+            let tombstones = sum(of, |group| &group.tombstones);
+            self.metrics.state.tombstones.with_label_values(&[of]).set(tombstones as f64);
+            shown.insert(of.clone(), documents);
+        }
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    /// Waits until no other task of this agent changes documents of these groups.
+    async fn turn<'a>(&'a self, keys: impl IntoIterator<Item = &'a Key>) -> Vec<MutexGuard<'a, ()>> {
+        // In order, so that no two wait for each other.
+        let groups: BTreeSet<usize> = keys.into_iter().map(store::group).collect();
+        let mut held = Vec::with_capacity(groups.len());
+        for turn in groups.into_iter().filter_map(|group| self.turns.get(group)) {
+            held.push(turn.lock().await);
+        }
+        held
+    }
+
+    async fn pause(&self, attempt: u32) {
+        if attempt > 0 {
+            sleep(AGAIN.pause(attempt, self.entropy.next_f64())).await;
+        }
+    }
+
+    /// The next write of this region to a document, and its time.
+    fn next(&self, replica: Replica, document: &Document) -> (Dot, Timestamp) {
+        let now = self.clock.now();
+        let at = {
+            let mut hlc = self.hlc.lock().unwrap_or_else(PoisonError::into_inner);
+            hlc.observe(document.newest(), now);
+            hlc.tick(now)
+        };
+        let chance = self.entropy.next_u64() & ((1 << CHANCE_BITS) - 1);
+        let number = (now.as_millis() << CHANCE_BITS | chance).max(document.clock().get(replica) + 1);
+        (Dot { replica, number }, at)
+    }
+
+    /// Does a request of a service.
+    async fn change(&self, key: &Key, asked: &Asked, request: Option<&str>) -> Result<Applied, Error> {
+        let done = timeout(PATIENCE, self.change_now(key, asked, request.map(Request::of))).await;
+        // It may be done yet: a retry under the same key is harmless.
+        let applied = done.unwrap_or_else(|_| Err(unavailable("the table of documents did not answer in time")))?;
+        self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
+        Ok(applied)
+    }
+
+    async fn change_now(&self, key: &Key, asked: &Asked, request: Option<Request>) -> Result<Applied, Error> {
+        let replica = self.replica().await.map_err(|failure| later(&failure))?;
+        let _turn = self.turn([key]).await;
+        // Writes of which nobody knows whether they took effect.
+        let mut tried: Vec<Delta> = Vec::new();
+        for attempt in 0.. {
+            self.pause(attempt).await;
+            let loaded = self.store.load(std::slice::from_ref(key)).await.map_err(|failure| later(&failure))?;
+            let Held { mut document, .. } = loaded.get(key).cloned().unwrap_or_default();
+            if let Some(delta) = tried.iter().find(|delta| document.clock().covers(delta.dot())) {
+                self.send(key, delta).await;
+                return Ok(Applied::Done);
+            }
+            if let Some(applied) = asked.is_settled(Some(&document), request.as_ref()) {
+                return Ok(applied);
+            }
+            let (dot, at) = self.next(replica, &document);
+            let Some(delta) = asked.perform(&mut document, dot, at, request)? else { return Ok(Applied::Nothing) };
+            self.trim(key, &mut document);
+            let (changes, _) = loaded
+                .changes(
+                    vec![(key.clone(), document)],
+                    if *asked == Asked::Delete { ITEM_BYTES_MAX } else { DOCUMENT_BYTES_MAX },
+                )
+                .map_err(|error| Refused::TooLarge(error.to_string()))?;
+            match self.store.write(changes).await {
+                Ok(true) => {
+                    self.send(key, &delta).await;
+                    return Ok(Applied::Done);
+                }
+                Ok(false) => self.metrics.state.write_conflicts.inc(),
+                Err(Failure::Unanswered(_)) => tried.push(delta),
+                Err(failure) => return Err(later(&failure)),
+            }
+        }
+        // Ended by the time-out.
+        Err(unavailable("others change the document all the time"))
+    }
+
+    /// Forgets old requests of a document.
+    fn trim(&self, key: &Key, document: &mut Document) {
+        let forgotten = document.forget_requests(self.clock.now().minus(self.options.horizon), REQUESTS_MAX);
+        if forgotten > 0 {
+            tracing::warn!(document = %key, forgotten, "more requests than are remembered: the oldest are forgotten");
+            self.metrics.state.requests_forgotten.inc_by(forgotten as u64);
+        }
+    }
+
+    /// Tells the other regions of a write that is in the table.
+    async fn send(&self, key: &Key, delta: &Delta) {
+        if let Err(why) = self.put(events::of_delta(key, delta)).await {
+            tracing::warn!(document = %key, why, "the bus takes no delta: comparing brings the document to the peers");
+            self.metrics.state.unsent.inc();
+        }
+    }
+
+    /// Puts an event on the region's bus.
+    async fn put(&self, draft: Draft) -> Result<(), String> {
+        let entry =
+            Entry { source: draft.source, detail_type: draft.detail_type, detail: draft.detail, ..Entry::default() };
+        let mut why = String::new();
+        for attempt in 0..PUTS_MAX {
+            self.pause(attempt).await;
+            why = match within(CALL_TIMEOUT, self.bus.put(vec![entry.clone()])).await {
+                Ok(puts) => match puts.into_iter().next() {
+                    Some(Put::Accepted(_)) => return Ok(()),
+                    Some(Put::Refused { code, why }) => return Err(format!("{code}: {why}")),
+                    Some(Put::Later { code, why }) => format!("{code}: {why}"),
+                    None => "no answer for it".to_owned(),
+                },
+                Err(Failure::Refused(why)) => return Err(why),
+                Err(failure) => failure.to_string(),
+            };
+        }
+        Err(why)
+    }
+
+    /// Puts conflicts into the feed, before anything that depends on them is written.
+    async fn tell(&self, key: &Key, conflicts: &[Conflict], told: &mut BTreeSet<String>) -> Result<(), Failure> {
+        for conflict in conflicts {
+            let draft = events::of_conflict(key, conflict);
+            let name = draft.key.clone().unwrap_or_default();
+            if told.contains(&name) {
+                continue;
+            }
+            self.put(draft).await.map_err(|why| Failure::Unanswered(format!("a conflict cannot be told: {why}")))?;
+            let resolution = events::resolution(conflict.kind);
+            self.metrics.state.conflicts.with_label_values(&[&key.of, &conflict.slot.field, resolution]).inc();
+            tracing::debug!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
+            told.insert(name);
+        }
+        Ok(())
+    }
+
+    /// Changes a document.
+    async fn edit(&self, key: &Key, edit: Edit<'_>) -> Result<Edited, Failure> {
+        let _turn = self.turn([key]).await;
+        let mut told = BTreeSet::new();
+        for attempt in 0..MERGES_MAX {
+            self.pause(attempt).await;
+            if let Some(mut edited) = self.try_edit(&[(key, edit)], &mut told).await? {
+                return edited.pop().ok_or_else(|| Failure::Unanswered("no answer for it".to_owned()));
+            }
+        }
+        Err(Failure::Unanswered(format!("others change document {key} all the time")))
+    }
+
+    /// Changes several documents together. `None` if that did not work out; a second time what was done is not done again.
+    async fn try_edit(
+        &self,
+        edits: &[(&Key, Edit<'_>)],
+        told: &mut BTreeSet<String>,
+    ) -> Result<Option<Vec<Edited>>, Failure> {
+        let keys: Vec<Key> = edits.iter().map(|(key, _)| (*key).clone()).collect();
+        let loaded = self.store.load(&keys).await?;
+        let mut all = Vec::with_capacity(edits.len());
+        let mut changed = Vec::new();
+        for (key, edit) in edits {
+            let Held { mut document, .. } = loaded.get(key).cloned().unwrap_or_default();
+            let edited = edit.perform(&mut document);
+            if edited.changed {
+                self.trim(key, &mut document);
+                changed.push(((*key).clone(), document));
+            }
+            all.push(edited);
+        }
+        if changed.is_empty() {
+            return Ok(Some(all));
+        }
+        let is_one = edits.len() == 1;
+        let (changes, bytes) = match loaded.changes(changed, ITEM_BYTES_MAX) {
+            Ok(changes) => changes,
+            Err(_) if !is_one => return Ok(None),
+            Err(error) => {
+                let document = keys.first().map(Key::to_string).unwrap_or_default();
+                tracing::error!(
+                    document,
+                    %error,
+                    "what other regions wrote does not fit into this document: it waits until something is removed"
+                );
+                self.metrics.state.too_large.inc();
+                return Err(Failure::Refused(format!("document {document}: {error}")));
+            }
+        };
+        if !is_one && (bytes > WRITE_BYTES_MAX || changes.len() > CHANGES_MAX) {
+            return Ok(None);
+        }
+        for (key, edited) in keys.iter().zip(&all) {
+            self.tell(key, &edited.conflicts, told).await?;
+        }
+        match self.store.write(changes).await {
+            Ok(true) => {
+                for (key, edited) in keys.iter().zip(&all) {
+                    self.metrics.state.merges.with_label_values(&[&key.of]).inc_by(edited.merged);
+                }
+                Ok(Some(all))
+            }
+            Ok(false) => {
+                self.metrics.state.write_conflicts.inc();
+                Ok(None)
+            }
+            Err(Failure::Unanswered(_)) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+impl Documents for ManagedDocuments {
+    fn schemas(&self) -> &Schemas {
+        &self.0.schemas
+    }
+
+    fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<View>, Error>> {
+        async move {
+            let held = self.0.store.look(std::slice::from_ref(&key)).await.map_err(|failure| later(&failure))?;
+            let schema = self.0.schemas.get(&key.of);
+            Ok(held.first().zip(schema).and_then(|(held, schema)| held.document.view(&key, schema)))
+        }
+        .boxed()
+    }
+
+    fn apply(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
+        async move { self.0.change(&key, &Asked::Ops(ops), request.as_deref()).await }.boxed()
+    }
+
+    fn delete(&self, key: Key, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
+        async move { self.0.change(&key, &Asked::Delete, request.as_deref()).await }.boxed()
+    }
+
+    fn total(&self) -> BoxFuture<'_, Result<Total, Error>> {
+        async {
+            let groups = self.0.store.groups().await.map_err(|failure| later(&failure))?;
+            let documents = groups.iter().flat_map(|group| group.documents.values()).sum();
+            Ok(Total { documents, digest: store::digest(&groups) })
+        }
+        .boxed()
+    }
+
+    fn list(&self, after: Option<Key>) -> BoxFuture<'_, Result<Page, Error>> {
+        async move { self.0.store.list(after.as_ref()).await.map_err(|failure| later(&failure)) }.boxed()
+    }
+
+    fn counts(&self) -> BTreeMap<String, u64> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn answer(&self, question: Question) -> BoxFuture<'_, Result<Answer, Error>> {
+        async move {
+            let answer = self.0.store.answer(question).await.map_err(|failure| later(&failure))?;
+            answer.ok_or_else(|| Error::Refused(Refused::Malformed("no such range".to_owned())))
+        }
+        .boxed()
+    }
+}
+
+impl Home for ManagedDocuments {
+    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
+        async move {
+            let mut changed = 0;
+            for (key, document) in documents {
+                let edited = self.0.edit(&key, Edit::Whole(&document)).await.map_err(|failure| later(&failure))?;
+                changed += usize::from(edited.changed);
+            }
+            Ok(changed)
+        }
+        .boxed()
+    }
+
+    /// What waits for something is in the queue, and fetched by whoever receives it.
+    fn wanted(&self, _: String) -> BoxFuture<'_, Result<Vec<Key>, Error>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn tombstones(&self, after: Option<Key>, before: Timestamp) -> BoxFuture<'_, Result<Tombstones, Error>> {
+        async move {
+            let found = self.0.store.tombstones(after.as_ref(), before).await;
+            let (tombstones, next) = found.map_err(|failure| later(&failure))?;
+            let tombstones = tombstones.into_iter().map(|(key, document)| (key, document.clock().clone()));
+            Ok((tombstones.collect(), next))
+        }
+        .boxed()
+    }
+
+    fn forget(&self, tombstones: Vec<Tombstone>) -> BoxFuture<'_, Result<usize, Error>> {
+        async move {
+            let mut forgotten = 0;
+            for (key, clock) in tombstones {
+                let gone = self.0.edit(&key, Edit::Forget(&clock)).await.map_err(|failure| later(&failure))?;
+                forgotten += usize::from(gone.changed);
+            }
+            Ok(forgotten)
+        }
+        .boxed()
+    }
+
+    fn is_our_turn(&self, what: String) -> BoxFuture<'_, bool> {
+        async move {
+            let interval = if what == "collect" { self.0.options.collect } else { self.0.options.compare };
+            self.0.shared_turns.is_ours(&format!("documents/{what}"), interval).await
+        }
+        .boxed()
+    }
+}
