@@ -66,7 +66,7 @@ hubweave_ledger_rows_read_total{region="aws-1"}
 OTHER_METRICS = {"up", "ALERTS"}
 WORDS = set(
     "abs absent and avg_over_time bool by changes count deriv histogram_quantile group_left group_right increase ignoring"
-    " label_replace last_over_time max max_over_time min offset on or rate sum time unless vector".split()
+    " label_replace last_over_time max max_over_time min offset on or quantile_over_time rate sum time unless vector".split()
 )
 
 
@@ -91,8 +91,9 @@ class Checks:
 
 
 def exported():
-    """The names that src/metrics.rs declares, and the histograms among them."""
-    text = (ROOT / "src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    """The names that src/metrics.rs and the files below src/metrics declare, and the histograms among them."""
+    paths = [ROOT / "src/metrics.rs", *sorted((ROOT / "src/metrics").rglob("*.rs"))]
+    text = "".join(path.read_text().split("#[cfg(test)]")[0] for path in paths)
     names = set(re.findall(r'"(hubweave_[a-z_]+)"', text))
     histograms = set(re.findall(r'declare\.histograms\(\s*"(hubweave_[a-z_]+)"', text))
     return names, histograms
@@ -407,7 +408,7 @@ class Live:
             return False
 
     def load(self):
-        """Traffic with objects; and what services get wrong, so that its panels have something to show."""
+        """Traffic with objects and documents; and what services get wrong, so that its panels have something to show."""
         journal = self.folder / "journal.jsonl"
         load = subprocess.Popen(
             [
@@ -419,6 +420,8 @@ class Live:
                 "100",
                 "--duration",
                 f"{LOAD_SECONDS}s",
+                "--state",
+                "4",
                 "--journal",
                 journal,
             ],
@@ -433,6 +436,7 @@ class Live:
                 load.kill()
             for name in REGIONS:
                 self.publish_badly(name, number)
+            self.write_at_once(number)
             number += 1
             time.sleep(1)
         print(load.communicate()[0].strip(), flush=True)
@@ -452,6 +456,26 @@ class Live:
             get(f"{api}/payloads/nothing-here-{number}")
         except urllib.error.HTTPError:
             pass
+
+    def write_at_once(self, number):
+        """All regions write to one document, twice under one key; one of them deletes another, twice."""
+
+        def write(name):
+            document = f"http://127.0.0.1:{self.api[name]}/v1/state/profile/both-{number}"
+            ops = [{"field": field, "op": "set", "value": name} for field in ("language", "nickname")]
+            for _ in range(2):
+                post(document, {"ops": ops}, **{"Content-Type": "application/json", "Idempotency-Key": name})
+
+        writers = [threading.Thread(target=write, args=[name]) for name in REGIONS]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        gone = f"http://127.0.0.1:{self.api[REGIONS[0]]}/v1/state/profile/gone-{number}"
+        post(gone, {"ops": [{"field": "plays", "op": "increment", "by": 1}]}, **{"Content-Type": "application/json"})
+        for _ in range(2):
+            with urllib.request.urlopen(urllib.request.Request(gone, method="DELETE"), timeout=30):
+                pass
 
     def ask(self, expr, instant):
         expr = expr.replace("$__rate_interval", "10s").replace("$__range", "30s").replace("$objective", "5")
@@ -509,7 +533,7 @@ def check_live(checks, binary, found, known):
         checks.that(live.load(), "load ends well")
         exports = get(f"http://127.0.0.1:{live.admin[REGIONS[0]]}/metrics")
         extra = set(re.findall(r"^# TYPE (\S+)", exports, re.MULTILINE)) - known[0]
-        checks.that(not extra, f"what /metrics has is declared in src/metrics.rs: {sorted(extra)}")
+        checks.that(not extra, f"what /metrics has is declared in src/metrics: {sorted(extra)}")
 
         before = len(checks.wrong)
         count, series = check_panels(checks, live, found)
