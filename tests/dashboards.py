@@ -4,7 +4,8 @@
 Reads: dashboards are what generate.py makes, panels are described and have units, each metric of a query exists, each
 exported metric is shown or listed in debugging.txt, each alert has its section of the runbook and cases for promtool.
 Tries: promtool's checks and tests; a Prometheus that scrapes three live regions under load, where each query must find
-series and no alert may fire; then one agent is stopped, and its alerts must fire and end.
+series and no alert may fire; then one agent is stopped, and its alerts must fire and end; and an operation on a document
+cannot be done, and its alert must fire.
 
 Needs target/debug/hubweave, and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
 met; `--read` leaves out what needs programs.
@@ -443,19 +444,18 @@ class Live:
         return load.returncode == 0
 
     def publish_badly(self, name, number):
-        api = f"http://127.0.0.1:{self.api[name]}"
         entry = {"Source": "shop", "DetailType": "Order", "Detail": json.dumps({"idempotencyKey": f"{name}-{number}"})}
         other = {**entry, "Detail": json.dumps({"idempotencyKey": f"{name}-{number}", "other": 1})}
         empty = {**entry, "Source": ""}
-        post(
-            api,
-            {"Entries": [entry, other, empty]},
-            **{"X-Amz-Target": "AWSEvents.PutEvents", "Content-Type": "application/x-amz-json-1.1"},
-        )
+        self.publish(name, entry, other, empty)
         try:
-            get(f"{api}/payloads/nothing-here-{number}")
+            get(f"http://127.0.0.1:{self.api[name]}/payloads/nothing-here-{number}")
         except urllib.error.HTTPError:
             pass
+
+    def publish(self, name, *entries):
+        headers = {"X-Amz-Target": "AWSEvents.PutEvents", "Content-Type": "application/x-amz-json-1.1"}
+        post(f"http://127.0.0.1:{self.api[name]}", {"Entries": entries}, **headers)
 
     def write_at_once(self, number):
         """All regions write to one document, twice under one key; one of them deletes another, twice."""
@@ -553,6 +553,10 @@ def check_live(checks, binary, found, known):
         stop_an_agent(checks, live)
         checks.done(f"{STOPPED} stopped: its alerts fire, and end when it is back", before)
 
+        before = len(checks.wrong)
+        ask_what_cannot_be(checks, live)
+        checks.done("an operation on a document that cannot be done: its alert fires", before)
+
 
 def stop_an_agent(checks, live):
     hold = live.folder / STOPPED / "agent.hold"
@@ -571,6 +575,18 @@ def stop_an_agent(checks, live):
             print(f"    {alert['labels']['severity']}: {alert['annotations']['summary']}", flush=True)
     hold.unlink()
     checks.that(until(ALERT_PATIENCE, lambda: not live.firing()), f"nothing fires once it is back: {live.firing()}")
+
+
+def ask_what_cannot_be(checks, live):
+    """Comes last, as the alert looks back for an hour."""
+    detail = {"type": "no-such-type", "id": "1", "delete": True}
+    live.publish(REGIONS[0], {"Source": "shop", "DetailType": "State Operation", "Detail": json.dumps(detail)})
+    expected = [("HubweaveStateEventsUnreadable", REGIONS[0])]
+
+    def seen():
+        return [(alert["alertname"], alert.get("region", "")) for alert in live.firing()]
+
+    checks.that(until(ALERT_PATIENCE, lambda: seen() == expected), f"exactly this fires: {expected}, not {seen()}")
 
 
 def main():
