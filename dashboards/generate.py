@@ -14,9 +14,16 @@ from boards.aws import AWS  # noqa: E402
 from boards.link import LINK_DETAIL  # noqa: E402
 from boards.objects import OBJECTS  # noqa: E402
 from boards.overview import OVERVIEW  # noqa: E402
+from boards.state import STATE  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent / "grafana"
-FILES = {"overview.json": OVERVIEW, "link.json": LINK_DETAIL, "objects.json": OBJECTS, "aws.json": AWS}
+FILES = {
+    "overview.json": OVERVIEW,
+    "link.json": LINK_DETAIL,
+    "objects.json": OBJECTS,
+    "state.json": STATE,
+    "aws.json": AWS,
+}
 
 
 def main():

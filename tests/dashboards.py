@@ -4,7 +4,8 @@
 Reads: dashboards are what generate.py makes, panels are described and have units, each metric of a query exists, each
 exported metric is shown or listed in debugging.txt, each alert has its section of the runbook and cases for promtool.
 Tries: promtool's checks and tests; a Prometheus that scrapes three live regions under load, where each query must find
-series and no alert may fire; then one agent is stopped, and its alerts must fire and end.
+series and no alert may fire; then one agent is stopped, and its alerts must fire and end; and an operation on a document
+cannot be done, and its alert must fire.
 
 Needs target/debug/hubweave, and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
 met; `--read` leaves out what needs programs.
@@ -66,7 +67,7 @@ hubweave_ledger_rows_read_total{region="aws-1"}
 OTHER_METRICS = {"up", "ALERTS"}
 WORDS = set(
     "abs absent and avg_over_time bool by changes count deriv histogram_quantile group_left group_right increase ignoring"
-    " label_replace last_over_time max max_over_time min offset on or rate sum time unless vector".split()
+    " label_replace last_over_time max max_over_time min offset on or quantile_over_time rate sum time unless vector".split()
 )
 
 
@@ -91,8 +92,9 @@ class Checks:
 
 
 def exported():
-    """The names that src/metrics.rs declares, and the histograms among them."""
-    text = (ROOT / "src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    """The names that src/metrics.rs and the files below src/metrics declare, and the histograms among them."""
+    paths = [ROOT / "src/metrics.rs", *sorted((ROOT / "src/metrics").rglob("*.rs"))]
+    text = "".join(path.read_text().split("#[cfg(test)]")[0] for path in paths)
     names = set(re.findall(r'"(hubweave_[a-z_]+)"', text))
     histograms = set(re.findall(r'declare\.histograms\(\s*"(hubweave_[a-z_]+)"', text))
     return names, histograms
@@ -407,7 +409,7 @@ class Live:
             return False
 
     def load(self):
-        """Traffic with objects; and what services get wrong, so that its panels have something to show."""
+        """Traffic with objects and documents; and what services get wrong, so that its panels have something to show."""
         journal = self.folder / "journal.jsonl"
         load = subprocess.Popen(
             [
@@ -419,6 +421,8 @@ class Live:
                 "100",
                 "--duration",
                 f"{LOAD_SECONDS}s",
+                "--state",
+                "4",
                 "--journal",
                 journal,
             ],
@@ -433,25 +437,45 @@ class Live:
                 load.kill()
             for name in REGIONS:
                 self.publish_badly(name, number)
+            self.write_at_once(number)
             number += 1
             time.sleep(1)
         print(load.communicate()[0].strip(), flush=True)
         return load.returncode == 0
 
     def publish_badly(self, name, number):
-        api = f"http://127.0.0.1:{self.api[name]}"
         entry = {"Source": "shop", "DetailType": "Order", "Detail": json.dumps({"idempotencyKey": f"{name}-{number}"})}
         other = {**entry, "Detail": json.dumps({"idempotencyKey": f"{name}-{number}", "other": 1})}
         empty = {**entry, "Source": ""}
-        post(
-            api,
-            {"Entries": [entry, other, empty]},
-            **{"X-Amz-Target": "AWSEvents.PutEvents", "Content-Type": "application/x-amz-json-1.1"},
-        )
+        self.publish(name, entry, other, empty)
         try:
-            get(f"{api}/payloads/nothing-here-{number}")
+            get(f"http://127.0.0.1:{self.api[name]}/payloads/nothing-here-{number}")
         except urllib.error.HTTPError:
             pass
+
+    def publish(self, name, *entries):
+        headers = {"X-Amz-Target": "AWSEvents.PutEvents", "Content-Type": "application/x-amz-json-1.1"}
+        post(f"http://127.0.0.1:{self.api[name]}", {"Entries": entries}, **headers)
+
+    def write_at_once(self, number):
+        """All regions write to one document, twice under one key; one of them deletes another, twice."""
+
+        def write(name):
+            document = f"http://127.0.0.1:{self.api[name]}/v1/state/profile/both-{number}"
+            ops = [{"field": field, "op": "set", "value": name} for field in ("language", "nickname")]
+            for _ in range(2):
+                post(document, {"ops": ops}, **{"Content-Type": "application/json", "Idempotency-Key": name})
+
+        writers = [threading.Thread(target=write, args=[name]) for name in REGIONS]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        gone = f"http://127.0.0.1:{self.api[REGIONS[0]]}/v1/state/profile/gone-{number}"
+        post(gone, {"ops": [{"field": "plays", "op": "increment", "by": 1}]}, **{"Content-Type": "application/json"})
+        for _ in range(2):
+            with urllib.request.urlopen(urllib.request.Request(gone, method="DELETE"), timeout=30):
+                pass
 
     def ask(self, expr, instant):
         expr = expr.replace("$__rate_interval", "10s").replace("$__range", "30s").replace("$objective", "5")
@@ -509,7 +533,7 @@ def check_live(checks, binary, found, known):
         checks.that(live.load(), "load ends well")
         exports = get(f"http://127.0.0.1:{live.admin[REGIONS[0]]}/metrics")
         extra = set(re.findall(r"^# TYPE (\S+)", exports, re.MULTILINE)) - known[0]
-        checks.that(not extra, f"what /metrics has is declared in src/metrics.rs: {sorted(extra)}")
+        checks.that(not extra, f"what /metrics has is declared in src/metrics: {sorted(extra)}")
 
         before = len(checks.wrong)
         count, series = check_panels(checks, live, found)
@@ -529,6 +553,10 @@ def check_live(checks, binary, found, known):
         stop_an_agent(checks, live)
         checks.done(f"{STOPPED} stopped: its alerts fire, and end when it is back", before)
 
+        before = len(checks.wrong)
+        ask_what_cannot_be(checks, live)
+        checks.done("an operation on a document that cannot be done: its alert fires", before)
+
 
 def stop_an_agent(checks, live):
     hold = live.folder / STOPPED / "agent.hold"
@@ -547,6 +575,18 @@ def stop_an_agent(checks, live):
             print(f"    {alert['labels']['severity']}: {alert['annotations']['summary']}", flush=True)
     hold.unlink()
     checks.that(until(ALERT_PATIENCE, lambda: not live.firing()), f"nothing fires once it is back: {live.firing()}")
+
+
+def ask_what_cannot_be(checks, live):
+    """Comes last, as the alert looks back for an hour."""
+    detail = {"type": "no-such-type", "id": "1", "delete": True}
+    live.publish(REGIONS[0], {"Source": "shop", "DetailType": "State Operation", "Detail": json.dumps(detail)})
+    expected = [("HubweaveStateEventsUnreadable", REGIONS[0])]
+
+    def seen():
+        return [(alert["alertname"], alert.get("region", "")) for alert in live.firing()]
+
+    checks.that(until(ALERT_PATIENCE, lambda: seen() == expected), f"exactly this fires: {expected}, not {seen()}")
 
 
 def main():

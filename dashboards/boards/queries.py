@@ -14,6 +14,9 @@ BACKLOG = "max by (region, peer) (hubweave_link_backlog_events{@link})"
 LETTERS = "max by (region, peer) (hubweave_dead_letters{@link})"
 WATERMARK_AGE = "time() - (max by (region, peer) (hubweave_link_watermark_timestamp_seconds{@link}) > 0)"
 HEARTBEAT_AGE = "time() - (max by (region, origin) (hubweave_heartbeat_received_timestamp_seconds{@arrivals}) > 0)"
+DIFFERING = "max by (region, peer) (hubweave_digest_mismatched_ranges{@link})"
+BLOCKED = "max by (region, peer) (hubweave_gc_blocked_by{@link})"
+CONFLICTS = "sum(increase(hubweave_state_conflicts_total{@region}[$__range]))"
 OFFSET = "max by (region, peer) (abs(hubweave_clock_offset_seconds{@link}))"
 STATES = texts(
     **{
