@@ -15,6 +15,7 @@ use crate::{
         digest::{Digest, Range},
         document::Document,
     },
+    marks::{self, Mark},
     ports::{
         clock::Entropy,
         documents::{Answer, Documents, KEYS_MAX, Question, RemoteDocuments},
@@ -92,6 +93,7 @@ impl Compare {
         let peer = self.peer.clone();
         let keys = self.home.ask(|reply| Request::Wanted { peer, reply }).await.map_err(|error| error.to_string())?;
         if !keys.is_empty() {
+            marks::hit(Mark::DocumentWanted);
             self.fetch(keys).await?;
         }
         Ok(())
@@ -125,14 +127,21 @@ impl Compare {
             }
             ranges = ranges.into_iter().flat_map(Range::narrower).collect();
         }
+        marks::hit(Mark::CompareNarrowed);
         // Comparing again shows what only was on its way.
         sleep(SETTLE).await;
         ranges = self.sums(&ranges).await?;
         self.mismatched.set(ranges.len() as f64);
+        if ranges.is_empty() {
+            marks::hit(Mark::CompareSettled);
+        }
         let buckets = ranges.len();
         let mut fetched = 0;
         for range in ranges.into_iter().take(BUCKETS_MAX) {
             fetched += self.bucket(range.index).await?;
+        }
+        if fetched > 0 {
+            marks::hit(Mark::CompareFetched);
         }
         Ok(Round { buckets, fetched })
     }

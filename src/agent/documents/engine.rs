@@ -29,7 +29,9 @@ use crate::{
         },
         time::Timestamp,
     },
+    marks::{self, Mark},
     metrics::Metrics,
+    planted::{self, Bug},
     ports::{
         clock::Clock,
         documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, PAGE_MAX, Question, Total},
@@ -214,6 +216,9 @@ impl Engine {
                  from the peers; what was written here and never left is in the dead letters of the links"
             );
             self.metrics.state.discarded.inc_by(documents);
+            if documents > 0 {
+                marks::hit(Mark::DocumentsDiscarded);
+            }
         }
         self.last_hlc = meta.hlc.max(head.hlc);
         self.hlc = HybridClock::restored(self.last_hlc);
@@ -233,6 +238,9 @@ impl Engine {
     ) -> Result<bool, Broken> {
         let end = self.head.borrow().offset;
         let mut operations = Vec::new();
+        if self.cursor < end {
+            marks::hit(Mark::DocumentsCaughtUp);
+        }
         while self.cursor < end {
             if stop.is_cancelled() || !self.follow(shelf, reader, stop, Some(&mut operations)).await? {
                 return Ok(false);
@@ -325,6 +333,9 @@ impl Engine {
                 Err(refused) => drop(reply.send(Err(refused.into()))),
             }
         }
+        if planted::is(Bug::RequestAnsweredBeforeLog) {
+            done.drain(..).for_each(|(reply, applied)| drop(reply.send(Ok(applied))));
+        }
         let result = match drafts.is_empty() {
             true => Ok(()),
             false => self.publish(drafts).await,
@@ -332,6 +343,7 @@ impl Engine {
         match result {
             Ok(()) => done.into_iter().for_each(|(reply, applied)| drop(reply.send(Ok(applied)))),
             Err(error) => {
+                marks::hit(Mark::DocumentsUndone);
                 undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
                 let error = match error {
                     hub::Error::Failed(why) => Error::Failed(why),
@@ -356,6 +368,7 @@ impl Engine {
         let before = shelf.get(key);
         let known = before.zip(request).is_some_and(|(entry, request)| entry.document.knows(&request));
         if known {
+            marks::hit(Mark::RequestRepeated);
             return Ok((Applied::Duplicate, None));
         }
         if *asked == Asked::Delete && before.is_none_or(|entry| entry.document.is_tombstone()) {
@@ -368,6 +381,9 @@ impl Engine {
         let dot = Dot { replica: self.replica, number: self.given };
         self.last_hlc = self.hlc.tick(self.clock.now());
         let document = &mut shelf.change(key).document;
+        if document.is_tombstone() && *document != Document::default() {
+            marks::hit(Mark::DocumentAnew);
+        }
         let delta = match asked {
             Asked::Ops(ops) => Some(document.operate(dot, self.last_hlc, request, ops)?),
             Asked::Delete => document.delete(dot, self.last_hlc, request),

@@ -22,6 +22,8 @@ use crate::{
             document::{Conflict, Document, Merged},
         },
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::hub::{ReadError, Reader},
 };
 
@@ -139,6 +141,7 @@ impl Engine {
             // A delete that it would undo may be forgotten; whoever has the document tells.
             tracing::warn!(document = %key, written = delta.at.to_rfc3339(), "a delta is too old to be merged");
             self.metrics.state.too_old.inc();
+            marks::hit(Mark::DeltaTooOld);
             self.want(key);
             return;
         }
@@ -148,6 +151,9 @@ impl Engine {
         }
         entry.parked.push(delta);
         let met = entry.settle();
+        if met.merged > 1 {
+            marks::hit(Mark::DeltaGapFilled);
+        }
         if met.merged > 0 {
             self.metrics.state.merges.with_label_values(&[&key.of]).inc_by(met.merged);
         }
@@ -159,7 +165,13 @@ impl Engine {
         }
         match entry.parked.is_empty() {
             true => drop(self.wanted.remove(&key)),
-            false => self.want(key.clone()),
+            false => {
+                marks::hit(Mark::DeltaParked);
+                self.want(key.clone());
+            }
+        }
+        if !met.conflicts.is_empty() {
+            marks::hit(Mark::ConflictHeard);
         }
         conflicts.extend(met.conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
     }
@@ -212,7 +224,12 @@ impl Engine {
             self.metrics.state.merges.with_label_values(&[&key.of]).inc();
             conflicts.extend(met.into_iter().map(|conflict| (key.clone(), conflict)));
         }
-        self.tell(conflicts, &CancellationToken::new()).await?;
+        if !conflicts.is_empty() {
+            marks::hit(Mark::ConflictCompared);
+        }
+        if !planted::is(Bug::ConflictUntold) {
+            self.tell(conflicts, &CancellationToken::new()).await?;
+        }
         Ok(changed)
     }
 
