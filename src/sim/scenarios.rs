@@ -39,7 +39,7 @@ pub enum Scenario {
     WaitedTooLong,
     /// A document is deleted in two regions and written in the third, at once.
     DeleteBesideIncrement,
-    /// A delta is redriven after its document was deleted and every region has forgotten that.
+    /// A delta arrives when its document was deleted and every region has forgotten that.
     DeltaAfterForgotten,
     /// A region comes back from a disk that remembers less than the others forgot.
     DocumentsRestored,

@@ -504,6 +504,11 @@ impl Engine {
             }
             Question::Includes(asked) => {
                 shelf.load(asked.iter().map(|(key, _)| key)).await?;
+                // Whoever asks forgets for good what is seen here, and no delta of it would be young enough to be merged
+                // after a crash.
+                if shelf.dirty() > 0 {
+                    self.flush(shelf).await?;
+                }
                 let includes = |(key, clock): &(Key, StateClock)| {
                     // Forgotten is seen: only what every region has seen is forgotten.
                     let has_nothing = |entry: &Entry| entry.document == Document::default() && entry.parked.is_empty();

@@ -17,6 +17,7 @@ use crate::{
         event::{Draft, Record},
         link::Failure,
         state::{
+            document::Document,
             op::Refused,
             testing::{key, ops, schema},
         },
@@ -315,6 +316,22 @@ async fn a_delete_is_forgotten_when_every_region_has_seen_it_and_it_is_old() {
     a.hub.arrive(anew.last().unwrap(), "b");
     wait(5).await;
     assert_eq!((a.value().await.as_str(), b.value().await.as_str()), (r#"{"plays":4}"#, r#"{"plays":4}"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_a_region_says_it_has_seen_outlives_its_crash() {
+    let wall = Wall::new();
+    let site = Site::alone("a", &wall);
+    site.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    wait(3).await;
+    site.documents.delete(key(), None).await.unwrap();
+    let Ok(Answer::Wholes(wholes)) = site.documents.answer(Question::Wholes(vec![key()])).await else { panic!() };
+    let deleted = Document::decode(wholes[0].as_ref().unwrap()).unwrap();
+    let asked = Question::Includes(vec![(key(), deleted.clock().clone())]);
+    assert_eq!(site.documents.answer(asked).await, Ok(Answer::Includes(vec![true])));
+    // The log may hold its delta no more, or one that is too old to be merged again.
+    let again = Site::start("a", &wall, Arc::default(), site.rows.copy(), &[], &[]);
+    assert_eq!(again.value().await, "-");
 }
 
 #[tokio::test(start_paused = true)]
