@@ -91,6 +91,7 @@ marks! {
     DeltaParked "delta-parked" "A delta waits for what it stands on.",
     DeltaGapFilled "delta-gap-filled" "What a delta waited for came over the link.",
     DeltaTooOld "delta-too-old" "A delta was older than what regions remember of deletes.",
+    DeltaGivenUp "delta-given-up" "What a delta waited for did not come for so long that it was given up.",
     CounterBase "counter-base" "Another region's delete took what a counter had.",
     CounterBeside "counter-beside" "Another region's delete left an increment that it had not seen.",
     ConflictHeard "conflict-heard" "A delta met a write that its region had not seen.",

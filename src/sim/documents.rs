@@ -395,15 +395,21 @@ impl Cluster {
         IDS.into_iter().zip(wholes.into_iter().map(decode)).collect()
     }
 
-    /// Whether no region knows any more that there were documents which are deleted now.
-    pub async fn has_forgotten(&self) -> bool {
-        for index in 0..self.nodes.len() {
+    /// What regions have seen of documents that are deleted now.
+    pub async fn remembered(&self) -> Vec<String> {
+        let mut remembered = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
             let wholes = self.wholes(index).await;
-            if wholes.is_empty() || wholes.values().flatten().any(Document::is_tombstone) {
-                return false;
+            if wholes.is_empty() {
+                remembered.push(format!("{} does not answer", node.name));
+            }
+            for (id, document) in wholes {
+                if let Some(document) = document.filter(Document::is_tombstone) {
+                    remembered.push(format!("{id} in {}: {:?}", node.name, document.clock()));
+                }
             }
         }
-        true
+        remembered
     }
 
     /// Keys of the conflicts that a region's hub has been told.

@@ -444,6 +444,7 @@ impl Engine {
             Request::Tombstones { after, before, reply } => {
                 let (keys, next) = shelf.old_tombstones(after.as_ref(), before, PAGE_MAX).await?;
                 shelf.load(&keys).await?;
+                keys.iter().for_each(|key| self.give_up_old(shelf, key));
                 let is_one = |entry: &&Entry| entry.document.is_tombstone() && entry.document.newest() < before;
                 let with_clock = |key: Key| {
                     let entry = shelf.get(&key).filter(is_one).filter(|entry| entry.parked.is_empty())?;
@@ -515,7 +516,11 @@ impl Engine {
                     let seen = |entry: &Entry| has_nothing(entry) || entry.document.clock().includes(clock);
                     shelf.get(key).is_none_or(seen)
                 };
-                Answer::Includes(asked.iter().map(includes).collect())
+                let answers: Vec<bool> = asked.iter().map(includes).collect();
+                // Comparing does not see tombstones: two that differ would keep each other for ever.
+                let unseen = asked.into_iter().zip(&answers).filter(|(_, includes)| !**includes);
+                unseen.for_each(|((key, _), _)| self.want(key));
+                Answer::Includes(answers)
             }
         }))
     }

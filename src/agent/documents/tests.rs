@@ -335,6 +335,42 @@ async fn a_delete_that_a_region_says_it_has_seen_outlives_its_crash() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_deletes_that_never_met_do_not_keep_each_other_for_ever() {
+    let wall = Wall::new();
+    let a = Site::alone("a", &wall);
+    a.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    let b = Site::start("b", &wall, Arc::default(), FakeRows::default(), &[("a", &a)], &["a"]);
+    b.hub.arrive(&a.published(events::DELTA).await[0], "a");
+    wait(3).await;
+    // Neither's delta reaches the other: comparing sees no difference between two documents that are not there.
+    assert_eq!(a.documents.delete(key(), None).await, Ok(Applied::Done));
+    assert_eq!(b.documents.delete(key(), None).await, Ok(Applied::Done));
+    wait(3).await;
+    let a = Site::start("a", &wall, a.hub.clone(), a.rows.copy(), &[("b", &b)], &["b"]);
+    wall.pass(2 * HORIZON);
+    wait(200).await;
+    assert_eq!(counter(&a.metrics.text(), "hubweave_state_collected_total"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_whose_past_never_comes_is_given_up() {
+    let wall = Wall::new();
+    let (a, c) = (Site::alone("a", &wall), Site::alone("c", &wall));
+    for _ in 0..2 {
+        a.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    }
+    let b = Site::start("b", &wall, Arc::default(), FakeRows::default(), &[("c", &c)], &["c"]);
+    b.hub.arrive(&a.published(events::DELTA).await[1], "a");
+    wait(30).await;
+    let wanted = |site: &Site| counter(&site.metrics.text(), "hubweave_state_wanted_documents");
+    assert_eq!(wanted(&b), 1.0);
+    wall.pass(HORIZON);
+    wait(30).await;
+    assert_eq!(wanted(&b), 0.0);
+    assert_eq!(counter(&b.metrics.text(), "hubweave_state_expired_deltas_total"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_is_older_than_deletes_are_remembered_is_given_up() {
     let wall = Wall::new();
     let a = Site::alone("a", &wall);

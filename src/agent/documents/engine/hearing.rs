@@ -176,17 +176,38 @@ impl Engine {
         conflicts.extend(met.conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
     }
 
-    fn want(&mut self, key: Key) {
+    /// Drops deltas that waited until they were too old to be merged: what they stand on is lost.
+    pub(super) fn give_up_old(&self, shelf: &mut Shelf, key: &Key) {
+        let before = self.clock.now().minus(self.options.horizon);
+        let is_old = |delta: &Delta| delta.at < before;
+        let waiting = shelf.get(key).map(|entry| entry.parked.as_slice()).unwrap_or_default();
+        let old = waiting.iter().filter(|delta| is_old(delta)).count();
+        if old > 0 {
+            marks::hit(Mark::DeltaGivenUp);
+            tracing::warn!(document = %key, deltas = old, "what came before these deltas never came: they are given up");
+            self.metrics.state.too_old.inc_by(old as u64);
+            shelf.change(key).parked.retain(|delta| !is_old(delta));
+        }
+    }
+
+    pub(super) fn want(&mut self, key: Key) {
         if self.wanted.len() < WANTED_MAX {
             self.wanted.entry(key).or_insert_with(|| Wanted { since: Instant::now(), asked: BTreeSet::new() });
         }
     }
 
     /// Documents that have been wanted for a while and this peer was not asked for.
-    pub(super) fn wanted_of(&mut self, shelf: &Shelf, peer: &str) -> Vec<Key> {
+    pub(super) fn wanted_of(&mut self, shelf: &mut Shelf, peer: &str) -> Vec<Key> {
         let gap = self.options.gap;
         let mut keys = Vec::new();
         let mut over = Vec::new();
+        let asked: Vec<Key> = self
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| wanted.asked.len() >= self.peers)
+            .map(|(key, _)| key.clone())
+            .collect();
+        asked.iter().for_each(|key| self.give_up_old(shelf, key));
         for (key, wanted) in &mut self.wanted {
             if wanted.asked.len() >= self.peers {
                 let waits = shelf.get(key).is_some_and(|entry| !entry.parked.is_empty());
