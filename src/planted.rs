@@ -39,6 +39,22 @@ pub enum Bug {
     EventOvertakesPayload,
     /// Whatever stands at the peer's key is taken for the payload.
     PayloadTakenByName,
+    /// Documents: merging a whole document takes what was removed here for new.
+    RemovalsForgotten,
+    /// Documents: a delete takes what its region had not seen.
+    DeleteTakesUnseen,
+    /// Documents: a counter adds a replica's sum to the one that it has, instead of taking the later.
+    CountAddedUp,
+    /// Documents: a delta is merged though one before it is missing.
+    DeltaOverGap,
+    /// Documents: a request that was done in two regions counts in both.
+    TwinCounts,
+    /// Documents: a delete is forgotten before every region has seen it.
+    CollectedUnseen,
+    /// Documents: a conflict that comparing finds is told to nobody.
+    ConflictUntold,
+    /// Documents: a request to a document is answered before the log has it.
+    RequestAnsweredBeforeLog,
     /// Managed: a claim that somebody is still working on counts as done.
     DuplicateAgainstLiveClaim,
     /// Managed: who lost a claim may still mark or release it.
@@ -54,7 +70,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 29] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -70,6 +86,14 @@ impl Bug {
         Bug::BatchAcknowledgedOnPartialFailure,
         Bug::EventOvertakesPayload,
         Bug::PayloadTakenByName,
+        Bug::RemovalsForgotten,
+        Bug::DeleteTakesUnseen,
+        Bug::CountAddedUp,
+        Bug::DeltaOverGap,
+        Bug::TwinCounts,
+        Bug::CollectedUnseen,
+        Bug::ConflictUntold,
+        Bug::RequestAnsweredBeforeLog,
         Bug::DuplicateAgainstLiveClaim,
         Bug::LeaseWithoutFencing,
         Bug::LeaseFromAnswer,
@@ -95,6 +119,14 @@ impl Bug {
             Bug::BatchAcknowledgedOnPartialFailure => "batch-acknowledged-on-partial-failure",
             Bug::EventOvertakesPayload => "event-overtakes-payload",
             Bug::PayloadTakenByName => "payload-taken-by-name",
+            Bug::RemovalsForgotten => "removals-forgotten",
+            Bug::DeleteTakesUnseen => "delete-takes-unseen",
+            Bug::CountAddedUp => "count-added-up",
+            Bug::DeltaOverGap => "delta-over-gap",
+            Bug::TwinCounts => "twin-counts",
+            Bug::CollectedUnseen => "collected-unseen",
+            Bug::ConflictUntold => "conflict-untold",
+            Bug::RequestAnsweredBeforeLog => "request-answered-before-log",
             Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
             Bug::LeaseWithoutFencing => "lease-without-fencing",
             Bug::LeaseFromAnswer => "lease-from-answer",

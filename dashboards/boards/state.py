@@ -230,5 +230,16 @@ STATE = dashboard(
             query(interval(FORGOTTEN), "{{region}}: keys"),
             thresholds=ANY_IS_ODD,
         ),
+        row("Tables of regions on AWS"),
+        lines(
+            "Writes to tables",
+            "short",
+            "Writes that another agent was quicker than, tried again (conflicts); writes whose delta the bus did not take, which "
+            "comparing brings to the peers (unsent); merges that an item has no room for, so their document waits until something "
+            "is removed from it (too large). 0 for embedded regions.",
+            query(interval("hubweave_state_write_conflicts_total"), "{{region}}: conflicts"),
+            query(interval("hubweave_state_unsent_deltas_total"), "{{region}}: unsent"),
+            query(interval("hubweave_state_too_large_total"), "{{region}}: too large"),
+        ),
     ],
 )

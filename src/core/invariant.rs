@@ -49,6 +49,8 @@ pub enum Invariant {
     Payload,
     /// What was deleted does not come back.
     Resurrected,
+    /// Writes of a document that stand side by side in a region are told in its hub.
+    Told,
     /// Managed services: there are no more second effects than were counted as possible.
     Counted,
     /// Managed services: whoever lost a claim neither marks nor releases it.
@@ -92,6 +94,7 @@ impl Invariant {
             Invariant::Panic => "panic",
             Invariant::Payload => "payload",
             Invariant::Resurrected => "resurrected",
+            Invariant::Told => "told",
             Invariant::Counted => "counted",
             Invariant::Fenced => "fenced",
             Invariant::Lease => "lease",

@@ -1,6 +1,9 @@
 //! Wall clocks that are wrong on purpose, over tokio's virtual time.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -22,6 +25,12 @@ impl SimClock {
     /// From now on the clock is off by this.
     pub fn set_skew(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// Time goes by that nobody waited for.
+    pub fn pass(&self, time: Duration) {
+        let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        self.skew_ms.fetch_add(millis, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     disk::Image,
     documents::Requests,
     history::History,
+    later,
     net::Net,
     node::{Node, Profile, REFERENCE, Refused, Running},
     payload::{self, Kind as Payload},
@@ -31,6 +32,9 @@ pub const CONVERGES_WITHIN: Duration = Duration::from_secs(120);
 
 /// Longer than any sync of a simulated disk.
 pub const SYNC_ENDS_WITHIN: Duration = Duration::from_millis(20);
+
+/// One seed in so many goes on for weeks: that takes as long as the rest of the history.
+const LATER_SHARE: u64 = 5;
 
 /// Where the hub keeps its log.
 const LOG_DIR: &str = "log";
@@ -55,6 +59,8 @@ pub struct Cluster {
     pub rewound: BTreeSet<usize>,
     /// Regions whose disk may not be readable, through no fault of the agent's.
     rotten: BTreeSet<usize>,
+    /// Regions whose log lost its end to that, when the documents were ahead of it.
+    pub rotted: BTreeSet<usize>,
     /// A log is so small that links lose their places; then they must say what they lost.
     pub expects_losses: bool,
     /// The faults that this seed has.
@@ -80,6 +86,10 @@ pub async fn run(seed: u64, settings: &Settings) -> Result<Outcome, String> {
         }
     }
     let converged_seconds = cluster.heal_and_converge().await;
+    let mut chance = Chance::new(seed, "later");
+    if cluster.violations.is_empty() && chance.below(LATER_SHARE) == 0 {
+        later::play(&mut cluster, &mut chance).await;
+    }
     let mut outcome = cluster.outcome(seed);
     outcome.virtual_seconds = started.elapsed().as_secs_f64();
     outcome.converged_seconds = converged_seconds;
@@ -113,6 +123,7 @@ impl Cluster {
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
             rotten: BTreeSet::new(),
+            rotted: BTreeSet::new(),
             expects_losses: false,
             faults,
             adrift: 0,
@@ -179,6 +190,20 @@ impl Cluster {
                 self.check_durable(index).await;
             }
         }
+    }
+
+    /// Nothing passes between these regions, in both directions.
+    pub fn cut(&self, home: &str, peers: &[&str], cut: bool) {
+        for peer in peers {
+            self.net.change(home, peer, |quality| quality.cut = cut);
+            self.net.change(peer, home, |quality| quality.cut = cut);
+        }
+    }
+
+    /// Time goes by, everywhere, in which nothing happens.
+    pub fn pass(&self, time: Duration) {
+        self.trace.note(&format!("{} h later", time.as_secs() / 3_600));
+        self.nodes.iter().for_each(|node| node.clock.pass(time));
     }
 
     /// Publishes new keys, one event each, that every filter takes.
@@ -274,6 +299,7 @@ impl Cluster {
             self.trace.note(&format!("a bit of {} flips", self.nodes[index].name));
             self.trace.lock().fault(Fault::BitRot);
             self.rotten.insert(index);
+            self.rotted.insert(index);
         }
         self.lose(index).await;
     }

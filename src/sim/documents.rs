@@ -6,25 +6,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    cluster::{Cluster, lock},
+    cluster::{CONVERGES_WITHIN, Cluster, lock},
     net::{SimPeer, Site},
     node::Running,
 };
 use crate::{
-    agent::documents::LocalDocuments,
+    agent::documents::{LocalDocuments, events},
     core::{
+        event::STATE_CONFLICT,
         invariant::{Invariant, Violation},
         link::Failure,
-        state::{Key, op},
+        state::{Key, document::Document, op},
     },
     ports::{
         documents::{self, Answer, Applied, Documents, Question, RemoteDocuments},
+        hub::Hub,
         inbox::Refusal,
     },
 };
@@ -226,6 +230,16 @@ impl Cluster {
         Asked { id, amount, ops, key, acknowledged: false, adrift: false }
     }
 
+    /// A request that was never made before, with `more` operations; answers its number.
+    pub fn request(&mut self, index: usize, id: &'static str, more: &str, is_keyed: bool) -> usize {
+        let amount = self.chance.between(1, 20) as i64 - 5;
+        let ops = format!(r#"{{"field":"count","op":"increment","by":{amount}}}{more}"#);
+        let key = is_keyed.then(String::new);
+        let number = lock(&self.requests).add(Asked { id, amount, ops, key, acknowledged: false, adrift: false });
+        self.ask(index, number);
+        number
+    }
+
     /// One of the lives that may answer a service.
     fn one_of(&mut self, index: usize) -> Option<(&'static str, u64, LocalDocuments)> {
         let node = &self.nodes[index];
@@ -234,7 +248,8 @@ impl Cluster {
         Some((node.name, running.life, running.agent.documents.clone()?))
     }
 
-    fn ask(&mut self, index: usize, number: usize) {
+    /// A service makes a request, or makes it again.
+    pub fn ask(&mut self, index: usize, number: usize) {
         let Some((region, life, documents)) = self.one_of(index) else { return };
         let (net, requests, trace) = (self.net.clone(), self.requests.clone(), self.trace.clone());
         tokio::spawn(async move {
@@ -256,7 +271,7 @@ impl Cluster {
         });
     }
 
-    fn delete_document(&mut self, index: usize, id: &'static str) {
+    pub fn delete_document(&mut self, index: usize, id: &'static str) {
         let Some((region, life, documents)) = self.one_of(index) else { return };
         let (net, requests, trace) = (self.net.clone(), self.requests.clone(), self.trace.clone());
         tokio::spawn(async move {
@@ -324,6 +339,112 @@ impl Cluster {
         }
         for (region, all) in &all {
             all.iter().for_each(|(id, shown)| lock(&self.requests).check_end(region, id, shown, open));
+        }
+    }
+
+    /// Waits until all regions show the same documents; says so if they never do.
+    pub async fn settle_documents(&mut self) {
+        let started = Instant::now();
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            let mut open = Vec::new();
+            self.check_documents_equal(&mut open).await;
+            if open.is_empty() || started.elapsed() > CONVERGES_WITHIN {
+                self.violations.extend(open);
+                return;
+            }
+        }
+    }
+
+    /// These requests and no others took effect on a document, in every region.
+    pub async fn expect_members(&mut self, id: &str, expected: &[usize]) {
+        let expected: BTreeSet<usize> = expected.iter().copied().collect();
+        for (region, all) in self.shown().await {
+            let members = &all[id].members;
+            let what = || format!("{region}: {TYPE}/{id} has {members:?}, not {expected:?}");
+            if !members.is_superset(&expected) {
+                self.violations.push(Violation::new(Invariant::Durable, what()));
+            } else if *members != expected {
+                self.violations.push(Violation::new(Invariant::Resurrected, what()));
+            }
+        }
+    }
+
+    /// A field of a document shows this, in every region.
+    pub async fn expect_field(&mut self, id: &str, field: &str, expected: &str) {
+        for (region, all) in self.shown().await {
+            let value: Value = serde_json::from_str(&all[id].value).unwrap_or_default();
+            if value[field] != expected {
+                let what = format!("{region}: {field} of {TYPE}/{id} is {}, not {expected}", value[field]);
+                self.violations.push(Violation::new(Invariant::Durable, what));
+            }
+        }
+    }
+
+    /// The documents of a region with all that it knows of them; `None` where it knows nothing.
+    async fn wholes(&self, index: usize) -> BTreeMap<&'static str, Option<Document>> {
+        let running = self.nodes[index].running.as_ref();
+        let Some(documents) = running.and_then(|running| running.agent.documents.clone()) else {
+            return BTreeMap::new();
+        };
+        let keys = IDS.map(|id| Key::new(TYPE, id)).to_vec();
+        let Ok(Answer::Wholes(wholes)) = documents.answer(Question::Wholes(keys)).await else {
+            return BTreeMap::new();
+        };
+        let decode = |whole: Option<Vec<u8>>| whole.and_then(|bytes| Document::decode(&bytes).ok());
+        IDS.into_iter().zip(wholes.into_iter().map(decode)).collect()
+    }
+
+    /// What regions have seen of documents that are deleted now.
+    pub async fn remembered(&self) -> Vec<String> {
+        let mut remembered = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let wholes = self.wholes(index).await;
+            if wholes.is_empty() {
+                remembered.push(format!("{} does not answer", node.name));
+            }
+            for (id, document) in wholes {
+                if let Some(document) = document.filter(Document::is_tombstone) {
+                    remembered.push(format!("{id} in {}: {:?}", node.name, document.clock()));
+                }
+            }
+        }
+        remembered
+    }
+
+    /// Keys of the conflicts that a region's hub has been told.
+    pub async fn told(&self, index: usize) -> BTreeSet<String> {
+        let mut told = BTreeSet::new();
+        let Some(running) = &self.nodes[index].running else { return told };
+        let mut reader = running.hub.reader(running.hub.base());
+        while let Ok(records) = reader.next(1_000, 1 << 20).await {
+            if records.is_empty() {
+                break;
+            }
+            let conflicts = records.iter().filter(|record| record.detail_type() == STATE_CONFLICT);
+            told.extend(conflicts.map(|record| record.key().to_owned()));
+        }
+        told
+    }
+
+    /// Writes that stand side by side in a region were told there.
+    pub async fn check_told(&self, open: &mut Vec<Violation>) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            // What its log lost or dropped was told once; the documents need not know.
+            let is_whole = node.running.as_ref().is_some_and(|running| running.hub.base() == 0);
+            if !is_whole || self.rotted.contains(&index) {
+                continue;
+            }
+            let told = self.told(index).await;
+            for (id, document) in self.wholes(index).await {
+                for conflict in document.iter().flat_map(Document::open_conflicts) {
+                    let key = events::of_conflict(&Key::new(TYPE, id), &conflict).key.unwrap_or_default();
+                    if !told.contains(&key) {
+                        let what = format!("{}: {TYPE}/{id}: nobody was told {conflict:?}", node.name);
+                        open.push(Violation::new(Invariant::Told, what));
+                    }
+                }
+            }
         }
     }
 }

@@ -195,6 +195,7 @@ impl Cluster {
     async fn open_ends(&mut self) -> Vec<Violation> {
         let mut open = Vec::new();
         self.check_documents_equal(&mut open).await;
+        self.check_told(&mut open).await;
         let hubs = self.hubs().await;
         let history = lock(&self.history);
         for (region, effects) in &hubs {

@@ -24,6 +24,7 @@ mod documents;
 pub mod history;
 pub mod hold;
 pub mod judge;
+mod later;
 pub mod managed;
 pub mod net;
 pub mod node;

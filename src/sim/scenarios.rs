@@ -1,5 +1,7 @@
 //! Histories of embedded regions that a random run meets too seldom, each with the one fault that it is about.
 
+mod documents;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{Outcome, Settings, cluster::Cluster, in_virtual_time};
@@ -35,10 +37,22 @@ pub enum Scenario {
     LogTooSmall,
     /// Events wait for longer than the peers' ledgers remember; they are redriven on request.
     WaitedTooLong,
+    /// A document is deleted in two regions and written in the third, at once.
+    DeleteBesideIncrement,
+    /// A delta arrives when its document was deleted and every region has forgotten that.
+    DeltaAfterForgotten,
+    /// A region comes back from a disk that remembers less than the others forgot.
+    DocumentsRestored,
+    /// Registers are written in regions whose clocks are twenty minutes apart.
+    RegistersByWrongClocks,
+    /// A request is made in two regions that cannot talk.
+    OneKeyTwoRegions,
+    /// Links are paused, so only comparing finds that two regions wrote at once.
+    ConflictCompared,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 14] = [
+    pub const ALL: [Scenario; 20] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -53,6 +67,12 @@ impl Scenario {
         Scenario::LastSyncFails,
         Scenario::LogTooSmall,
         Scenario::WaitedTooLong,
+        Scenario::DeleteBesideIncrement,
+        Scenario::DeltaAfterForgotten,
+        Scenario::DocumentsRestored,
+        Scenario::RegistersByWrongClocks,
+        Scenario::OneKeyTwoRegions,
+        Scenario::ConflictCompared,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -71,6 +91,12 @@ impl Scenario {
             Scenario::LastSyncFails => "last-sync-fails",
             Scenario::LogTooSmall => "log-too-small",
             Scenario::WaitedTooLong => "waited-too-long",
+            Scenario::DeleteBesideIncrement => "delete-beside-increment",
+            Scenario::DeltaAfterForgotten => "delta-after-forgotten",
+            Scenario::DocumentsRestored => "documents-restored",
+            Scenario::RegistersByWrongClocks => "registers-by-wrong-clocks",
+            Scenario::OneKeyTwoRegions => "one-key-two-regions",
+            Scenario::ConflictCompared => "conflict-compared",
         }
     }
 }
@@ -100,13 +126,6 @@ async fn publish(cluster: &mut Cluster, index: usize, keys: std::ops::Range<u32>
     wait(2_000).await;
 }
 
-fn cut(cluster: &Cluster, home: &str, peers: &[&str], cut: bool) {
-    for peer in peers {
-        cluster.net.change(home, peer, |quality| quality.cut = cut);
-        cluster.net.change(peer, home, |quality| quality.cut = cut);
-    }
-}
-
 async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
     match scenario {
         Scenario::HeldEventCrashRedrive => {
@@ -130,10 +149,10 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
             let backup = cluster.backup(0);
             publish(cluster, 0, 0..10).await;
             for round in 1..3 {
-                cut(cluster, "a", &["b", "c"], true);
+                cluster.cut("a", &["b", "c"], true);
                 cluster.restore(0, backup.clone()).await;
                 publish(cluster, 0, round * 100..round * 100 + 10).await;
-                cut(cluster, "a", &["b", "c"], false);
+                cluster.cut("a", &["b", "c"], false);
                 wait(5_000).await;
             }
         }
@@ -179,13 +198,13 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
             publish(cluster, 0, 20..40).await;
         }
         Scenario::TwoPayloads => {
-            cut(cluster, "a", &["b", "c"], true);
+            cluster.cut("a", &["b", "c"], true);
             for (index, detail) in [(0, r#"{"n":1,"pass":true}"#), (1, r#"{"n":2,"pass":true}"#)] {
                 super::cluster::lock(&cluster.history).attempt("same", detail, true);
                 cluster.send(index, vec![("same".to_owned(), detail.to_owned())]);
             }
             wait(2_000).await;
-            cut(cluster, "a", &["b", "c"], false);
+            cluster.cut("a", &["b", "c"], false);
             wait(5_000).await;
             if let Some(agent) = cluster.agent(0).cloned() {
                 let _ = agent.redrive(&Selection::default()).await;
@@ -212,17 +231,23 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
             cluster.profile.segment_bytes = 16 << 20;
             cluster.up(0).await;
             publish(cluster, 0, 0..10).await;
-            cut(cluster, "a", &["b"], true);
+            cluster.cut("a", &["b"], true);
             publish(cluster, 0, 10..30).await;
             cluster.nodes[0].clock.set_skew(16 * 86_400_000);
             wait(3_000).await;
-            cut(cluster, "a", &["b"], false);
+            cluster.cut("a", &["b"], false);
             wait(10_000).await;
             if let Some(agent) = cluster.agent(0).cloned() {
                 let _ = agent.redrive(&Selection { expired: true, ..Selection::default() }).await;
             }
             cluster.nodes[0].clock.set_skew(0);
         }
+        Scenario::DeleteBesideIncrement => documents::delete_beside_increment(cluster).await,
+        Scenario::DeltaAfterForgotten => documents::delta_after_forgotten(cluster).await,
+        Scenario::DocumentsRestored => documents::restored(cluster, seed).await,
+        Scenario::RegistersByWrongClocks => documents::registers_by_wrong_clocks(cluster).await,
+        Scenario::OneKeyTwoRegions => documents::one_key_two_regions(cluster).await,
+        Scenario::ConflictCompared => documents::conflict_compared(cluster).await,
     }
 }
 
@@ -235,7 +260,7 @@ async fn log_too_small(cluster: &mut Cluster) {
     cluster.nodes[0].log_bytes_max = Some(3 * cluster.profile.segment_bytes);
     cluster.up(0).await;
     publish(cluster, 0, 0..10).await;
-    cut(cluster, "a", &["b"], true);
+    cluster.cut("a", &["b"], true);
     for round in 0..40 {
         publish(cluster, 0, 100 + round * 100..200 + round * 100).await;
         if cluster.agent(0).is_some_and(|agent| agent.hub.base() > 200) {
@@ -246,7 +271,7 @@ async fn log_too_small(cluster: &mut Cluster) {
     cluster.crash(0);
     cluster.nodes[0].log_bytes_max = None;
     cluster.up(0).await;
-    cut(cluster, "a", &["b"], false);
+    cluster.cut("a", &["b"], false);
     wait(20_000).await;
     // A region that begins anew gets what the log still has.
     cluster.restore(1, super::disk::Image::default()).await;
@@ -291,7 +316,7 @@ async fn only_c_holds_it_outside_of_the_order(cluster: &mut Cluster) {
 async fn both_lose_one_key(cluster: &mut Cluster) {
     let [of_a, of_b, of_c] = [0, 1, 2].map(|index| cluster.backup(index));
     // c's own never reach a or b: b's come first.
-    cut(cluster, "c", &["a", "b"], true);
+    cluster.cut("c", &["a", "b"], true);
     publish(cluster, 1, 0..10).await;
     publish(cluster, 2, 0..10).await;
     // b loses its own, and gets c's.

@@ -13,7 +13,9 @@ use super::{
     home::{Home, Tombstone},
 };
 use crate::{
+    marks::{self, Mark},
     metrics::Metrics,
+    planted::{self, Bug},
     ports::{
         clock::Clock,
         documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
@@ -87,15 +89,23 @@ impl Collect {
                 _ => vec![false; tombstones.len()],
             };
             let lacking = includes.iter().filter(|includes| !**includes).count();
+            if lacking > 0 {
+                marks::hit(Mark::TombstoneKept);
+            }
             if let Some(count) = blocked.get_mut(member.as_str()) {
                 *count += lacking as u64;
             }
-            seen.iter_mut().zip(includes).for_each(|(seen, includes)| *seen &= includes);
+            seen.iter_mut()
+                .zip(includes)
+                .for_each(|(seen, includes)| *seen &= includes || planted::is(Bug::CollectedUnseen));
         }
         let seen = seen.into_iter().zip(tombstones).filter(|(seen, _)| *seen).map(|(_, tombstone)| tombstone.clone());
         let tombstones: Vec<Tombstone> = seen.collect();
         if !tombstones.is_empty() {
             let forgotten = self.home.forget(tombstones).await.map_err(|error| error.to_string())?;
+            if forgotten > 0 {
+                marks::hit(Mark::TombstoneCollected);
+            }
             self.metrics.state.collected.inc_by(forgotten as u64);
             tracing::debug!(forgotten, "deleted documents went for good");
         }

@@ -15,6 +15,7 @@ use crate::{
         digest::{Digest, Range},
         document::Document,
     },
+    marks::{self, Mark},
     ports::{
         clock::Entropy,
         documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
@@ -94,6 +95,7 @@ impl Compare {
     async fn fetch_wanted(&self) -> Result<(), String> {
         let keys = self.home.wanted(self.peer.clone()).await.map_err(|error| error.to_string())?;
         if !keys.is_empty() {
+            marks::hit(Mark::DocumentWanted);
             self.fetch(keys).await?;
         }
         Ok(())
@@ -127,14 +129,21 @@ impl Compare {
             }
             ranges = ranges.into_iter().flat_map(Range::narrower).collect();
         }
+        marks::hit(Mark::CompareNarrowed);
         // Comparing again shows what only was on its way.
         sleep(SETTLE).await;
         ranges = self.sums(&ranges).await?;
         self.mismatched.set(ranges.len() as f64);
+        if ranges.is_empty() {
+            marks::hit(Mark::CompareSettled);
+        }
         let buckets = ranges.len();
         let mut fetched = 0;
         for range in ranges.into_iter().take(BUCKETS_MAX) {
             fetched += self.bucket(range.index).await?;
+        }
+        if fetched > 0 {
+            marks::hit(Mark::CompareFetched);
         }
         Ok(Round { buckets, fetched })
     }

@@ -30,7 +30,9 @@ use crate::{
         },
         time::Timestamp,
     },
+    marks::{self, Mark},
     metrics::Metrics,
+    planted::{self, Bug},
     ports::{
         clock::Clock,
         documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, PAGE_MAX, Question, Total},
@@ -212,6 +214,9 @@ impl Engine {
                  from the peers; what was written here and never left is in the dead letters of the links"
             );
             self.metrics.state.discarded.inc_by(documents);
+            if documents > 0 {
+                marks::hit(Mark::DocumentsDiscarded);
+            }
         }
         self.last_hlc = meta.hlc.max(head.hlc);
         self.hlc = HybridClock::restored(self.last_hlc);
@@ -231,6 +236,9 @@ impl Engine {
     ) -> Result<bool, Broken> {
         let end = self.head.borrow().offset;
         let mut operations = Vec::new();
+        if self.cursor < end {
+            marks::hit(Mark::DocumentsCaughtUp);
+        }
         while self.cursor < end {
             if stop.is_cancelled() || !self.follow(shelf, reader, stop, Some(&mut operations)).await? {
                 return Ok(false);
@@ -323,6 +331,9 @@ impl Engine {
                 Err(refused) => drop(reply.send(Err(refused.into()))),
             }
         }
+        if planted::is(Bug::RequestAnsweredBeforeLog) {
+            done.drain(..).for_each(|(reply, applied)| drop(reply.send(Ok(applied))));
+        }
         let result = match drafts.is_empty() {
             true => Ok(()),
             false => self.publish(drafts).await,
@@ -330,6 +341,7 @@ impl Engine {
         match result {
             Ok(()) => done.into_iter().for_each(|(reply, applied)| drop(reply.send(Ok(applied)))),
             Err(error) => {
+                marks::hit(Mark::DocumentsUndone);
                 undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
                 let error = match error {
                     hub::Error::Failed(why) => Error::Failed(why),
@@ -353,6 +365,9 @@ impl Engine {
         let request = request.map(state::Request::of);
         let before = shelf.get(key);
         if let Some(applied) = asked.is_settled(before.map(|entry| &entry.document), request.as_ref()) {
+            if applied == Applied::Duplicate {
+                marks::hit(Mark::RequestRepeated);
+            }
             return Ok((applied, None));
         }
         if !undo.contains_key(key) {
@@ -361,7 +376,11 @@ impl Engine {
         self.given += 1;
         let dot = Dot { replica: self.replica, number: self.given };
         self.last_hlc = self.hlc.tick(self.clock.now());
-        let delta = asked.perform(&mut shelf.change(key).document, dot, self.last_hlc, request)?;
+        let document = &mut shelf.change(key).document;
+        if document.is_tombstone() && *document != Document::default() {
+            marks::hit(Mark::DocumentAnew);
+        }
+        let delta = asked.perform(document, dot, self.last_hlc, request)?;
         Ok((Applied::Done, delta))
     }
 
@@ -418,6 +437,7 @@ impl Engine {
             Request::Tombstones { after, before, reply } => {
                 let (keys, next) = shelf.old_tombstones(after.as_ref(), before, PAGE_MAX).await?;
                 shelf.load(&keys).await?;
+                keys.iter().for_each(|key| self.give_up_old(shelf, key));
                 let is_one = |entry: &&Entry| entry.document.is_tombstone() && entry.document.newest() < before;
                 let with_clock = |key: Key| {
                     let entry = shelf.get(&key).filter(is_one).filter(|entry| entry.parked.is_empty())?;
@@ -478,13 +498,22 @@ impl Engine {
             }
             Question::Includes(asked) => {
                 shelf.load(asked.iter().map(|(key, _)| key)).await?;
+                // Whoever asks forgets for good what is seen here, and no delta of it would be young enough to be merged
+                // after a crash.
+                if shelf.dirty() > 0 {
+                    self.flush(shelf).await?;
+                }
                 let includes = |(key, clock): &(Key, StateClock)| {
                     // Forgotten is seen: only what every region has seen is forgotten.
                     let has_nothing = |entry: &Entry| entry.document == Document::default() && entry.parked.is_empty();
                     let seen = |entry: &Entry| has_nothing(entry) || entry.document.clock().includes(clock);
                     shelf.get(key).is_none_or(seen)
                 };
-                Answer::Includes(asked.iter().map(includes).collect())
+                let answers: Vec<bool> = asked.iter().map(includes).collect();
+                // Comparing does not see tombstones: two that differ would keep each other for ever.
+                let unseen = asked.into_iter().zip(&answers).filter(|(_, includes)| !**includes);
+                unseen.for_each(|((key, _), _)| self.want(key));
+                Answer::Includes(answers)
             }
         }))
     }

@@ -17,6 +17,7 @@ use crate::{
         event::{Draft, Record},
         link::Failure,
         state::{
+            document::Document,
             op::Refused,
             testing::{key, ops, schema},
         },
@@ -315,6 +316,58 @@ async fn a_delete_is_forgotten_when_every_region_has_seen_it_and_it_is_old() {
     a.hub.arrive(anew.last().unwrap(), "b");
     wait(5).await;
     assert_eq!((a.value().await.as_str(), b.value().await.as_str()), (r#"{"plays":4}"#, r#"{"plays":4}"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_that_a_region_says_it_has_seen_outlives_its_crash() {
+    let wall = Wall::new();
+    let site = Site::alone("a", &wall);
+    site.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    wait(3).await;
+    site.documents.delete(key(), None).await.unwrap();
+    let Ok(Answer::Wholes(wholes)) = site.documents.answer(Question::Wholes(vec![key()])).await else { panic!() };
+    let deleted = Document::decode(wholes[0].as_ref().unwrap()).unwrap();
+    let asked = Question::Includes(vec![(key(), deleted.clock().clone())]);
+    assert_eq!(site.documents.answer(asked).await, Ok(Answer::Includes(vec![true])));
+    // The log may hold its delta no more, or one that is too old to be merged again.
+    let again = Site::start("a", &wall, Arc::default(), site.rows.copy(), &[], &[]);
+    assert_eq!(again.value().await, "-");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_deletes_that_never_met_do_not_keep_each_other_for_ever() {
+    let wall = Wall::new();
+    let a = Site::alone("a", &wall);
+    a.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    let b = Site::start("b", &wall, Arc::default(), FakeRows::default(), &[("a", &a)], &["a"]);
+    b.hub.arrive(&a.published(events::DELTA).await[0], "a");
+    wait(3).await;
+    // Neither's delta reaches the other: comparing sees no difference between two documents that are not there.
+    assert_eq!(a.documents.delete(key(), None).await, Ok(Applied::Done));
+    assert_eq!(b.documents.delete(key(), None).await, Ok(Applied::Done));
+    wait(3).await;
+    let a = Site::start("a", &wall, a.hub.clone(), a.rows.copy(), &[("b", &b)], &["b"]);
+    wall.pass(2 * HORIZON);
+    wait(200).await;
+    assert_eq!(counter(&a.metrics.text(), "hubweave_state_collected_total"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_whose_past_never_comes_is_given_up() {
+    let wall = Wall::new();
+    let (a, c) = (Site::alone("a", &wall), Site::alone("c", &wall));
+    for _ in 0..2 {
+        a.apply(r#"{"field":"plays","op":"increment","by":1}"#, None).await.unwrap();
+    }
+    let b = Site::start("b", &wall, Arc::default(), FakeRows::default(), &[("c", &c)], &["c"]);
+    b.hub.arrive(&a.published(events::DELTA).await[1], "a");
+    wait(30).await;
+    let wanted = |site: &Site| counter(&site.metrics.text(), "hubweave_state_wanted_documents");
+    assert_eq!(wanted(&b), 1.0);
+    wall.pass(HORIZON);
+    wait(30).await;
+    assert_eq!(wanted(&b), 0.0);
+    assert_eq!(counter(&b.metrics.text(), "hubweave_state_expired_deltas_total"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]

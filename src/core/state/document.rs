@@ -21,7 +21,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Dot, Kind, Replica, Request, delta::Delta, op::Slot};
-use crate::core::time::Timestamp;
+use crate::{
+    core::time::Timestamp,
+    marks::{self, Mark},
+    planted::{self, Bug},
+};
 
 /// What a write costs besides its texts, about.
 pub(super) const ENTRY_BYTES: usize = 48;
@@ -166,12 +170,16 @@ impl Document {
         let mut repeated = 0;
         for twins in self.twins.values() {
             let is_deleted = |dot: &Dot| dot.number <= base(dot.replica).number;
-            let first = if twins.keys().any(is_deleted) { None } else { first_of(twins) };
+            let is_undone = twins.keys().any(is_deleted);
+            if is_undone {
+                marks::hit(Mark::RequestUndone);
+            }
+            let first = if is_undone { None } else { first_of(twins) };
             let void = twins.iter().filter(|(dot, _)| first != Some(**dot) && !is_deleted(dot));
             let counts = void.flat_map(|(_, done)| &done.counts).filter(|(counted, _)| counted == slot);
             repeated += counts.map(|(_, by)| *by).sum::<i128>();
         }
-        sum - repeated
+        if planted::is(Bug::TwinCounts) { sum } else { sum - repeated }
     }
 
     /// Whether every repeat that the other knows of is known here.
@@ -209,7 +217,7 @@ impl Document {
         let removed = delta.removes.iter().flat_map(|(_, dots)| dots);
         let has_all = removed.clone().all(|dot| dot.replica == delta.replica || self.clock.covers(*dot))
             && delta.deleted.as_ref().is_none_or(|deleted| self.clock.includes(deleted));
-        if delta.from > seen || !has_all {
+        if (delta.from > seen || !has_all) && !planted::is(Bug::DeltaOverGap) {
             return Merged::Early;
         }
         let conflicts = self.conflicts_of(delta);
@@ -240,7 +248,8 @@ impl Document {
     pub(super) fn fold(&mut self, delta: &Delta) {
         if let Some(deleted) = &delta.deleted {
             let covered = |entries: &BTreeMap<Dot, Payload>| {
-                entries.keys().copied().filter(|dot| deleted.covers(*dot)).collect::<Vec<Dot>>()
+                let goes = |dot: &Dot| deleted.covers(*dot) || planted::is(Bug::DeleteTakesUnseen);
+                entries.keys().copied().filter(goes).collect::<Vec<Dot>>()
             };
             let gone: Vec<(Cell, Vec<Dot>)> =
                 self.cells.iter().map(|(cell, entries)| (cell.clone(), covered(entries))).collect();
@@ -255,10 +264,18 @@ impl Document {
             self.put(cell.clone(), delta.dot(), payload.clone());
         }
         for (slot, tally) in &delta.tallies {
-            raise(&mut self.tallies, (slot.clone(), delta.replica), *tally);
+            let at = (slot.clone(), delta.replica);
+            let mut tally = *tally;
+            if let Some(before) = self.tallies.get(&at).filter(|_| planted::is(Bug::CountAddedUp)) {
+                (tally.plus, tally.minus) = (tally.plus + before.plus, tally.minus + before.minus);
+            }
+            raise(&mut self.tallies, at, tally);
         }
         for (slot, replica, base) in &delta.bases {
-            raise(&mut self.bases, (slot.clone(), *replica), *base);
+            let at = (slot.clone(), *replica);
+            let is_beside = self.tallies.get(&at).is_some_and(|tally| tally.number > base.number);
+            marks::hit(if is_beside { Mark::CounterBeside } else { Mark::CounterBase });
+            raise(&mut self.bases, at, *base);
         }
         self.seen(delta);
     }
@@ -280,6 +297,7 @@ impl Document {
         match self.requests.get(&request) {
             Some((known, _)) if *known == dot => {}
             Some(_) => {
+                marks::hit(Mark::RequestTwins);
                 let first = self.requests.remove(&request);
                 self.twins.insert(request, first.into_iter().chain([(dot, done)]).collect());
             }
@@ -315,15 +333,17 @@ impl Document {
             gone.extend(entries.keys().filter(removed).map(|dot| (cell.clone(), *dot)));
         }
         gone.iter().for_each(|(cell, dot)| self.take(cell, *dot));
+        let is_new = |dot: &Dot| !seen.covers(*dot) || planted::is(Bug::RemovalsForgotten);
         for (cell, theirs) in &other.cells {
-            let new: Vec<(&Dot, &Payload)> = theirs.iter().filter(|(dot, _)| !seen.covers(**dot)).collect();
+            let new: Vec<(&Dot, &Payload)> = theirs.iter().filter(|(dot, _)| is_new(dot)).collect();
             if new.is_empty() {
                 continue;
             }
-            let ours: Vec<Write> = self.cells.get(cell).into_iter().flatten().filter_map(Write::of).collect();
+            let mut here: Vec<Write> = self.cells.get(cell).into_iter().flatten().filter_map(Write::of).collect();
             for write in new.iter().copied().filter_map(Write::of) {
-                // What they saw beside it they told in their own region; nobody has told it here.
-                conflicts.extend(ours.iter().filter_map(|ours| conflict(cell, ours.clone(), write.clone())));
+                // What stands side by side there as well was told in their region; nobody has told it here.
+                conflicts.extend(here.iter().filter_map(|other| conflict(cell, other.clone(), write.clone())));
+                here.push(write);
             }
             new.into_iter().for_each(|(dot, payload)| self.put(cell.clone(), *dot, payload.clone()));
         }
@@ -337,6 +357,18 @@ impl Document {
         }
         self.clock.join(&other.clock);
         self.newest = self.newest.max(other.newest);
+        conflicts
+    }
+
+    /// Writes side by side: nobody who wrote since has seen both.
+    pub fn open_conflicts(&self) -> Vec<Conflict> {
+        let mut conflicts = Vec::new();
+        for (cell, entries) in &self.cells {
+            let writes: Vec<Write> = entries.iter().filter_map(Write::of).collect();
+            for (nth, write) in writes.iter().enumerate() {
+                conflicts.extend(writes[..nth].iter().filter_map(|other| conflict(cell, other.clone(), write.clone())));
+            }
+        }
         conflicts
     }
 }

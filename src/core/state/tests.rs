@@ -84,6 +84,17 @@ fn whole_documents_tell_conflicts_of_what_both_did_not_know() {
 }
 
 #[test]
+fn who_gets_both_writes_at_once_is_told_as_well() {
+    let (mut a, mut b) = two();
+    a.run(20, r#"{"field":"language","op":"set","value":"de"}"#);
+    b.run(10, r#"{"field":"language","op":"set","value":"fr"}"#);
+    let told = a.document.merge(&b.document);
+    assert_eq!(told.len(), 1);
+    assert_eq!(Document::default().merge(&a.document), told);
+    assert_eq!(a.document.open_conflicts(), told);
+}
+
+#[test]
 fn a_delete_takes_what_it_saw_and_no_more() {
     let (mut a, mut b) = two();
     let made = a.run(

@@ -22,6 +22,8 @@ use crate::{
             document::{Conflict, Document, Merged},
         },
     },
+    marks::{self, Mark},
+    planted::{self, Bug},
     ports::hub::{ReadError, Reader},
 };
 
@@ -139,6 +141,7 @@ impl Engine {
             // A delete that it would undo may be forgotten; whoever has the document tells.
             tracing::warn!(document = %key, written = delta.at.to_rfc3339(), "a delta is too old to be merged");
             self.metrics.state.too_old.inc();
+            marks::hit(Mark::DeltaTooOld);
             self.want(key);
             return;
         }
@@ -148,6 +151,9 @@ impl Engine {
         }
         entry.parked.push(delta);
         let met = entry.settle();
+        if met.merged > 1 {
+            marks::hit(Mark::DeltaGapFilled);
+        }
         if met.merged > 0 {
             self.metrics.state.merges.with_label_values(&[&key.of]).inc_by(met.merged);
         }
@@ -159,22 +165,49 @@ impl Engine {
         }
         match entry.parked.is_empty() {
             true => drop(self.wanted.remove(&key)),
-            false => self.want(key.clone()),
+            false => {
+                marks::hit(Mark::DeltaParked);
+                self.want(key.clone());
+            }
+        }
+        if !met.conflicts.is_empty() {
+            marks::hit(Mark::ConflictHeard);
         }
         conflicts.extend(met.conflicts.into_iter().map(|conflict| (key.clone(), conflict)));
     }
 
-    fn want(&mut self, key: Key) {
+    /// Drops deltas that waited until they were too old to be merged: what they stand on is lost.
+    pub(super) fn give_up_old(&self, shelf: &mut Shelf, key: &Key) {
+        let before = self.clock.now().minus(self.options.horizon);
+        let is_old = |delta: &Delta| delta.at < before;
+        let waiting = shelf.get(key).map(|entry| entry.parked.as_slice()).unwrap_or_default();
+        let old = waiting.iter().filter(|delta| is_old(delta)).count();
+        if old > 0 {
+            marks::hit(Mark::DeltaGivenUp);
+            tracing::warn!(document = %key, deltas = old, "what came before these deltas never came: they are given up");
+            self.metrics.state.too_old.inc_by(old as u64);
+            shelf.change(key).parked.retain(|delta| !is_old(delta));
+        }
+    }
+
+    pub(super) fn want(&mut self, key: Key) {
         if self.wanted.len() < WANTED_MAX {
             self.wanted.entry(key).or_insert_with(|| Wanted { since: Instant::now(), asked: BTreeSet::new() });
         }
     }
 
     /// Documents that have been wanted for a while and this peer was not asked for.
-    pub(super) fn wanted_of(&mut self, shelf: &Shelf, peer: &str) -> Vec<Key> {
+    pub(super) fn wanted_of(&mut self, shelf: &mut Shelf, peer: &str) -> Vec<Key> {
         let gap = self.options.gap;
         let mut keys = Vec::new();
         let mut over = Vec::new();
+        let asked: Vec<Key> = self
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| wanted.asked.len() >= self.peers)
+            .map(|(key, _)| key.clone())
+            .collect();
+        asked.iter().for_each(|key| self.give_up_old(shelf, key));
         for (key, wanted) in &mut self.wanted {
             if wanted.asked.len() >= self.peers {
                 let waits = shelf.get(key).is_some_and(|entry| !entry.parked.is_empty());
@@ -212,7 +245,12 @@ impl Engine {
             self.metrics.state.merges.with_label_values(&[&key.of]).inc();
             conflicts.extend(met.into_iter().map(|conflict| (key.clone(), conflict)));
         }
-        self.tell(conflicts, &CancellationToken::new()).await?;
+        if !conflicts.is_empty() {
+            marks::hit(Mark::ConflictCompared);
+        }
+        if !planted::is(Bug::ConflictUntold) {
+            self.tell(conflicts, &CancellationToken::new()).await?;
+        }
         Ok(changed)
     }
 

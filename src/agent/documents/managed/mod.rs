@@ -16,6 +16,7 @@
 
 mod arrivals;
 mod edit;
+mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,6 @@ use self::{
 use super::{
     Keeping, Options, PATIENCE,
     events::{self, Asked},
-    home::{Home, Tombstone, Tombstones},
     unavailable,
 };
 use crate::{
@@ -59,8 +59,7 @@ use crate::{
             Dot, Key, Replica, Request, Schemas,
             delta::Delta,
             document::{Conflict, Document},
-            op::{Op, Refused},
-            view::View,
+            op::Refused,
         },
         time::Timestamp,
     },
@@ -68,7 +67,7 @@ use crate::{
     ports::{
         bus::{Bus, Entry, Put},
         clock::{Clock, Entropy},
-        documents::{Answer, Applied, Documents, Error, Page, Question, RemoteDocuments, Total},
+        documents::{Answer, Applied, Error, Question, RemoteDocuments},
         items::{CHANGES_MAX, ITEM_BYTES_MAX, Items, WRITE_BYTES_MAX},
         queue::Queue,
     },
@@ -508,102 +507,5 @@ impl Inner {
             Err(Failure::Unanswered(_)) => Ok(None),
             Err(failure) => Err(failure),
         }
-    }
-}
-
-impl Documents for ManagedDocuments {
-    fn schemas(&self) -> &Schemas {
-        &self.0.schemas
-    }
-
-    fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<View>, Error>> {
-        async move {
-            let held = self.0.store.look(std::slice::from_ref(&key)).await.map_err(|failure| later(&failure))?;
-            let schema = self.0.schemas.get(&key.of);
-            Ok(held.first().zip(schema).and_then(|(held, schema)| held.document.view(&key, schema)))
-        }
-        .boxed()
-    }
-
-    fn apply(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
-        async move { self.0.change(&key, &Asked::Ops(ops), request.as_deref()).await }.boxed()
-    }
-
-    fn delete(&self, key: Key, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
-        async move { self.0.change(&key, &Asked::Delete, request.as_deref()).await }.boxed()
-    }
-
-    fn total(&self) -> BoxFuture<'_, Result<Total, Error>> {
-        async {
-            let groups = self.0.store.groups().await.map_err(|failure| later(&failure))?;
-            let documents = groups.iter().flat_map(|group| group.documents.values()).sum();
-            Ok(Total { documents, digest: store::digest(&groups) })
-        }
-        .boxed()
-    }
-
-    fn list(&self, after: Option<Key>) -> BoxFuture<'_, Result<Page, Error>> {
-        async move { self.0.store.list(after.as_ref()).await.map_err(|failure| later(&failure)) }.boxed()
-    }
-
-    fn counts(&self) -> BTreeMap<String, u64> {
-        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn answer(&self, question: Question) -> BoxFuture<'_, Result<Answer, Error>> {
-        async move {
-            let answer = self.0.store.answer(question).await.map_err(|failure| later(&failure))?;
-            answer.ok_or_else(|| Error::Refused(Refused::Malformed("no such range".to_owned())))
-        }
-        .boxed()
-    }
-}
-
-impl Home for ManagedDocuments {
-    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
-        async move {
-            let mut changed = 0;
-            for (key, document) in documents {
-                let edited = self.0.edit(&key, Edit::Whole(&document)).await.map_err(|failure| later(&failure))?;
-                changed += usize::from(edited.changed);
-            }
-            Ok(changed)
-        }
-        .boxed()
-    }
-
-    /// What waits for something is in the queue, and fetched by whoever receives it.
-    fn wanted(&self, _: String) -> BoxFuture<'_, Result<Vec<Key>, Error>> {
-        std::future::ready(Ok(Vec::new())).boxed()
-    }
-
-    fn tombstones(&self, after: Option<Key>, before: Timestamp) -> BoxFuture<'_, Result<Tombstones, Error>> {
-        async move {
-            let found = self.0.store.tombstones(after.as_ref(), before).await;
-            let (tombstones, next) = found.map_err(|failure| later(&failure))?;
-            let tombstones = tombstones.into_iter().map(|(key, document)| (key, document.clock().clone()));
-            Ok((tombstones.collect(), next))
-        }
-        .boxed()
-    }
-
-    fn forget(&self, tombstones: Vec<Tombstone>) -> BoxFuture<'_, Result<usize, Error>> {
-        async move {
-            let mut forgotten = 0;
-            for (key, clock) in tombstones {
-                let gone = self.0.edit(&key, Edit::Forget(&clock)).await.map_err(|failure| later(&failure))?;
-                forgotten += usize::from(gone.changed);
-            }
-            Ok(forgotten)
-        }
-        .boxed()
-    }
-
-    fn is_our_turn(&self, what: String) -> BoxFuture<'_, bool> {
-        async move {
-            let interval = if what == "collect" { self.0.options.collect } else { self.0.options.compare };
-            self.0.shared_turns.is_ours(&format!("documents/{what}"), interval).await
-        }
-        .boxed()
     }
 }

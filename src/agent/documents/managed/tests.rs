@@ -16,6 +16,7 @@ use crate::{
     },
     embedded::system::Random,
     ports::{
+        documents::{Documents, Total},
         queue::{Depth, Message, Outgoing},
         testing::MemoryItems,
     },

@@ -1,0 +1,81 @@
+//! Weeks later: what was deleted is forgotten, and a copy of the documents may be too old.
+//!
+//! Everything is equal when this begins, so nothing but the documents is judged: links may expire what they hold, and
+//! logs drop what is old.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Invariant, REGIONS, Violation, chance::Chance, cluster::Cluster};
+
+const MORTAL: [&str; 2] = ["mortal0", "mortal1"];
+
+/// Regions look through what is deleted once a minute, and not all of them at the same time.
+pub const COLLECTED_WITHIN: Duration = Duration::from_secs(200);
+
+/// How long a region remembers what it is told, beyond any doubt of clocks.
+pub fn horizon(cluster: &Cluster) -> Duration {
+    let retention = cluster.profile.config(&Default::default()).map(|config| config.idempotency.retention);
+    retention.unwrap_or_default() + Duration::from_secs(3_600)
+}
+
+/// Documents are deleted, maybe while a region is away and writes to them.
+pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
+    let horizon = horizon(cluster);
+    for id in MORTAL {
+        cluster.request(chance.below(3) as usize, id, "", chance.hits(0.5));
+    }
+    cluster.settle_documents().await;
+    let away = chance.below(4) as usize;
+    if let Some(home) = REGIONS.get(away) {
+        cluster.trace.note(&format!("{home} is away for weeks"));
+        let others: Vec<&str> = REGIONS.into_iter().filter(|name| name != home).collect();
+        cluster.cut(home, &others, true);
+        if chance.hits(0.5) {
+            cluster.request(away, MORTAL[0], "", chance.hits(0.5));
+        }
+    }
+    let deletes = if away == 0 { 1 } else { 0 };
+    for id in MORTAL {
+        cluster.delete_document(deletes, id);
+    }
+    sleep(Duration::from_secs(3)).await;
+    cluster.pass(2 * horizon);
+    sleep(COLLECTED_WITHIN / 2).await;
+    cluster.net.heal();
+    cluster.settle_documents().await;
+    await_forgotten(cluster).await;
+    // Begun anew under the same name.
+    let index = chance.below(3) as usize;
+    let anew = cluster.request(index, MORTAL[1], "", chance.hits(0.5));
+    cluster.settle_documents().await;
+    cluster.expect_members(MORTAL[1], &[anew]).await;
+    if chance.hits(0.5) {
+        // Down for longer than anybody remembers deletes.
+        let index = chance.below(3) as usize;
+        cluster.crash(index);
+        cluster.pass(horizon);
+        cluster.up(index).await;
+        cluster.settle_documents().await;
+    }
+    cluster.check_agents();
+    cluster.trace.note(&format!("{} violations", cluster.violations.len()));
+}
+
+/// What is deleted and old is forgotten in the end.
+pub async fn await_forgotten(cluster: &mut Cluster) {
+    let started = Instant::now();
+    loop {
+        let remembered = cluster.remembered().await;
+        if remembered.is_empty() {
+            return;
+        }
+        if started.elapsed() > COLLECTED_WITHIN {
+            let what = format!("old deletes are not forgotten: {}", remembered.join(", "));
+            cluster.violations.push(Violation::new(Invariant::Quiet, what));
+            return;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
