@@ -210,6 +210,8 @@ impl Site {
 
     /// The sums that stand in the table, and those of the documents that are there.
     async fn sums(&self) -> (Total, Total) {
+        // Sums that were read before may be shown for a moment.
+        sleep(Duration::from_secs(1)).await;
         let mut listed = Vec::new();
         let mut after = None;
         loop {
@@ -222,7 +224,6 @@ impl Site {
         }
         let digest =
             listed.iter().fold(Default::default(), |sum: crate::core::state::digest::Digest, one| sum.plus(one.digest));
-        sleep(Duration::from_secs(1)).await;
         (self.documents.total().await.unwrap(), Total { documents: listed.len() as u64, digest })
     }
 }
