@@ -6,12 +6,7 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on must stop")]
 
-use std::{
-    collections::BTreeMap,
-    hint::black_box,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 
 use crdts::{CmRDT, CvRDT, MVReg, Orswot, PNCounter, VClock};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -38,6 +33,7 @@ use hubweave::{
     metrics::Metrics,
     ports::{documents::Documents, hub::Hub},
 };
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const FIELDS: usize = 100;
@@ -283,7 +279,9 @@ fn durable(criterion: &mut Criterion) {
                     documents.apply(key, ops("counter", nth % FIELDS, 0), Some(format!("r{number}")))
                 });
                 let requests: Vec<_> = requests.collect();
-                runtime.block_on(join_all(requests)).into_iter().for_each(|done| drop(done.expect("it is done")));
+                runtime.block_on(join_all(requests)).into_iter().for_each(|done| {
+                    done.expect("it is done");
+                });
             }
             began.elapsed()
         });

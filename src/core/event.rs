@@ -23,6 +23,9 @@ pub const EMBEDDED_ACCOUNT: &str = "000000000000";
 /// Events of this source are hubweave's own (heartbeats, deltas, digests): exempt from link patterns.
 pub const RESERVED_SOURCE: &str = "hubweave";
 
+/// A reserved event: what one request changed in a document, for the other regions.
+pub const STATE_DELTA: &str = "State Delta";
+
 /// A reserved event that every region makes for itself: it never crosses a link.
 pub const STATE_CONFLICT: &str = "State Conflict";
 

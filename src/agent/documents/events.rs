@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     core::{
-        event::{Draft, RESERVED_SOURCE, Record, STATE_CONFLICT, STATE_OPERATION},
+        event::{Draft, RESERVED_SOURCE, Record, STATE_CONFLICT, STATE_DELTA, STATE_OPERATION},
         json::{self, Json},
         key::{KeyHash, hex},
         state::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// One request's change, for the other regions. Source [`RESERVED_SOURCE`].
-pub const DELTA: &str = "State Delta";
+pub const DELTA: &str = STATE_DELTA;
 
 /// What a service wants done to a document of its region; of any source. It never crosses a link: its delta does.
 pub const OPERATION: &str = STATE_OPERATION;

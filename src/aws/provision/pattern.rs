@@ -5,10 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    agent::documents::events::DELTA,
-    core::event::{RESERVED_SOURCE, STATE_CONFLICT, STATE_OPERATION},
-};
+use crate::core::event::{RESERVED_SOURCE, STATE_CONFLICT, STATE_DELTA, STATE_OPERATION};
 
 /// EventBridge's bound on a pattern.
 pub const CHARACTERS_MAX: usize = 2_048;
@@ -47,7 +44,7 @@ pub fn own() -> Value {
 /// What other regions did to documents.
 pub fn deltas() -> Value {
     let mut pattern = own_arrivals();
-    pattern["detail-type"] = json!([DELTA]);
+    pattern["detail-type"] = json!([STATE_DELTA]);
     pattern
 }
 

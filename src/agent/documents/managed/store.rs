@@ -417,7 +417,7 @@ impl Store {
     pub async fn answer(&self, question: Question) -> Result<Option<Answer>, Failure> {
         Ok(Some(match question {
             Question::Sums(ranges) => {
-                let sums = sums_of(&*self.groups().await?);
+                let sums = sums_of(&self.groups().await?);
                 match ranges.iter().map(|range| sums.of(*range)).collect() {
                     Some(sums) => Answer::Sums(sums),
                     None => return Ok(None),
