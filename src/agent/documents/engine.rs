@@ -211,7 +211,7 @@ impl Engine {
                 documents,
                 written = meta.alive.to_rfc3339(),
                 "this copy of the documents is older than what regions remember of deletes: it is given up and fetched \
-                 from the peers; what was written here and never left is in the dead letters of the links"
+                 from the peers; what was written here and never left is in this region's log alone"
             );
             self.metrics.state.discarded.inc_by(documents);
             if documents > 0 {
