@@ -55,7 +55,7 @@ pub enum Command {
     /// Dead letters
     #[command(subcommand)]
     Dlq(Dlq),
-    /// Documents of embedded regions
+    /// Documents
     #[command(subcommand)]
     State(State),
     /// Objects of embedded regions

@@ -173,7 +173,7 @@ fn is_settled(seen: &BTreeMap<String, Vec<Option<Version>>>) -> bool {
     first.iter().any(|version| others.iter().all(|shown| shown.contains(version)))
 }
 
-/// Documents of embedded regions, compared.
+/// Documents of regions, compared.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Documents {
     pub compared: u64,

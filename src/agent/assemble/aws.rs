@@ -125,7 +125,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         // A put must be over before its lease; a ledger's call has its own limit.
         let peer = open(peer_aws, link.attempt_timeout).await;
         if !config.state.is_empty() {
-            let items = Arc::new(ItemsTable::new(&open(peer_aws, CALL_TIMEOUT).await, &peer_names.documents()));
+            let items = Arc::new(ItemsTable::new(&peer, &peer_names.documents()));
             let table = FaultyDocuments::new(Arc::new(PeerTable::new(items)), &link.to, faults.clone(), crash.clone());
             tables.insert(link.to.clone(), Arc::new(table));
         }

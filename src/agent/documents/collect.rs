@@ -10,9 +10,11 @@ use tokio::time::sleep;
 
 use super::{
     Options,
-    home::{Home, Tombstone},
+    compare::{FETCHED, fetch},
+    home::{Chore, Home, Tombstone},
 };
 use crate::{
+    core::state::Key,
     marks::{self, Mark},
     metrics::Metrics,
     planted::{self, Bug},
@@ -38,7 +40,7 @@ impl Collect {
         }
         loop {
             sleep(self.options.collect).await;
-            if !self.home.is_our_turn("collect".to_owned()).await {
+            if !self.home.is_our_turn(Chore::Collect).await {
                 continue;
             }
             if let Err(why) = self.round().await {
@@ -80,14 +82,11 @@ impl Collect {
     async fn collect(&self, tombstones: &[Tombstone], blocked: &mut BTreeMap<&str, u64>) -> Result<(), String> {
         let mut seen = vec![true; tombstones.len()];
         for member in &self.members {
-            let answer = match self.remotes.get(member) {
-                Some(remote) => remote.ask(Question::Includes(tombstones.to_vec())).await.ok(),
+            let includes = match self.remotes.get(member) {
+                Some(remote) => self.ask(&**remote, tombstones).await,
                 None => None,
             };
-            let includes = match answer {
-                Some(Answer::Includes(includes)) if includes.len() == tombstones.len() => includes,
-                _ => vec![false; tombstones.len()],
-            };
+            let includes = includes.unwrap_or_else(|| vec![false; tombstones.len()]);
             let lacking = includes.iter().filter(|includes| !**includes).count();
             if lacking > 0 {
                 marks::hit(Mark::TombstoneKept);
@@ -110,5 +109,24 @@ impl Collect {
             tracing::debug!(forgotten, "deleted documents went for good");
         }
         Ok(())
+    }
+
+    /// Which of these a region has seen; `None` if it does not say. Comparing sees no tombstones, and two that differ would
+    /// keep each other for ever: what it has in their places is merged, as it does with ours.
+    async fn ask(&self, remote: &dyn RemoteDocuments, tombstones: &[Tombstone]) -> Option<Vec<bool>> {
+        let Ok(Answer::Includes(includes)) = remote.ask(Question::Includes(tombstones.to_vec())).await else {
+            return None;
+        };
+        if includes.len() != tombstones.len() {
+            return None;
+        }
+        let unseen = tombstones.iter().zip(&includes).filter(|(_, includes)| !**includes);
+        let unseen: Vec<Key> = unseen.map(|((key, _), _)| key.clone()).collect();
+        for keys in unseen.chunks(FETCHED) {
+            if let Err(why) = fetch(&*self.home, remote, keys.to_vec()).await {
+                tracing::debug!(why, "what a region has in place of a delete that it has not seen was not fetched");
+            }
+        }
+        Some(includes)
     }
 }

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prometheus::Gauge;
 use tokio::time::{Instant, sleep};
 
-use super::{Options, home::Home};
+use super::{
+    Options,
+    home::{Chore, Home},
+};
 use crate::{
     core::state::{
         Key,
@@ -50,7 +53,7 @@ impl Compare {
         loop {
             sleep(LOOK).await;
             let fetched = self.fetch_wanted().await;
-            if Instant::now() >= next && !self.home.is_our_turn(format!("compare/{}", self.peer)).await {
+            if Instant::now() >= next && !self.home.is_our_turn(Chore::Compare(&self.peer)).await {
                 next = Instant::now() + self.pause();
             } else if Instant::now() >= next {
                 let round = self.round().await;
@@ -181,28 +184,33 @@ impl Compare {
         Ok(fetched)
     }
 
-    /// Merges documents of the peer; answers how many of ours changed.
-    async fn fetch(&self, mut keys: Vec<Key>) -> Result<usize, String> {
-        let mut changed = 0;
-        while !keys.is_empty() {
-            let Answer::Wholes(wholes) = self.theirs(Question::Wholes(keys.clone())).await? else {
-                return Err("not what was asked for: documents".to_owned());
-            };
-            if wholes.is_empty() || wholes.len() > keys.len() {
-                return Err(format!("{} documents for {} asked for", wholes.len(), keys.len()));
-            }
-            let rest = keys.split_off(wholes.len());
-            let mut documents = Vec::new();
-            for (key, whole) in std::mem::replace(&mut keys, rest).into_iter().zip(wholes) {
-                let Some(whole) = whole else { continue };
-                documents.push((key, Document::decode(&whole).map_err(|error| error.to_string())?));
-            }
-            if !documents.is_empty() {
-                changed += self.home.merge(documents).await.map_err(|error| error.to_string())?;
-            }
-        }
-        Ok(changed)
+    async fn fetch(&self, keys: Vec<Key>) -> Result<usize, String> {
+        fetch(&*self.home, &*self.remote, keys).await
     }
+}
+
+/// Merges documents of a peer, at most [`FETCHED`]; answers how many of ours changed.
+pub async fn fetch(home: &dyn Home, remote: &dyn RemoteDocuments, mut keys: Vec<Key>) -> Result<usize, String> {
+    let mut changed = 0;
+    while !keys.is_empty() {
+        let answer = remote.ask(Question::Wholes(keys.clone())).await.map_err(|failure| failure.to_string())?;
+        let Answer::Wholes(wholes) = answer else {
+            return Err("not what was asked for: documents".to_owned());
+        };
+        if wholes.is_empty() || wholes.len() > keys.len() {
+            return Err(format!("{} documents for {} asked for", wholes.len(), keys.len()));
+        }
+        let rest = keys.split_off(wholes.len());
+        let mut documents = Vec::new();
+        for (key, whole) in std::mem::replace(&mut keys, rest).into_iter().zip(wholes) {
+            let Some(whole) = whole else { continue };
+            documents.push((key, Document::decode(&whole).map_err(|error| error.to_string())?));
+        }
+        if !documents.is_empty() {
+            changed += home.merge(documents).await.map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(changed)
 }
 
 /// What came of comparing once.

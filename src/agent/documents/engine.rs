@@ -509,11 +509,7 @@ impl Engine {
                     let seen = |entry: &Entry| has_nothing(entry) || entry.document.clock().includes(clock);
                     shelf.get(key).is_none_or(seen)
                 };
-                let answers: Vec<bool> = asked.iter().map(includes).collect();
-                // Comparing does not see tombstones: two that differ would keep each other for ever.
-                let unseen = asked.into_iter().zip(&answers).filter(|(_, includes)| !**includes);
-                unseen.for_each(|((key, _), _)| self.want(key));
-                Answer::Includes(answers)
+                Answer::Includes(asked.iter().map(includes).collect())
             }
         }))
     }

@@ -30,5 +30,13 @@ pub trait Home: Documents {
     fn forget(&self, tombstones: Vec<Tombstone>) -> BoxFuture<'_, Result<usize, Error>>;
 
     /// Whether it is this agent's turn to do this: agents of a region that share its documents do not all compare them.
-    fn is_our_turn(&self, what: String) -> BoxFuture<'_, bool>;
+    fn is_our_turn<'a>(&'a self, chore: Chore<'a>) -> BoxFuture<'a, bool>;
+}
+
+/// What one agent of a region does for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore<'a> {
+    /// Comparing with this peer.
+    Compare(&'a str),
+    Collect,
 }

@@ -37,7 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     engine::{Engine, Request},
-    home::{Home, Tombstone, Tombstones},
+    home::{Chore, Home, Tombstone, Tombstones},
 };
 use crate::{
     core::{
@@ -295,7 +295,7 @@ impl Home for LocalDocuments {
         self.ask(|reply| Request::Forget { tombstones, reply }).boxed()
     }
 
-    fn is_our_turn(&self, _: String) -> BoxFuture<'_, bool> {
+    fn is_our_turn<'a>(&'a self, _: Chore<'a>) -> BoxFuture<'a, bool> {
         std::future::ready(true).boxed()
     }
 }

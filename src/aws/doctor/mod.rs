@@ -237,6 +237,25 @@ impl Doctor<'_> {
         }
     }
 
+    /// What comparing with a peer's documents takes.
+    async fn peer_documents(
+        &self,
+        clients: &Clients,
+        place: &Place,
+        names: &Names,
+        prefix: &str,
+        findings: &mut Findings,
+    ) {
+        let what = format!("{prefix}documents {}", names.documents());
+        match probe::documents_reading(clients, &names.documents()).await {
+            Ok(()) => findings.ok(what, "are read and listed"),
+            Err((action, failure)) => {
+                let (region, resource) = (names.region.clone(), place.table(&names.documents()));
+                Subject { region, what, action, resource }.failed(&failure, findings);
+            }
+        }
+    }
+
     async fn ledger(&self, clients: &Clients, place: &Place, names: &Names, prefix: &str, findings: &mut Findings) {
         let what = format!("{prefix}ledger {}", names.ledger());
         let (clock, entropy) = (self.clock.clone(), &*self.entropy);
@@ -297,6 +316,9 @@ impl Doctor<'_> {
         if let Some(place) = self.hub(&clients, peer, &names, &prefix, &account, findings).await {
             self.ledger(&clients, &place, &names, &prefix, findings).await;
             self.bucket(&clients, &place, &names, &prefix, findings).await;
+            if !self.config.state.is_empty() {
+                self.peer_documents(&clients, &place, &names, &prefix, findings).await;
+            }
         }
     }
 

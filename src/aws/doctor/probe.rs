@@ -240,6 +240,14 @@ pub async fn documents(clients: &Clients, table: &str, entropy: &dyn Entropy) ->
     }
 }
 
+/// What another region's agents do with a table of documents.
+pub async fn documents_reading(clients: &Clients, table: &str) -> Result<(), (&'static str, Failure)> {
+    let items = ItemsTable::new(clients, table);
+    let place = Place::new("doctor", "reading");
+    items.get(vec![place.clone()]).await.map_err(|failure| ("dynamodb:BatchGetItem", failure))?;
+    items.list(place.partition, None).await.map(drop).map_err(|failure| ("dynamodb:Query", failure))
+}
+
 /// A page of a small part, which costs as little as a scan may.
 pub async fn ledger_reading(clients: &Clients, table: &str, clock: Arc<dyn Clock>) -> Result<(), Failure> {
     let part = Part { number: 0, of: PROBED_PARTS };

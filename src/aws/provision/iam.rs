@@ -42,7 +42,7 @@ const DOCUMENTS_WORK: [&str; 5] =
     ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:DescribeTable", "dynamodb:PutItem", "dynamodb:Query"];
 
 /// What comparing with another region's documents takes.
-const DOCUMENTS_LOOK: [&str; 3] = ["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:Query"];
+const DOCUMENTS_LOOK: [&str; 2] = ["dynamodb:BatchGetItem", "dynamodb:Query"];
 
 /// What tells the state of queues, rules and tables and changes nothing.
 const LOOKING: [(&str, [&str; 3]); 3] = [

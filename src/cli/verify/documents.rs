@@ -1,4 +1,4 @@
-//! The documents of embedded regions, as their agents tell of them.
+//! The documents of regions, as their agents tell of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,7 +109,7 @@ impl<'a> Looks<'a> {
         for (region, total) in totals {
             match total {
                 Ok(total) => drop(now.insert(region, total)),
-                // A region on managed services, or an older agent.
+                // It has another file than we, or is older than documents.
                 Err(error) if error.status() == Some(404) => drop(self.not_compared.insert(region)),
                 Err(error) => failed.add(region, &error),
             }

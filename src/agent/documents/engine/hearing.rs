@@ -190,7 +190,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn want(&mut self, key: Key) {
+    fn want(&mut self, key: Key) {
         if self.wanted.len() < WANTED_MAX {
             self.wanted.entry(key).or_insert_with(|| Wanted { since: Instant::now(), asked: BTreeSet::new() });
         }

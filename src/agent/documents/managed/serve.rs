@@ -8,7 +8,7 @@ use super::{ManagedDocuments, edit::Edit, later, store};
 use crate::{
     agent::documents::{
         events::Asked,
-        home::{Home, Tombstone, Tombstones},
+        home::{Chore, Home, Tombstone, Tombstones},
     },
     core::{
         state::{
@@ -110,11 +110,11 @@ impl Home for ManagedDocuments {
         .boxed()
     }
 
-    fn is_our_turn(&self, what: String) -> BoxFuture<'_, bool> {
-        async move {
-            let interval = if what == "collect" { self.0.options.collect } else { self.0.options.compare };
-            self.0.shared_turns.is_ours(&format!("documents/{what}"), interval).await
-        }
-        .boxed()
+    fn is_our_turn<'a>(&'a self, chore: Chore<'a>) -> BoxFuture<'a, bool> {
+        let (what, interval) = match chore {
+            Chore::Compare(peer) => (format!("documents/compare/{peer}"), self.0.options.compare),
+            Chore::Collect => ("documents/collect".to_owned(), self.0.options.collect),
+        };
+        async move { self.0.shared_turns.is_ours(&what, interval).await }.boxed()
     }
 }

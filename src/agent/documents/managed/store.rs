@@ -17,11 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{
-    StreamExt, TryStreamExt,
-    future::{join_all, try_join_all},
-    stream,
-};
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -323,7 +319,7 @@ impl Store {
             self.partition(partition(*bucket_of), behind)
         });
         let mut rows = Vec::new();
-        for (sort, item) in join_all(pages).await.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        for (sort, item) in try_join_all(pages).await?.into_iter().flatten() {
             let Some(key) = key_of(&sort) else { continue };
             match decode::<Row>(&item.bytes) {
                 Ok(row) => rows.push((key, row)),
@@ -400,14 +396,12 @@ impl Store {
     /// The table did not answer, or a newer build wrote there.
     pub async fn older(&self, before: Timestamp) -> Result<Vec<Key>, Failure> {
         let buckets: Vec<u16> = (0..BUCKETS).collect();
-        let keys = stream::iter(buckets.chunks(LISTED))
-            .then(|buckets| self.rows(buckets, None))
-            .map_ok(|rows| rows.into_iter().filter(|(_, row)| row.newest < before).map(|(key, _)| key))
-            .try_fold(Vec::new(), async |mut all, keys| {
-                all.extend(keys);
-                Ok(all)
-            });
-        keys.await
+        let mut keys = Vec::new();
+        for buckets in buckets.chunks(LISTED) {
+            let rows = self.rows(buckets, None).await?;
+            keys.extend(rows.into_iter().filter(|(_, row)| row.newest < before).map(|(key, _)| key));
+        }
+        Ok(keys)
     }
 
     /// What a peer asks. `None` of what there is no such range of.

@@ -434,6 +434,24 @@ async fn what_is_deleted_goes_when_all_have_seen_it_and_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_deletes_that_never_met_do_not_keep_each_other_for_ever() {
+    let wall = Wall::new();
+    let (eu, us) = two(&wall);
+    eu.apply(&increment(1)).await;
+    eu.deltas().into_iter().for_each(|delta| us.queue.push(delta));
+    settle(&[&eu, &us]).await;
+    // Neither's delta reaches the other: comparing sees no difference between two documents that are not there.
+    for site in [&eu, &us] {
+        assert_eq!(site.documents.delete(key(), None).await, Ok(Applied::Done));
+    }
+    wall.pass(HORIZON * 2 + DAY);
+    sleep(Duration::from_secs(6 * 3_600)).await;
+    for site in [&eu, &us] {
+        assert_eq!(site.counter("hubweave_state_collected_total"), 1.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_that_was_restored_writes_as_another_and_one_that_is_too_old_begins_anew() {
     let wall = Wall::new();
     let (eu, us) = two(&wall);
