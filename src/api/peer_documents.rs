@@ -33,13 +33,13 @@ pub async fn ask(State(api): State<Arc<Api>>, request: Request) -> Response {
         Ok(Query(asker)) => asker,
         Err(error) => return answer::error(StatusCode::BAD_REQUEST, &format!("the query: {error}")),
     };
-    let admission = match api.options.inbox.admit(&asker.cluster, &asker.region).await {
-        Ok(admission) => admission,
-        Err(refusal) => return refused(&refusal),
-    };
     let body = match read_body(&head.headers, body, QUESTION_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => return error.answer(),
+    };
+    let admission = match api.options.inbox.admit(&asker.cluster, &asker.region).await {
+        Ok(admission) => admission,
+        Err(refusal) => return refused(&refusal),
     };
     let question = match documents::decode(&body) {
         Ok(question) => question,

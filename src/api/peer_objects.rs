@@ -18,7 +18,7 @@ use super::{
     Api,
     answer::{self, content_length, read_body},
     bodies::{self, Caller, Incoming},
-    listener::Connection,
+    listener::{Connection, CutOff},
     peer::{cut_off, refused},
 };
 use crate::{
@@ -173,8 +173,8 @@ pub async fn abort(State(api): State<Arc<Api>>, request: Request) -> Result<Resp
 
 async fn said<T: DeserializeOwned>(api: &Api, request: Request) -> Result<(Admission, T), Response> {
     let (head, body) = request.into_parts();
-    let admission = admit(api, &head.uri).await?;
     let body = read_body(&head.headers, body, wire::BYTES_MAX).await.map_err(|error| error.answer())?;
+    let admission = admit(api, &head.uri).await?;
     let said = serde_json::from_slice(&body);
     Ok((admission, said.map_err(|error| answer::error(StatusCode::BAD_REQUEST, &error.to_string()))?))
 }
@@ -195,14 +195,22 @@ impl Call {
         connection: &Connection,
     ) -> Result<Call, Response> {
         let incoming = api.bodies.incoming(Caller::Peer, headers, body);
-        let Some(room) = api.bodies.enter(Caller::Peer).await else {
-            let mut response = no_room();
-            incoming.forget(&mut response).await;
-            return Err(response);
+        let entered = async {
+            let room = api.bodies.enter(Caller::Peer).await.ok_or_else(no_room)?;
+            Ok::<_, Response>((admit(api, uri).await?, room))
         };
-        let admission = admit(api, uri).await?;
-        connection.lift_timeout();
-        Ok(Call { admission, incoming, _room: room })
+        match entered.await {
+            Ok((admission, room)) => {
+                connection.lift_timeout();
+                Ok(Call { admission, incoming, _room: room })
+            }
+            Err(mut response) => {
+                if response.extensions().get::<CutOff>().is_none() {
+                    incoming.forget(&mut response).await;
+                }
+                Err(response)
+            }
+        }
     }
 
     fn body(&self) -> Body {
