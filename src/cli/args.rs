@@ -1,5 +1,7 @@
 //! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
 
+mod failover;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::{
     config::{Address, parse_duration},
     core::{pattern::Pattern, time::Timestamp},
 };
+
+pub use failover::{Failover, Order};
 
 /// Makes an event-driven backend active-active across regions.
 #[derive(Debug, Parser)]
@@ -68,6 +72,9 @@ pub enum Command {
     /// Faults, on purpose; needs `faults.enabled`
     #[command(subcommand)]
     Fault(Fault),
+    /// Moves users out of a region, and back
+    #[command(subcommand)]
+    Failover(Failover),
     /// Tries everything that agents need and names what is missing; exit code 1 if something is
     Doctor(Doctor),
     /// What an AWS region needs: as text for other tools, compared, made or removed

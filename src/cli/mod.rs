@@ -14,6 +14,7 @@ mod dlq;
 mod doctor;
 mod error;
 mod explain;
+mod failover;
 mod fault;
 
 pub mod http;
@@ -114,6 +115,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::State(command) => state::state(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
+        Command::Failover(command) => failover::failover(context, command).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,
         #[cfg(feature = "aws")]
         Command::Provision(args) => provision::provision(context, args).await,
