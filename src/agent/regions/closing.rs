@@ -21,10 +21,15 @@ impl Regions {
         closed.filter(|(of, _)| *of == epoch).map(|(_, head)| head)
     }
 
+    /// This region does not serve any more, and its log has not come to its end.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state() != State::Active && self.closed().is_none()
+    }
+
     /// Fixes the end of the log while this region is something else than active; called again and again.
     pub(in crate::agent) async fn close(&self, documents: Option<&LocalDocuments>) {
         let epoch = self.view().epoch_of(&self.home);
-        if self.state() == State::Active || self.closed().is_some() {
+        if !self.is_closing() {
             return;
         }
         match self.end_of_log(documents).await {

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::super::{Agent, INTRODUCTION_WAIT};
 use crate::ports::regions::{Answer, Error, Question};
 
-/// How often it is looked whether this region has to close its log.
-const REGIONS_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a region that does not serve any more looks whether its log has come to its end.
+const CLOSING_LOOK: Duration = Duration::from_millis(100);
 
 impl Agent {
     /// Tells and hears what is decided of the regions, and does what follows from it.
@@ -22,12 +22,18 @@ impl Agent {
             let _ = tokio::time::timeout(INTRODUCTION_WAIT, self.regions.exchange()).await;
             self.regions.introduced();
             let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
-            let mut exchanged = Instant::now();
+            let mut exchange = Instant::now() + interval;
             loop {
-                tokio::time::sleep(REGIONS_INTERVAL.min(interval)).await;
+                let look = Instant::now() + CLOSING_LOOK;
+                let until = if self.regions.is_closing() { exchange.min(look) } else { exchange };
+                tokio::select! {
+                    biased;
+                    () = self.regions.changed.notified() => {}
+                    () = tokio::time::sleep_until(until) => {}
+                }
                 self.regions.close(self.documents.as_ref()).await;
-                if exchanged.elapsed() >= interval {
-                    exchanged = Instant::now();
+                if Instant::now() >= exchange {
+                    exchange = Instant::now() + interval;
                     self.regions.exchange().await;
                     self.evacuate_suspects().await;
                 }

@@ -23,7 +23,10 @@ use std::{
 use futures::{FutureExt, future::join_all};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use self::heard::Heard;
 use super::inbox::read_state;
@@ -70,6 +73,8 @@ pub struct Regions {
     /// Held while something is changed, so that what is on disk and what is answered come in one order.
     writing: tokio::sync::Mutex<()>,
     kept: Mutex<Kept>,
+    /// Wakes who minds the regions.
+    changed: Notify,
     /// The process is to stop, or an operator wants nothing more of services.
     process_drains: AtomicBool,
     /// See [`Report::closed`](crate::core::region::proof::Report::closed); and the epoch that it belongs to.
@@ -130,6 +135,7 @@ impl Regions {
             heard: Arc::new(Heard::new(patience)),
             writing: tokio::sync::Mutex::default(),
             kept: Mutex::new(kept),
+            changed: Notify::new(),
             process_drains: AtomicBool::new(false),
             closed: Mutex::default(),
             health: Mutex::new(Health { refusals: 0, fell: None }),
@@ -180,6 +186,7 @@ impl Regions {
             let before = std::mem::replace(&mut *self.kept(), changed);
             self.tell(&before.voter.view);
             self.follow();
+            self.changed.notify_one();
         }
         Ok(result)
     }
@@ -313,7 +320,7 @@ impl Regions {
     }
 
     /// Asks all others whether they know the same, and brings both sides to what either knows.
-    pub(super) async fn exchange(&self) {
+    pub async fn exchange(&self) {
         let exchanges: Vec<_> = self.remotes.keys().map(|region| self.exchange_with(region).boxed()).collect();
         join_all(exchanges).await;
         let suspects = self.heard.suspects();

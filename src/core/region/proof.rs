@@ -99,6 +99,9 @@ pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> 
 pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
     let mut open = Vec::new();
     let region = &report.region;
+    if crate::planted::is(crate::planted::Bug::DrainedTooEarly) {
+        return open;
+    }
     let Some(closed) = report.closed else {
         return vec![format!("{region} still writes down what it took from services")];
     };
@@ -144,6 +147,9 @@ pub struct Heads {
 pub fn unequal(own: &Report, other: &Report, heads: Heads) -> Vec<String> {
     let mut open = Vec::new();
     let (home, peer) = (&own.region, &other.region);
+    if crate::planted::is(crate::planted::Bug::BackUnequal) {
+        return open;
+    }
     match (own.links.get(peer), other.links.get(home)) {
         (Some(out), Some(back)) => {
             unlinked(out, &format!("{home} -> {peer}"), heads.own, &mut open);

@@ -35,7 +35,9 @@ fn after(steps: &[(&str, Step)]) -> View {
     for (epoch, (region, step)) in (1..).zip(steps) {
         let order = order(region, *step, view.epoch_of(region));
         view = order.apply(&view, ballot(epoch), &members(1)).unwrap();
-        REGIONS.iter().for_each(|region| drop(view.known.insert((*region).to_owned(), epoch)));
+        for region in REGIONS {
+            view.known.insert(region.to_owned(), epoch);
+        }
     }
     view
 }
@@ -221,8 +223,8 @@ fn what_was_forced_takes_its_epoch() {
 /// A coordinator in the middle of its round.
 struct Round {
     ballot: Ballot,
-    promises: Vec<Vote>,
-    accepts: usize,
+    promises: BTreeMap<&'static str, Vote>,
+    accepts: BTreeSet<&'static str>,
     view: Option<View>,
     order: Order,
 }
@@ -245,7 +247,7 @@ fn decisions_stand_on_each_other_in_every_order_of_messages() {
                 let region = *chance.pick(&REGIONS);
                 let order = order(region, *chance.pick(&STEPS), voter.view.epoch_of(region));
                 let ballot = Ballot { epoch, proposal };
-                rounds.push(Round { ballot, promises: Vec::new(), accepts: 0, view: None, order });
+                rounds.push(Round { ballot, promises: BTreeMap::new(), accepts: BTreeSet::new(), view: None, order });
             }
             let index = chance.below(rounds.len() as u64) as usize;
             let round = &mut rounds[index];
@@ -258,26 +260,29 @@ fn decisions_stand_on_each_other_in_every_order_of_messages() {
                 let voter = voters.get_mut(region).unwrap();
                 match &round.view {
                     None => match voter.answer(region, &Message::Prepare(round.ballot)) {
-                        vote @ Vote::Given { .. } => round.promises.push(vote),
+                        vote @ Vote::Given { .. } => drop(round.promises.insert(region, vote)),
                         _ => gone = true,
                     },
                     Some(view) => match voter.answer(region, &Message::Accept(round.ballot, view.clone())) {
-                        Vote::Given { .. } => round.accepts += 1,
+                        Vote::Given { .. } => {
+                            round.accepts.insert(region);
+                        }
                         _ => gone = true,
                     },
                 }
             }
             if round.view.is_none() && round.promises.len() >= 2 {
-                let base = Voter::base(round.promises.iter());
+                let base = Voter::base(round.promises.values());
                 round.view = Some(round.order.apply(&base, round.ballot, &members(1)).unwrap_or(base));
                 continue;
             }
-            if let Some(view) = round.view.clone().filter(|_| round.accepts >= 2) {
+            if let Some(view) = round.view.clone().filter(|_| round.accepts.len() >= 2) {
                 assert!(view.states(&members(0)).values().any(|state| *state == State::Active), "seed {seed}");
-                for earlier in decided.values() {
-                    let mut both = view.clone();
+                for (epoch, other) in &decided {
+                    let (earlier, later) = if *epoch < round.ballot.epoch { (other, &view) } else { (&view, other) };
+                    let mut both = later.clone();
                     both.join(earlier);
-                    assert!(both.entries == view.entries, "seed {seed}: a later decision lost an earlier one");
+                    assert!(both.entries == later.entries, "seed {seed}: a later decision lost an earlier one");
                 }
                 assert!(
                     decided.insert(round.ballot.epoch, view.clone()).is_none(),
