@@ -39,8 +39,7 @@ pub fn health(region: &str, state: &str, unhealthy: Option<&str>, lag: &BTreeMap
 
 /// `GET /`: a page for people, which asks for the rest itself. It says nothing of the region, so it needs no token.
 pub async fn page() -> Response {
-    let mut response =
-        answer::with_type(StatusCode::OK, "text/html; charset=utf-8", include_str!("page.html").into());
+    let mut response = answer::with_type(StatusCode::OK, "text/html; charset=utf-8", include_str!("page.html").into());
     // All of it is in the page; nothing else may be loaded, and nobody may frame it.
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                   frame-ancestors 'none'; base-uri 'none'; form-action 'none'";

@@ -96,6 +96,8 @@ fn probes_answer_and_draining_is_told() {
     for path in ["/livez", "/readyz"] {
         Request::get(path).send(admin).expect_status(200);
     }
+    // It asks the others first what was decided meanwhile.
+    until(PATIENCE, "users to be sent here", || Request::get("/region/health").is_ok(admin));
     let health = Request::get("/region/health").send(admin).expect_status(200).json();
     assert_eq!((&health["region"], &health["healthy"], &health["state"]), (&json!(EU), &json!(true), &json!("active")));
     assert!(health["reason"].is_string());

@@ -131,6 +131,7 @@ impl Regions {
             clock,
             entropy,
             metrics,
+            introduced: AtomicBool::new(remotes.is_empty()),
             remotes,
             heard: Arc::new(Heard::new(patience)),
             writing: tokio::sync::Mutex::default(),
@@ -139,7 +140,6 @@ impl Regions {
             process_drains: AtomicBool::new(false),
             closed: Mutex::default(),
             health: Mutex::new(Health { refusals: 0, fell: None }),
-            introduced: AtomicBool::new(false),
         }
     }
 
