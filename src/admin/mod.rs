@@ -9,12 +9,14 @@
 //! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
+//! | `POST`, `DELETE /v1/drill` | one drill at a time |
 //! | `POST /v1/reload`, `/v1/drain` | the process |
 //!
 //! Fields: `docs/HTTP.md`.
 
 mod control;
 mod documents;
+mod drills;
 pub mod managed;
 mod objects;
 mod probe;
@@ -94,6 +96,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/links/{peer}/repair", post(control::repair))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))
+        .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes())).with_state(admin)
 }

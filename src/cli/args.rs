@@ -1,5 +1,7 @@
 //! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
 
+mod drills;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::{
     config::{Address, parse_duration},
     core::{pattern::Pattern, time::Timestamp},
 };
+
+pub use drills::{Agent, Drill, Kill, Release};
 
 /// Makes an event-driven backend active-active across regions.
 #[derive(Debug, Parser)]
@@ -68,6 +72,12 @@ pub enum Command {
     /// Faults, on purpose; needs `faults.enabled`
     #[command(subcommand)]
     Fault(Fault),
+    /// Experiments: what happens when things fail
+    #[command(subcommand)]
+    Drill(Drill),
+    /// The processes that `up` runs
+    #[command(subcommand)]
+    Agent(Agent),
     /// Tries everything that agents need and names what is missing; exit code 1 if something is
     Doctor(Doctor),
     /// What an AWS region needs: as text for other tools, compared, made or removed

@@ -117,6 +117,12 @@ impl Http {
         })
     }
 
+    /// The answer's text. Any status but 2xx is an [`Error`].
+    pub async fn text(&self, listener: &Listener, call: Call) -> Result<String, Error> {
+        let bytes = self.bytes(listener, call).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// An answer with a status of 2xx, whose body says nothing.
     pub async fn done(&self, listener: &Listener, call: Call) -> Result<(), Error> {
         self.bytes(listener, call).await.map(drop)
@@ -393,6 +399,11 @@ impl std::error::Error for Error {}
 /// Text as a part of a path or query.
 pub fn escape(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// `name=value&…` as forms have it.
+pub fn query_pairs(pairs: &[(String, String)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 /// `?name=value&…` of those that are there.

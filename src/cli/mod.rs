@@ -5,6 +5,7 @@
 //! other module is a command or a group of them. [`main`] turns whatever happens into an exit code: 0 done, 1 the
 //! answer is no, 2 bad arguments or configuration.
 
+mod agent;
 pub mod args;
 mod check;
 mod context;
@@ -12,6 +13,7 @@ mod cost;
 mod demo;
 mod dlq;
 mod doctor;
+mod drill;
 mod error;
 mod explain;
 mod fault;
@@ -113,6 +115,8 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Object(command) => object::object(context, command).await,
         Command::State(command) => state::state(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
+        Command::Drill(command) => drill::drill(context, command).await,
+        Command::Agent(command) => agent::agent(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,
         #[cfg(feature = "aws")]
