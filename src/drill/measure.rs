@@ -3,10 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{extension::Detect, timeline::Sample};
+use super::{
+    extension::Detect,
+    timeline::{Link, Sample, millis},
+};
 
 /// How long backlogs must stay low until the regions count as caught up.
 const SETTLED_SECONDS: f64 = 2.0;
+
+/// What was written so short a time ago is under way and does not wait.
+const MOMENT_SECONDS: f64 = 0.25;
 
 /// A sample that is older says nothing of now.
 const FRESH_SECONDS: f64 = 1.5;
@@ -92,7 +98,7 @@ impl Measure {
             && self.detected.is_none()
             && self.notices(region, sample)
         {
-            self.detected = Some((sample.at - fault).max(0.0));
+            self.detected = Some(millis((sample.at - fault).max(0.0)));
         }
         self.latest.insert(region.to_owned(), sample.clone());
         let fresh = |other: &&Sample| sample.at - other.at <= FRESH_SECONDS;
@@ -120,7 +126,7 @@ impl Measure {
         let is_low = |region: &String| {
             self.latest.get(region).is_some_and(|sample| {
                 let is_of_now = sample.at >= heal && now - sample.at <= FRESH_SECONDS && sample.state.is_some();
-                is_of_now && sample.links.iter().all(|link| link.backlog_events <= self.usual)
+                is_of_now && sample.links.iter().all(|link| self.is_low(link))
             })
         };
         if !self.regions.iter().all(is_low) {
@@ -129,8 +135,13 @@ impl Measure {
         }
         let since = *self.low_since.get_or_insert(now);
         if now - since >= SETTLED_SECONDS {
-            self.caught_up = Some(since - heal);
+            self.caught_up = Some(millis(since - heal));
         }
+    }
+
+    /// Nothing waits but what traffic always has under way.
+    fn is_low(&self, link: &Link) -> bool {
+        link.backlog_events <= self.usual || link.rpo_exposure_seconds <= MOMENT_SECONDS
     }
 
     /// Takes in a region's `/metrics`.
@@ -221,10 +232,16 @@ fn sum(text: &str, name: &str, label: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drill::timeline::Link;
 
     fn sample(at: f64, backlog: u64, state: &str, suspects: &[&str]) -> Sample {
-        let link = Link { peer: "us".into(), state: state.into(), backlog_events: backlog, ..Link::default() };
+        let waits = if backlog > 2 { 3.0 } else { 0.0 };
+        let link = Link {
+            peer: "us".into(),
+            state: state.into(),
+            backlog_events: backlog,
+            rpo_exposure_seconds: waits,
+            ..Link::default()
+        };
         let suspects = suspects.iter().map(|name| (*name).to_owned()).collect();
         Sample { at, state: Some("active".into()), suspects, links: vec![link] }
     }

@@ -46,13 +46,13 @@ impl Sample {
             Link {
                 peer: text(&link["peer"]),
                 state: text(&link["state"]),
-                lag_seconds: now.zip(watermark).map(|(now, watermark)| now.since(watermark).as_secs_f64()),
+                lag_seconds: now.zip(watermark).map(|(now, watermark)| millis(now.since(watermark).as_secs_f64())),
                 backlog_events: link["backlog_events"].as_u64().unwrap_or_default(),
-                rpo_exposure_seconds: link["rpo_exposure_seconds"].as_f64().unwrap_or_default(),
+                rpo_exposure_seconds: millis(link["rpo_exposure_seconds"].as_f64().unwrap_or_default()),
             }
         };
         Sample {
-            at,
+            at: millis(at),
             state: Some(text(&status["state"])),
             suspects: array(&status["suspects"]).iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
             links: array(&status["links"]).iter().map(link).collect(),
@@ -61,8 +61,13 @@ impl Sample {
 
     /// The region did not answer.
     pub fn silent(at: f64) -> Sample {
-        Sample { at, ..Sample::default() }
+        Sample { at: millis(at), ..Sample::default() }
     }
+}
+
+/// Seconds to the millisecond: what stands beyond is noise.
+pub fn millis(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
 }
 
 /// Samples by region.

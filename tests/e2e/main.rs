@@ -38,6 +38,7 @@ mod chaos;
 mod cloudevents;
 mod commands;
 mod config_files;
+mod drills;
 mod hostile;
 mod metrics;
 #[cfg(feature = "aws")]

@@ -16,6 +16,7 @@ use crate::{
         extension::Extension,
         journal::{Journal, Measured, Run, Step, StepKind},
         page,
+        timeline::millis,
         verdict::{self, Facts},
     },
     verify::{journal::Journal as LoadJournal, report::Report},
@@ -129,7 +130,7 @@ fn evacuation(ran: &Ran, extension: &Extension, measured: &mut Measured) {
     measured.rpo_events = rpo["events"].as_u64();
     measured.rpo_kind = rpo["kind"].as_str().map(str::to_owned);
     let began = ran.watch.with(|measure| measure.trouble(said["mode"] == "graceful"));
-    measured.rto_seconds = ran.served_at.zip(began).map(|(served, began)| served - began);
+    measured.rto_seconds = ran.served_at.zip(began).map(|(served, began)| millis(served - began));
 }
 
 fn acknowledged(journal: &LoadJournal) -> u64 {

@@ -21,6 +21,7 @@ use crate::{
         experiment::{Experiment, Rollback},
         journal::{DURING_MAX, Run, RunStatus, State, Status, SteadyStates, Step, StepKind},
         measure::{Mark, Measure},
+        timeline::millis,
         tolerance,
     },
 };
@@ -336,7 +337,7 @@ impl Runner {
             runs.len() - 1
         };
         let output = self.hands.perform(&activity.provider, cancel).await;
-        let duration = self.watch.now() - from;
+        let duration = millis(self.watch.now() - from);
         let done = {
             let mut runs = lock(runs);
             let run = &mut runs[index];

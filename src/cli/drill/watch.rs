@@ -16,7 +16,7 @@ use crate::{
     },
     drill::{
         measure::Measure,
-        timeline::{Sample, Timeline},
+        timeline::{Sample, Timeline, millis},
     },
 };
 
@@ -60,7 +60,7 @@ impl Watch {
 
     /// Seconds since the beginning.
     pub fn now(&self) -> f64 {
-        self.began.elapsed().as_secs_f64()
+        millis(self.began.elapsed().as_secs_f64())
     }
 
     /// Asks what was measured, or says what happens.
