@@ -143,8 +143,9 @@ impl Experiment {
         let notes =
             unknown.map(|member| format!("line {}: {}: not part of the format, ignored", member.line, member.key));
         let notes = notes.collect();
-        let source = root.json();
         let title = text(&title, &variables);
+        let mut source = root.json();
+        source["title"] = title.clone().into();
         Ok(Experiment {
             title,
             hypothesis,

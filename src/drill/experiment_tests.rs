@@ -71,7 +71,7 @@ fn regions_and_commands_of_hubweave_are_known() {
     );
     let experiment = parse(&text).expect("an experiment");
     let named: Vec<(String, u64)> = experiment.regions().into_iter().map(|named| (named.name, named.line)).collect();
-    assert_eq!(named, [("ap".to_owned(), 10), ("eu".to_owned(), 9), ("us".to_owned(), 9)]);
+    assert_eq!(named, [("ap".to_owned(), 11), ("eu".to_owned(), 10), ("us".to_owned(), 10)]);
     assert!(
         experiment.method[0].is_command(["fault", "inject"]) && !experiment.method[0].is_command(["agent", "kill"])
     );
@@ -132,4 +132,37 @@ fn what_is_wrong_is_said_with_line_and_member() {
         assert_eq!((problem.line, problem.key.as_str()), (line, key), "{text}\n{problem}");
         assert_eq!(problem.to_string().lines().count(), 1);
     }
+}
+
+#[test]
+fn every_shipped_experiment_is_read_and_puts_back_what_it_does() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("chaos");
+    let entries = [root.clone(), root.join("aws")].map(|folder| std::fs::read_dir(folder).expect("experiments"));
+    let files = entries.into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    let mut read = 0;
+    for file in files.filter(|file| file.extension().is_some_and(|kind| kind == "yaml")) {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let experiment = parse(&text).unwrap_or_else(|problem| panic!("{}, {problem}", file.display()));
+        let name = file.display();
+        assert_eq!(experiment.notes, Vec::<String>::new(), "{name}");
+        let extension = experiment.extension.as_ref().unwrap_or_else(|| panic!("{name} has no extension"));
+        assert!(extension.journal.is_some() && extension.heal.is_some(), "{name}");
+        assert!(experiment.hypothesis.is_some() && experiment.rollback == Rollback::Always, "{name}");
+        let does = |list: &[Activity], words| list.iter().any(|activity| activity.is_command(words));
+        for (done, undone) in [
+            (["fault", "inject"], ["fault", "clear"]),
+            (["agent", "kill"], ["agent", "release"]),
+            (["failover", "execute"], ["failover", "failback"]),
+        ] {
+            let is_put_back = !does(&experiment.method, done) || does(&experiment.rollbacks, undone);
+            assert!(is_put_back, "{name} does not put back {done:?}");
+        }
+        let has_an_end = |activity: &Activity| match &activity.provider {
+            Provider::Process(process) => process.timeout.is_some(),
+            Provider::Http(http) => http.timeout.is_some(),
+        };
+        assert!(experiment.activities().all(has_an_end), "{name} has a step without a time-out");
+        read += 1;
+    }
+    assert_eq!(read, 13);
 }

@@ -155,10 +155,6 @@ impl Measure {
         }
     }
 
-    pub fn fault(&self) -> Option<f64> {
-        self.fault
-    }
-
     /// Where an RTO counts from: the fault, or the evacuation where there is none before it.
     pub fn trouble(&self, graceful: bool) -> Option<f64> {
         if graceful { self.evacuate } else { self.fault.or(self.evacuate) }

@@ -380,7 +380,8 @@ fn a_hypothesis_that_fails_meanwhile_stops_the_drill() {
     });
     let file = experiment(&cluster, "continuous", &members);
     let journal = run(&cluster, Path::new(&file), 1);
-    assert_eq!(journal["status"], "failed");
+    assert_eq!((&journal["deviated"], &journal["hubweave"]["verdict"]), (&json!(true), &json!("failed")));
+    assert!(journal["hubweave"]["reasons"].to_string().contains("during the method: probe `no mark`"), "{journal}");
     let during = journal["steady_states"]["during"].as_array().expect("looks");
     let met: Vec<bool> = during.iter().map(|state| state["steady_state_met"] == true).collect();
     assert!(met.first() == Some(&true) && met.last() == Some(&false), "{met:?}");

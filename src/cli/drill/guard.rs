@@ -106,7 +106,6 @@ impl Lock {
                 join_all(listeners.iter().map(|listener| renewing.hold(listener))).await;
             }
         });
-        lock.tasks.close();
         Ok(lock)
     }
 
@@ -117,6 +116,7 @@ impl Lock {
     /// Lets go of all regions.
     pub async fn release(&self) {
         self.stop.cancel();
+        self.tasks.close();
         self.tasks.wait().await;
         let query = http::query(&[("id", self.body["id"].as_str().map(str::to_owned))]);
         let listeners = self.context.admins();

@@ -246,9 +246,10 @@ impl Runner {
         let state = self.look(cancel).await.filter(|_| !cancel.is_cancelled())?;
         let ok = state.steady_state_met;
         let last = state.probes.last().map_or("-", Run::name);
+        let title = self.experiment.hypothesis.as_ref().map_or("-", |hypothesis| hypothesis.title.as_str());
         self.say(&match ok {
-            true => format!("hypothesis {when}: holds"),
-            false => format!("hypothesis {when}: does not hold: {last}"),
+            true => format!("hypothesis {when}: {title}: holds"),
+            false => format!("hypothesis {when}: {title}: does not hold: {last}"),
         });
         self.step(&format!("hypothesis {when}"), StepKind::Hypothesis, from, ok);
         Some(state)
