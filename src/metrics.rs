@@ -14,8 +14,10 @@ use crate::core::{
     link::{Skip, Status},
 };
 
+mod regions;
 mod state;
 
+pub use regions::{DRILLS, RegionMetrics, VERDICTS};
 pub use state::StateMetrics;
 
 /// Replication lag in seconds: from a millisecond (same rack) to the quarter of an hour that people get paged for.
@@ -86,6 +88,7 @@ pub struct Metrics {
     pub stamps_audited: IntCounterVec,
     pub ledger_rows_read: IntCounter,
     pub state: StateMetrics,
+    pub regions: RegionMetrics,
 }
 
 /// The children of one link.
@@ -341,6 +344,7 @@ impl Metrics {
                 &["result"],
             )?,
             state: StateMetrics::declare(&declare)?,
+            regions: RegionMetrics::declare(&declare, peers)?,
             registry: registry.clone(),
         };
         for state in REGION_STATES {

@@ -55,6 +55,10 @@ pub enum Bug {
     ConflictUntold,
     /// Documents: a request to a document is answered before the log has it.
     RequestAnsweredBeforeLog,
+    /// Regions: one that drains counts as drained before its links have brought everything.
+    DrainedTooEarly,
+    /// Regions: one that comes back counts as equal before it is.
+    BackUnequal,
     /// Managed: a claim that somebody is still working on counts as done.
     DuplicateAgainstLiveClaim,
     /// Managed: who lost a claim may still mark or release it.
@@ -70,7 +74,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 31] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -94,6 +98,8 @@ impl Bug {
         Bug::CollectedUnseen,
         Bug::ConflictUntold,
         Bug::RequestAnsweredBeforeLog,
+        Bug::DrainedTooEarly,
+        Bug::BackUnequal,
         Bug::DuplicateAgainstLiveClaim,
         Bug::LeaseWithoutFencing,
         Bug::LeaseFromAnswer,
@@ -127,6 +133,8 @@ impl Bug {
             Bug::CollectedUnseen => "collected-unseen",
             Bug::ConflictUntold => "conflict-untold",
             Bug::RequestAnsweredBeforeLog => "request-answered-before-log",
+            Bug::DrainedTooEarly => "drained-too-early",
+            Bug::BackUnequal => "back-unequal",
             Bug::DuplicateAgainstLiveClaim => "duplicate-against-live-claim",
             Bug::LeaseWithoutFencing => "lease-without-fencing",
             Bug::LeaseFromAnswer => "lease-from-answer",

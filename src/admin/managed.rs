@@ -125,7 +125,11 @@ async fn ready(State(admin): Shared) -> Response {
 async fn health(State(admin): Shared) -> Response {
     let status = admin.agent.status();
     let lag = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
-    probe::health(&status.region, status.state, admin.agent.stopping().is_cancelled(), &lag)
+    let unhealthy = match admin.agent.stopping().is_cancelled() {
+        true => Some("stopping"),
+        false => admin.agent.is_draining().then_some("the region is not active"),
+    };
+    probe::health(&status.region, status.state, unhealthy, &lag)
 }
 
 async fn metrics(State(admin): Shared) -> Response {

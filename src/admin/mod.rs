@@ -10,6 +10,7 @@
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
 //! | `POST`, `DELETE /v1/drill` | one drill at a time |
+//! | `GET /v1/regions`, `/v1/failover/inventory`, `POST /v1/failover`, `/v1/drills` | who serves users |
 //! | `POST /v1/reload`, `/v1/drain` | the process |
 //!
 //! Fields: `docs/HTTP.md`.
@@ -21,6 +22,7 @@ pub mod managed;
 mod objects;
 mod probe;
 mod read;
+mod regions;
 
 use std::sync::Arc;
 
@@ -94,6 +96,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/links/{peer}/resume", post(control::resume))
         .route("/v1/links/{peer}/replay", post(control::replay))
         .route("/v1/links/{peer}/repair", post(control::repair))
+        .route("/v1/regions", get(regions::regions))
+        .route("/v1/failover", post(regions::failover))
+        .route("/v1/failover/inventory", get(regions::inventory))
+        .route("/v1/drills", post(regions::drilled))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))
         .merge(drills::router())

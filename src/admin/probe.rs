@@ -19,15 +19,11 @@ pub fn ready(stopping: bool) -> Response {
     }
 }
 
-/// Whether users should be sent here. `lag`, seconds by peer, is told, never decisive: a partition would take both sides
-/// out.
-pub fn health(region: &str, state: &str, stopping: bool, lag: &BTreeMap<&String, Option<f64>>) -> Response {
-    let healthy = state == "active" && !stopping;
-    let reason = match (healthy, stopping) {
-        (true, _) => "active, and the hub accepts",
-        (false, true) => "stopping",
-        (false, false) => "the region is not active",
-    };
+/// Whether users should be sent here: `unhealthy` says why not. `lag`, seconds by peer, is told, never decisive: a partition
+/// would take both sides out.
+pub fn health(region: &str, state: &str, unhealthy: Option<&str>, lag: &BTreeMap<&String, Option<f64>>) -> Response {
+    let healthy = unhealthy.is_none();
+    let reason = unhealthy.unwrap_or("active, and the hub accepts");
     let body = json!({
         "region": region,
         "state": state,

@@ -26,7 +26,11 @@ pub async fn ready(State(admin): Shared) -> Response {
 pub async fn health(State(admin): Shared) -> Response {
     let status = admin.agent.status();
     let lag = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
-    probe::health(&status.region, status.state, admin.agent.stopping().is_cancelled(), &lag)
+    let unhealthy = match admin.agent.stopping().is_cancelled() {
+        true => Some("stopping"),
+        false => admin.agent.regions.unhealthy(),
+    };
+    probe::health(&status.region, status.state, unhealthy, &lag)
 }
 
 pub async fn metrics(State(admin): Shared) -> Response {

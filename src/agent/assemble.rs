@@ -26,12 +26,13 @@ use crate::{
         peer::{self, HttpPeer},
         remote_documents::HttpDocuments,
         remote_objects::{self, RemoteObjects},
+        remote_regions::HttpRegion,
         rows::{self, LocalRows},
         system::{Random, SystemClock},
     },
     faults::{
         self, Faults, clock::SkewedClock, documents::FaultyDocuments, inbox::FaultyInbox, objects::FaultyObjects,
-        peer::FaultyPeer,
+        peer::FaultyPeer, regions::FaultyRegion,
     },
     metrics::Metrics,
     ports::{
@@ -39,6 +40,7 @@ use crate::{
         inbox::Inbox,
         objects::Objects,
         peer::Peer,
+        regions::RemoteRegion,
     },
 };
 
@@ -170,6 +172,14 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         let peer = FaultyPeer::new(Arc::new(HttpPeer::new(options)), &link.to, faults.clone(), crash.clone());
         peers.insert(link.to, Arc::new(peer));
     }
+    let regions = others.iter().filter_map(|other| {
+        let address = config.region(other)?.api.clone()?;
+        let options = peer::Options { token: config.auth.peer_token.clone(), ..peer::Options::new(address, region) };
+        let remote = Arc::new(HttpRegion::new(&config.cluster.name, options));
+        let remote: Arc<dyn RemoteRegion> = Arc::new(FaultyRegion::new(remote, other, faults.clone(), crash.clone()));
+        Some((other.clone(), remote))
+    });
+    let regions = regions.collect();
     let agent = Agent::start(Parts {
         config,
         region: region.to_owned(),
@@ -177,6 +187,7 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         peers,
         objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects.clone() }),
         documents,
+        regions,
         clock,
         entropy: entropy.clone(),
         faults: faults.clone(),

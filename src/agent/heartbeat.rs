@@ -14,8 +14,15 @@ use crate::{
 
 pub const DETAIL_TYPE: &str = "Heartbeat";
 
-/// Publishes heartbeats until `stop`. A hub that is busy misses one; the next one tells more.
-pub async fn run(hub: Arc<dyn Hub>, region: String, interval: Duration, stop: CancellationToken) {
+/// Publishes heartbeats until `stop`. A hub that is busy misses one; the next one tells more. `told` hears whether the hub
+/// took it.
+pub async fn run(
+    hub: Arc<dyn Hub>,
+    region: String,
+    interval: Duration,
+    stop: CancellationToken,
+    told: impl Fn(bool) + Send,
+) {
     let mut number = 0u64;
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -39,7 +46,9 @@ pub async fn run(hub: Arc<dyn Hub>, region: String, interval: Duration, stop: Ca
             stamp_stripped: false,
             has_payload: false,
         };
-        if let Err(error) = hub.publish(vec![draft]).await {
+        let published = hub.publish(vec![draft]).await;
+        told(published.is_ok());
+        if let Err(error) = published {
             tracing::warn!(%error, number, "no heartbeat this time");
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{Notify, mpsc};
 
-use super::{repairs::Ended, watch::Watch};
+use super::{regions::heard::Heard, repairs::Ended, watch::Watch};
 use crate::{
     core::{
         batch::{Answer, Batch, Kind, Outcome, Repaired, Reply},
@@ -76,8 +76,8 @@ pub struct RegionInbox {
     pub repairs: mpsc::Sender<RepairRequest>,
     /// By sender: wakes our link to it, which may be waiting out a failure.
     pub heard: BTreeMap<String, Arc<Notify>>,
-    /// By sender: its head as it said last, and when. What it may take with it if it is lost now.
-    pub heads: Mutex<BTreeMap<String, u64>>,
+    /// What the others say of themselves, and that they say anything.
+    pub listens: Arc<Heard>,
 }
 
 impl RegionInbox {
@@ -168,6 +168,13 @@ impl RegionInbox {
             return;
         }
         let (mut applied, mut duplicates, mut conflicts) = (0, 0, 0);
+        let has_come = |(record, outcome): &(&Record, &Outcome)| {
+            matches!(outcome, Outcome::Delivered | Outcome::Duplicate) && !record.header.is_remote()
+        };
+        let came = records.iter().zip(outcomes).filter(has_come).map(|(record, _)| record.header.accepted).max();
+        if let (Some(accepted), Kind::Stream { .. }) = (came, kind) {
+            self.listens.came(sender, accepted);
+        }
         for (record, outcome) in records.iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered if record.header.is_reserved() => {
@@ -209,7 +216,8 @@ impl Inbox for RegionInbox {
             self.wait_for_turn(&batch).await;
             let sender = batch.opening.sender.clone();
             let kind = batch.opening.kind.clone();
-            self.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(sender.clone(), batch.opening.head);
+            self.listens.alive(&sender);
+            self.listens.head(&sender, batch.opening.head);
             let records = batch.records.clone();
             let mut applying = self.hub.apply(batch);
             // The first poll puts the batch into the hub's queue; from then on its successor may follow.

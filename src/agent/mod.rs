@@ -24,6 +24,7 @@ pub mod ordered;
 mod pacer;
 pub mod payloads;
 pub mod queue_link;
+pub mod regions;
 mod repairs;
 mod rounds;
 mod status;
@@ -50,6 +51,7 @@ use self::{
     inbox::{Handed, read_state},
     link::LinkTask,
     payloads::Stores,
+    regions::Regions,
     repairs::{Ended, Repairs},
     watch::Watch,
 };
@@ -82,6 +84,7 @@ use crate::{
         clock::{Clock, Entropy},
         hub::Hub,
         peer::{Peer, RepairRequest},
+        regions::RemoteRegion,
     },
 };
 
@@ -101,6 +104,8 @@ pub struct Parts {
     pub objects: Option<Stores>,
     /// Where documents are; `None` where there are no types of them.
     pub documents: Option<Shelves>,
+    /// The others of the file that can be asked about who serves users.
+    pub regions: BTreeMap<String, Arc<dyn RemoteRegion>>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub faults: Arc<Faults>,
@@ -116,6 +121,8 @@ pub struct Agent {
     pub faults: Arc<Faults>,
     pub inbox: Arc<RegionInbox>,
     pub documents: Option<LocalDocuments>,
+    /// Which regions serve users.
+    pub regions: Regions,
     watch: Arc<Watch>,
     config: Mutex<Config>,
     links: BTreeMap<String, LinkHandle>,
@@ -125,21 +132,16 @@ pub struct Agent {
     tasks: TaskTracker,
 }
 
-/// How far a link is behind, in the terms of RPO.
-struct Exposure {
-    backlog_events: u64,
-    backlog_bytes: u64,
-    watermark: Timestamp,
-    exposure_seconds: f64,
-}
-
 impl Agent {
     /// Starts the region's tasks and answers at once; peers are not waited for.
     ///
     /// # Errors
     /// The hub cannot write down a link's filter: it failed.
     pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
-        let Parts { config, region, hub, peers, objects, documents, clock, entropy, faults, metrics } = parts;
+        let Parts { config, region, hub, peers, objects, documents, regions, clock, entropy, faults, metrics } = parts;
+        let ports = (hub.clone(), clock.clone(), entropy.clone(), metrics.clone());
+        let regions = Regions::new(&config, &region, ports, regions);
+        regions.follow();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (repairs, repairs_wanted) = mpsc::channel(16);
@@ -171,7 +173,7 @@ impl Agent {
             handed: names.into_iter().map(|name| (name, Handed::default())).collect(),
             repaired: repaired.clone(),
             repairs,
-            heads: Mutex::default(),
+            listens: regions.heard.clone(),
         });
         let mut links = BTreeMap::new();
         let mut disabled = Vec::new();
@@ -220,6 +222,7 @@ impl Agent {
             faults,
             inbox,
             documents,
+            regions,
             watch,
             config: Mutex::new(config),
             links,
@@ -229,6 +232,7 @@ impl Agent {
         });
         agent.tasks.spawn(agent.clone().introduce());
         agent.tasks.spawn(agent.clone().maintain());
+        agent.tasks.spawn(agent.clone().mind_regions());
         agent.tasks.spawn(agent.clone().repair_others(repairs_wanted));
         Ok(agent)
     }
@@ -248,12 +252,10 @@ impl Agent {
     /// From now on services get 503; links and peers go on.
     pub fn drain(&self) {
         tracing::info!(region = self.region, "draining: no new events from services");
-        self.hub.set_draining(true);
-        for state in crate::metrics::REGION_STATES {
-            self.metrics.region_state.with_label_values(&[state]).set(i64::from(state == "draining"));
-        }
+        self.regions.drain_process();
     }
 
+    /// Services get nothing, whether the process is to stop or the region does not serve.
     pub fn is_draining(&self) -> bool {
         self.hub.is_draining()
     }
@@ -408,7 +410,8 @@ impl Agent {
         });
         futures::future::join_all(hellos).await;
         let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
-        heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone()).await;
+        let told = |accepted| self.regions.beat(accepted);
+        heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone(), told).await;
     }
 
     async fn maintain(self: Arc<Self>) {
@@ -467,25 +470,6 @@ impl Agent {
     /// The first invariants that the agent found broken; empty unless there is a bug.
     pub fn violations(&self) -> Vec<Violation> {
         self.watch.violations()
-    }
-
-    fn exposure(&self, link: &LinkHandle) -> Exposure {
-        let head = *self.hub.head().borrow();
-        let view = link.view();
-        // A clock that was set back must not hide what is exposed.
-        let now = self.clock.now().max(head.accepted);
-        let ahead = head.local_events.saturating_sub(view.mark.local_events);
-        // A mark that is not known yet (nothing was delivered) counts everything.
-        let watermark = if ahead == 0 { now } else { view.mark.accepted };
-        // The watermark passes what is held; the region's loss would not.
-        let exposed_since = view.held_since.map_or(watermark, |since| since.min(watermark));
-        let backlog_events = ahead + view.held.len() as u64;
-        Exposure {
-            backlog_events,
-            backlog_bytes: head.local_bytes.saturating_sub(view.mark.local_bytes),
-            watermark,
-            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(exposed_since).as_secs_f64() },
-        }
     }
 
     async fn repair_others(self: Arc<Self>, mut wanted: mpsc::Receiver<RepairRequest>) {

@@ -1,7 +1,10 @@
 //! Asking a peer for what it holds of this region and this region does not: it was restored from an older copy.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,11 +63,13 @@ pub struct Repairs {
     /// What the peer holds beyond our own log, until it is asked for.
     wanted: Mutex<Option<Vec<Stray>>>,
     more: Notify,
+    /// The peer held more than it ever sent back, when it spoke last.
+    open: AtomicBool,
 }
 
 impl Repairs {
     pub fn new(ended: Arc<Ended>) -> Self {
-        Self { ended, wanted: Mutex::default(), more: Notify::new() }
+        Self { ended, wanted: Mutex::default(), more: Notify::new(), open: AtomicBool::new(false) }
     }
 
     fn want(&self, beyond: Vec<Stray>) {
@@ -93,12 +98,19 @@ impl Ends {
     /// write; and the agent that sent it back may have had less of it than another one at the peer's address.
     pub fn told(&self, high_waters: &[(Incarnation, u64)], strays: &[Stray]) {
         let beyond = self.beyond(high_waters, strays);
-        if !self.is_repaired(&beyond) {
+        let is_repaired = self.is_repaired(&beyond);
+        self.repairs.open.store(!is_repaired && !beyond.is_empty(), Ordering::SeqCst);
+        if !is_repaired {
             if !beyond.is_empty() {
                 marks::hit(Mark::LinkBehind);
             }
             self.repairs.want(beyond);
         }
+    }
+
+    /// The peer holds something of this region that this region lost, and has not sent all of it back yet.
+    pub fn is_repairing(&self) -> bool {
+        self.repairs.open.load(Ordering::SeqCst)
     }
 
     fn beyond(&self, high_waters: &[(Incarnation, u64)], strays: &[Stray]) -> Vec<Stray> {

@@ -1,12 +1,12 @@
 //! What a region says of itself.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Agent, inbox::read_state};
+use super::{Agent, handle::LinkHandle, inbox::read_state, regions::Shown};
 use crate::{
-    core::{journal::Loss, link},
+    core::{journal::Loss, link, region::State, time::Timestamp},
     ports::documents::Documents,
 };
 
@@ -80,9 +80,41 @@ pub struct Status {
     pub time: String,
     /// By peer: its head as it said last. What lies beyond our high-water would be lost with it.
     pub peer_heads: BTreeMap<String, u64>,
+    /// Regions of which nothing was heard for too long.
+    pub suspects: Vec<String>,
+    /// The last decision about who serves users.
+    pub epoch: u64,
+    pub regions: Vec<Shown>,
+}
+
+/// How far a link is behind, in the terms of RPO.
+pub(super) struct Exposure {
+    pub backlog_events: u64,
+    pub backlog_bytes: u64,
+    pub watermark: Timestamp,
+    pub exposure_seconds: f64,
 }
 
 impl Agent {
+    pub(super) fn exposure(&self, link: &LinkHandle) -> Exposure {
+        let head = *self.hub.head().borrow();
+        let view = link.view();
+        // A clock that was set back must not hide what is exposed.
+        let now = self.clock.now().max(head.accepted);
+        let ahead = head.local_events.saturating_sub(view.mark.local_events);
+        // A mark that is not known yet (nothing was delivered) counts everything.
+        let watermark = if ahead == 0 { now } else { view.mark.accepted };
+        // The watermark passes what is held; the region's loss would not.
+        let exposed_since = view.held_since.map_or(watermark, |since| since.min(watermark));
+        let backlog_events = ahead + view.held.len() as u64;
+        Exposure {
+            backlog_events,
+            backlog_bytes: head.local_bytes.saturating_sub(view.mark.local_bytes),
+            watermark,
+            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(exposed_since).as_secs_f64() },
+        }
+    }
+
     pub fn status(&self) -> Status {
         let now = self.clock.now();
         let head = *self.hub.head().borrow();
@@ -109,7 +141,10 @@ impl Agent {
         let draining = self.is_draining();
         Status {
             region: self.region.clone(),
-            state: if draining { "draining" } else { "active" },
+            state: match self.regions.state() {
+                State::Active if draining => "draining",
+                state => state.as_str(),
+            },
             incarnation: read_state(&*self.hub, |state| state.lives.current()).unwrap_or_default().to_string(),
             links,
             documents: self.documents.iter().flat_map(|documents| documents.counts().into_values()).sum(),
@@ -120,11 +155,14 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION"),
             draining,
             time: now.to_rfc3339(),
-            peer_heads: self.inbox.heads.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            peer_heads: self.regions.heard.heads(),
+            suspects: self.regions.heard.suspects(),
+            epoch: self.regions.view().epoch(),
+            regions: self.regions.shown(),
         }
     }
 
-    fn link_status(&self, link: &super::LinkHandle) -> LinkStatus {
+    fn link_status(&self, link: &LinkHandle) -> LinkStatus {
         let view = link.view();
         let gauges = self.exposure(link);
         let (pattern, losses) = read_state(&*self.hub, |state| {

@@ -141,6 +141,7 @@ impl Cluster {
         let agent = Agent::start(Parts {
             objects: None,
             documents: None,
+            regions: BTreeMap::new(),
             config,
             region: region.to_owned(),
             hub: Arc::new(hub),

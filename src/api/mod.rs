@@ -11,6 +11,7 @@
 //! | `POST /peer/v1/repair` | [`peer`] | starts sending what we hold of an origin |
 //! | `GET`, `POST`, `DELETE` `/v1/state/{type}/{id}` | [`state`] | a document; operations on it; its end |
 //! | `POST /peer/v1/documents` | [`peer_documents`] | what a peer asks of documents |
+//! | `POST /peer/v1/regions` | [`peer_regions`] | votes, and what a peer asks about who serves users |
 //! | `GET`, `PUT`, `POST` `/peer/v1/objects/…` | [`peer_objects`] | reads and takes in objects |
 //!
 //! Every other path below `/v1` and `/peer` is 404 and every other method 405, in JSON. [`listener`] is the server below, also for `admin` and
@@ -25,6 +26,7 @@ pub mod managed;
 mod peer;
 mod peer_documents;
 mod peer_objects;
+mod peer_regions;
 mod publish;
 pub mod put_events;
 mod s3;
@@ -57,6 +59,7 @@ use crate::{
         hub::{Hub, Published},
         inbox::Inbox,
         objects::Objects,
+        regions::Regions,
         store::Store,
     },
 };
@@ -118,6 +121,8 @@ pub struct Options {
     pub ingress: Ingress,
     /// `None` where there are no types of them.
     pub documents: Option<Arc<dyn Documents>>,
+    /// Who serves users; `None` where nobody asks.
+    pub regions: Option<Arc<dyn Regions>>,
     pub entropy: Arc<dyn Entropy>,
     pub auth: Auth,
     pub limits: Limits,
@@ -159,6 +164,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/peer/v1/hello", get(peer::hello))
         .route("/peer/v1/repair", post(peer::repair))
         .route("/peer/v1/documents", post(peer_documents::ask))
+        .route("/peer/v1/regions", post(peer_regions::ask))
         .route("/peer/v1/objects/stat", get(peer_objects::stat))
         .route("/peer/v1/objects/body", get(peer_objects::read).put(peer_objects::put))
         .route("/peer/v1/objects/part", put(peer_objects::put_part))

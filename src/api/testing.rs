@@ -248,6 +248,7 @@ async fn start_of(
             max_entry_bytes: usize::try_from(limits.max_entry_bytes).unwrap(),
         },
         documents: has_documents.then(|| Arc::clone(&documents) as Arc<dyn Documents>),
+        regions: None,
         entropy: Arc::new(Random::seeded(1)),
         auth,
         limits,

@@ -1,6 +1,7 @@
 //! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
 
 mod drills;
+mod failover;
 mod simulate;
 
 use std::{path::PathBuf, time::Duration};
@@ -15,6 +16,7 @@ use crate::{
 };
 
 pub use drills::{Agent, Drill, Kill, Release};
+pub use failover::{Failover, Order};
 pub use simulate::Simulate;
 
 /// Makes an event-driven backend active-active across regions.
@@ -80,6 +82,9 @@ pub enum Command {
     /// The processes that `up` runs
     #[command(subcommand)]
     Agent(Agent),
+    /// Moves users out of a region, and back
+    #[command(subcommand)]
+    Failover(Failover),
     /// Tries everything that agents need and names what is missing; exit code 1 if something is
     Doctor(Doctor),
     /// What an AWS region needs: as text for other tools, compared, made or removed

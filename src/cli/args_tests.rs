@@ -45,6 +45,13 @@ fn every_command_of_the_interface_parses() {
         "fault inject --region a --kind timeout-after-success --direction out --probability 0.5 --for 2m",
         "fault inject --region a --peer b --kind delay --delay 500ms",
         "fault list --region a",
+        "failover plan --region a",
+        "failover execute --region a --mode ungraceful --force --by me --reason why --wait 10s --drill",
+        "failover status",
+        "failover status --region a --json",
+        "failover abort --region a",
+        "failover failback --region a",
+        "failover inventory --region a",
         "fault clear --region a --kind partition",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err().map(|error| error.to_string()));
@@ -56,7 +63,9 @@ fn bad_arguments_end_with_exit_code_2() {
     for line in [
         "",
         "nonsense",
-        "failover plan --region eu",
+        "failover plan",
+        "failover execute --region eu --mode quickly",
+        "failover resume --region eu",
         "state get t i",
         "state get t --region eu",
         "state apply t i --region eu",

@@ -16,6 +16,7 @@ mod doctor;
 mod drill;
 mod error;
 mod explain;
+mod failover;
 mod fault;
 
 pub mod http;
@@ -118,6 +119,7 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Drill(command) => drill::drill(context, command).await,
         Command::Agent(command) => agent::agent(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
+        Command::Failover(command) => failover::failover(context, command).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,
         #[cfg(feature = "aws")]
         Command::Provision(args) => provision::provision(context, args).await,

@@ -177,6 +177,7 @@ fn api_router(config: &Config, region: &str, assembled: &Assembled) -> axum::Rou
             false => BTreeMap::new(),
         },
         documents: assembled.agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>),
+        regions: Some(assembled.agent.clone()),
         ingress,
         entropy: assembled.entropy.clone(),
         auth: config.auth.clone(),

@@ -36,7 +36,9 @@ pub use address::Address;
 pub use error::{Error, Problem};
 pub use explain::{Explanation, explain};
 pub use link::{Link, Mode, Replication};
-pub use options::{Auth, ClaimCheck, Cluster, Faults, Heartbeat, Idempotency, Limits, Log, Missing, Objective, Secret};
+pub use options::{
+    Auth, ClaimCheck, Cluster, Failover, Faults, Heartbeat, Idempotency, Limits, Log, Missing, Objective, Secret,
+};
 pub use region::{Aws, Backend, Endpoints, Region, Service};
 pub use retention::{BYTES_PER_KEY, Redelivery, Term};
 pub use state::{Dynamodb, Kind, StateType};
@@ -71,6 +73,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// `[objective]`.
     pub objective: Objective,
+    /// `[failover]`.
+    pub failover: Failover,
     /// `[faults]`.
     pub faults: Faults,
     /// `[log]`.
@@ -141,6 +145,13 @@ impl Config {
         let on_aws = self.region(region).is_some_and(|region| region.backend == Backend::Aws);
         self.heartbeat.interval.unwrap_or(Duration::from_secs(if on_aws { 10 } else { 1 }))
     }
+
+    /// How long nothing may be heard of this region before its peers suspect it: as configured, else four of its
+    /// heartbeats, and at least 2 s.
+    pub fn suspect_after(&self, region: &str) -> Duration {
+        let default = (4 * self.heartbeat_interval(region)).max(Duration::from_secs(2));
+        self.failover.suspect_after.unwrap_or(default)
+    }
 }
 
 /// [`Config::parse`] with the judge of patterns handed in.
@@ -179,6 +190,7 @@ fn read(context: &reader::Context<'_>, document: &DeTable<'_>, check: PatternChe
         state: state::read(root.table("state")),
         heartbeat: Heartbeat::read(root.table("heartbeat")),
         objective: Objective::read(root.table("objective")),
+        failover: Failover::read(root.table("failover")),
         faults: Faults::read(root.table("faults")),
         log: Log::read(root.table("log")),
         limits: Limits::read(root.table("limits")),

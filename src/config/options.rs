@@ -191,6 +191,39 @@ impl Objective {
     }
 }
 
+/// `[failover]`: when a region counts as lost, and what is refused to protect from haste.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// A region that was not heard for so long (no heartbeat, no answer) is suspected. Default: four heartbeats, and at
+    /// least 2 s; see [`Config::suspect_after`](super::Config::suspect_after). Lowering it suspects regions that are only
+    /// slow; raising it adds to the time that a lost region goes unnoticed.
+    pub suspect_after: Option<Duration>,
+    /// After a region came back, no region is moved out for so long without `--force`. Default 10 s. Raising it protects
+    /// from scripts that move users to and fro; drills are exempt.
+    pub cool_down: Duration,
+    /// A region that a majority suspects for so long is evacuated without a person. Default: never. A network that
+    /// flaps then moves users, and what was not delivered waits in the lost region.
+    pub auto: Option<Duration>,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Failover { suspect_after: None, cool_down: Duration::from_secs(10), auto: None }
+    }
+}
+
+impl Failover {
+    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+        let failover = Failover {
+            suspect_after: section.duration_if_given("suspect_after", MILLISECOND * 100..=HOUR),
+            cool_down: section.duration("cool_down", Failover::default().cool_down, Duration::ZERO..=DAY),
+            auto: section.duration_if_given("auto", Duration::from_secs(5)..=DAY),
+        };
+        section.finish();
+        failover
+    }
+}
+
 /// `[faults]`: whether `hubweave fault inject` works.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {

@@ -51,6 +51,10 @@ pub enum Invariant {
     Resurrected,
     /// Writes of a document that stand side by side in a region are told in its hub.
     Told,
+    /// Enough regions are active in every region's eyes, and no two are that take each other for evacuated.
+    Serving,
+    /// What a failover proved to be everywhere is there.
+    Proven,
     /// Managed services: there are no more second effects than were counted as possible.
     Counted,
     /// Managed services: whoever lost a claim neither marks nor releases it.
@@ -95,6 +99,8 @@ impl Invariant {
             Invariant::Payload => "payload",
             Invariant::Resurrected => "resurrected",
             Invariant::Told => "told",
+            Invariant::Serving => "serving",
+            Invariant::Proven => "proven",
             Invariant::Counted => "counted",
             Invariant::Fenced => "fenced",
             Invariant::Lease => "lease",

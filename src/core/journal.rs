@@ -15,6 +15,7 @@ use super::{
     batch::Reason,
     key::KeyHash,
     position::{Incarnation, Lives, Position, Stray},
+    region::Kept,
     time::Timestamp,
 };
 
@@ -63,6 +64,8 @@ pub enum Change {
     /// An event that this region published and lost came back, and a copy that another region published under the same
     /// key stands at `offset`. Its origin may have lost it as well, so this region brings it to its peers.
     Adopted { offset: u64 },
+    /// A vote, or what is decided of the regions.
+    Regions { kept: Box<Kept> },
 }
 
 /// How far a link is: a low-water and the exceptions above or below it.
@@ -177,10 +180,12 @@ pub struct State {
     pub holes: BTreeMap<String, Vec<Position>>,
     /// Copies of other regions that this region brings to its peers like its own, oldest first.
     pub adopted: Vec<u64>,
+    /// Votes, and which regions serve users; `None` as long as nothing was ever decided.
+    pub regions: Option<Box<Kept>>,
 }
 
 /// How many fields of [`State`] a snapshot may lack, because an older build wrote it.
-const APPENDED: usize = 5;
+const APPENDED: usize = 6;
 
 /// The end of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +215,7 @@ impl State {
     /// Bytes that are no state.
     pub fn decode(bytes: &[u8]) -> Result<State, postcard::Error> {
         let mut state: State = match postcard::from_bytes(bytes) {
-            // Postcard writes an empty map as one zero.
+            // Postcard writes an empty map as one zero, and what is not there too.
             Err(postcard::Error::DeserializeUnexpectedEnd) => postcard::from_bytes(&[bytes, &[0; APPENDED]].concat())?,
             decoded => decoded?,
         };
@@ -273,6 +278,7 @@ impl State {
                 self.adopted.drain(..excess);
             }
             Change::Strayed { peer, sequence, at } => self.strayed(peer, *sequence, *at),
+            Change::Regions { kept } => self.regions = Some(kept.clone()),
             Change::Repaired { peer, beyond } => {
                 self.repaired.insert(peer.clone(), beyond.clone());
             }

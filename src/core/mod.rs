@@ -23,6 +23,7 @@ pub mod object;
 pub mod pattern;
 pub mod position;
 pub mod reference;
+pub mod region;
 pub mod stamp;
 pub mod state;
 #[cfg(test)]

@@ -8,5 +8,6 @@ pub mod objects;
 pub mod peer;
 pub mod remote_documents;
 pub mod remote_objects;
+pub mod remote_regions;
 pub mod rows;
 pub mod system;

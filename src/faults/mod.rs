@@ -1,8 +1,8 @@
 //! Faults on order: decorators around the ports, seeded, the same in simulation, in drills and in production.
 //!
-//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`], [`objects::FaultyObjects`] and
-//! [`documents::FaultyDocuments`] spoil what goes out, [`inbox::FaultyInbox`] what comes in, [`clock::SkewedClock`] what time it is, [`managed`] the
-//! services of a region on managed ones. A partition cuts everything between two regions, whatever the call.
+//! A [`Faults`] table belongs to one agent and says what is in force. [`peer::FaultyPeer`], [`objects::FaultyObjects`],
+//! [`documents::FaultyDocuments`] and [`regions::FaultyRegion`] spoil what goes out, [`inbox::FaultyInbox`] what comes in,
+//! [`clock::SkewedClock`] what time it is, [`managed`] the services of a region on managed ones. A partition cuts everything between two regions, whatever the call.
 
 pub mod clock;
 pub mod documents;
@@ -10,6 +10,7 @@ pub mod inbox;
 pub mod managed;
 pub mod objects;
 pub mod peer;
+pub mod regions;
 
 use std::{
     fmt,

@@ -13,6 +13,7 @@ pub mod items;
 pub mod objects;
 pub mod peer;
 pub mod queue;
+pub mod regions;
 pub mod rows;
 pub mod shared;
 pub mod store;

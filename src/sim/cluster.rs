@@ -53,6 +53,8 @@ pub struct Cluster {
     /// To documents.
     pub requests: Arc<Mutex<Requests>>,
     pub violations: Vec<Violation>,
+    /// What commands that operators do not wait for found.
+    pub unproven: Arc<Mutex<Vec<Violation>>>,
     /// Copies of disks, to restore later.
     pub backups: Vec<Option<Image>>,
     /// Regions that were restored: links to them may be ahead of what is there until they notice.
@@ -120,6 +122,7 @@ impl Cluster {
             history: Arc::default(),
             requests: Arc::default(),
             violations: Vec::new(),
+            unproven: Arc::default(),
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
             rotten: BTreeSet::new(),

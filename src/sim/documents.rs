@@ -40,7 +40,7 @@ pub const TYPES: &str = "[state.doc]\nmembers = \"set\"\ncount = \"counter\"\nna
 const TYPE: &str = "doc";
 
 /// As a file names it that says nothing.
-const CLUSTER: &str = "hubweave";
+pub(super) const CLUSTER: &str = "hubweave";
 
 /// Documents that are never deleted, and documents that are.
 const IDS: [&str; 5] = ["kept0", "kept1", "kept2", "mortal0", "mortal1"];

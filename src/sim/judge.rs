@@ -34,6 +34,7 @@ impl Cluster {
         }
         self.check_places(index, &hubs);
         self.check_documents().await;
+        self.check_regions();
         self.check_agents();
     }
 
@@ -173,6 +174,7 @@ impl Cluster {
             }
         }
         let healed = Instant::now();
+        self.bring_back().await;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let open = self.open_ends().await;

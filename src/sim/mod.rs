@@ -31,6 +31,7 @@ pub mod node;
 mod objects;
 mod payload;
 pub mod power;
+mod regions;
 mod rows;
 pub mod scenarios;
 pub mod steps;

@@ -27,6 +27,7 @@ use crate::{
         inbox::{Inbox, Refusal},
         objects::Objects,
         peer::{Hello, Peer, RepairRequest},
+        regions::Regions,
     },
 };
 
@@ -71,6 +72,7 @@ pub struct Site {
     pub inbox: Arc<dyn Inbox>,
     pub objects: Arc<dyn Objects>,
     pub documents: Option<Arc<dyn Documents>>,
+    pub regions: Arc<dyn Regions>,
 }
 
 #[derive(Clone)]

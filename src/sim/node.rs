@@ -26,9 +26,12 @@ use crate::{
     agent::{self, Agent, Parts, documents::Shelves, payloads::Stores},
     config::Config,
     embedded::hub::{self, EmbeddedHub},
-    faults::{CrashHook, Faults, clock::SkewedClock, documents::FaultyDocuments, inbox::FaultyInbox, peer::FaultyPeer},
+    faults::{
+        CrashHook, Faults, clock::SkewedClock, documents::FaultyDocuments, inbox::FaultyInbox, peer::FaultyPeer,
+        regions::FaultyRegion,
+    },
     metrics::Metrics,
-    ports::{clock::Clock, documents::Documents, peer::Peer},
+    ports::{clock::Clock, documents::Documents, peer::Peer, regions::RemoteRegion},
 };
 
 /// Where events refer to objects.
@@ -199,12 +202,15 @@ impl Node {
         let mut shelves = Shelves { home: Arc::new(rows), peers: BTreeMap::new(), options };
         let mut stores = Stores { home: store.clone(), peers: BTreeMap::new() };
         let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
+        let mut regions: BTreeMap<String, Arc<dyn RemoteRegion>> = BTreeMap::new();
         for peer in &others {
             let (net, home) = (net.clone(), self.name.to_owned());
             let sim = Arc::new(SimPeer { net, home, life, power: power.clone(), peer: peer.clone() });
             stores.peers.insert(peer.clone(), sim.clone());
             let remote = FaultyDocuments::new(sim.clone(), peer, faults.clone(), crash.clone());
             shelves.peers.insert(peer.clone(), Arc::new(remote));
+            let remote = FaultyRegion::new(sim.clone(), peer, faults.clone(), crash.clone());
+            regions.insert(peer.clone(), Arc::new(remote));
             peers.insert(peer.clone(), Arc::new(FaultyPeer::new(sim, peer, faults.clone(), crash.clone())));
         }
         let agent = Agent::start(Parts {
@@ -214,6 +220,7 @@ impl Node {
             peers,
             objects: Some(stores),
             documents: Some(shelves),
+            regions,
             clock,
             entropy,
             faults: faults.clone(),
@@ -225,7 +232,7 @@ impl Node {
         let holding = HoldingInbox::new(agent.inbox.clone(), self.held_back.clone(), chance, self.trace.clone());
         let inbox = Arc::new(FaultyInbox::new(Arc::new(holding), faults, crash));
         let documents = agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>);
-        net.up(self.name, Site { inbox, objects: store.clone(), documents });
+        net.up(self.name, Site { inbox, objects: store.clone(), documents, regions: agent.clone() });
         self.running = Some(Running { agent, hub, store, life, power });
         Ok(())
     }

@@ -214,6 +214,9 @@ impl Cluster {
 
     /// What operators do.
     async fn operate(&mut self) {
+        if self.moves_users() && self.chance.hits(0.5) {
+            return self.move_users().await;
+        }
         let index = self.chance.below(3) as usize;
         let home = self.nodes[index].name;
         let others: Vec<&str> = REGIONS.into_iter().filter(|name| *name != home).collect();

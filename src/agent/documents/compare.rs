@@ -3,7 +3,14 @@
 //! Each region brings itself up to what its peer has; the peer does the same. Equal regions exchange one sum. What
 //! differs may only be on its way, so it is looked at again before it is fetched.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus::Gauge;
 use tokio::time::{Instant, sleep};
@@ -13,10 +20,13 @@ use super::{
     home::{Chore, Home},
 };
 use crate::{
-    core::state::{
-        Key,
-        digest::{Digest, Range},
-        document::Document,
+    core::{
+        region::proof::Compared,
+        state::{
+            Key,
+            digest::{Digest, Range},
+            document::Document,
+        },
     },
     marks::{self, Mark},
     ports::{
@@ -37,8 +47,29 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How often it is looked whether a document is wanted.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often documents were compared with a peer, and whether somebody waits for it.
+#[derive(Default)]
+pub struct Rounds {
+    begun: AtomicU64,
+    done: AtomicU64,
+    asked: AtomicBool,
+}
+
+impl Rounds {
+    /// Wants a round soon; answers how many began before.
+    pub fn ask(&self) -> u64 {
+        self.asked.store(true, Ordering::SeqCst);
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    pub fn compared(&self) -> Compared {
+        Compared { begun: self.begun.load(Ordering::SeqCst), done: self.done.load(Ordering::SeqCst) }
+    }
+}
+
 pub struct Compare {
     pub peer: String,
+    pub rounds: Arc<Rounds>,
     pub remote: Arc<dyn RemoteDocuments>,
     pub home: Arc<dyn Home>,
     pub entropy: Arc<dyn Entropy>,
@@ -53,10 +84,17 @@ impl Compare {
         loop {
             sleep(LOOK).await;
             let fetched = self.fetch_wanted().await;
+            if self.rounds.asked.swap(false, Ordering::SeqCst) {
+                next = Instant::now();
+            }
             if Instant::now() >= next && !self.home.is_our_turn(Chore::Compare(&self.peer)).await {
                 next = Instant::now() + self.pause();
             } else if Instant::now() >= next {
+                let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
                 let round = self.round().await;
+                if round.as_ref().is_ok_and(|round| round.buckets <= BUCKETS_MAX) {
+                    self.rounds.done.store(number, Ordering::SeqCst);
+                }
                 match &round {
                     Ok(Round { fetched: 0, .. }) => {}
                     Ok(Round { buckets, fetched }) => {

@@ -168,6 +168,7 @@ impl Engine {
         let mut tick = tokio::time::interval(FLUSH_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.shared.heard.store(self.cursor, Ordering::SeqCst);
             let head = self.head.borrow_and_update().offset;
             let is_behind = head > self.cursor;
             tokio::select! {

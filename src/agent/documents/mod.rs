@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    compare::Rounds,
     engine::{Engine, Request},
     home::{Chore, Home, Tombstone, Tombstones},
 };
@@ -118,6 +119,10 @@ struct Shared {
     counts: Mutex<BTreeMap<String, u64>>,
     /// The hub's log is needed after this offset.
     needed_after: AtomicU64,
+    /// What the hub's log says up to here was heard, and what it asked for is done.
+    heard: AtomicU64,
+    /// By peer.
+    rounds: BTreeMap<String, Arc<Rounds>>,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -129,6 +134,8 @@ impl LocalDocuments {
             schemas: parts.schemas.clone(),
             counts: Mutex::default(),
             needed_after: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            rounds: parts.shelves.peers.keys().map(|peer| (peer.clone(), Arc::default())).collect(),
             failed: watch::Sender::new(None),
         });
         let documents = LocalDocuments { requests, shared: shared.clone() };
@@ -138,6 +145,7 @@ impl LocalDocuments {
         let keeping = Keeping {
             home: Arc::new(documents.clone()),
             peers: parts.shelves.peers.clone(),
+            rounds: shared.rounds.clone(),
             members: parts.members.clone(),
             clock: parts.clock.clone(),
             entropy: parts.entropy.clone(),
@@ -161,6 +169,16 @@ impl LocalDocuments {
     /// The hub's log is needed after this offset: it is not on disk as documents.
     pub fn needed_after(&self) -> u64 {
         self.shared.needed_after.load(Ordering::SeqCst)
+    }
+
+    /// The documents are as the hub's log says up to this offset.
+    pub fn heard(&self) -> u64 {
+        self.shared.heard.load(Ordering::SeqCst)
+    }
+
+    /// Comparing with each peer.
+    pub fn rounds(&self) -> &BTreeMap<String, Arc<Rounds>> {
+        &self.shared.rounds
     }
 
     /// Asks the engine; a queue that is full is an answer too.
@@ -190,6 +208,7 @@ impl LocalDocuments {
 struct Keeping {
     home: Arc<dyn Home>,
     peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    rounds: BTreeMap<String, Arc<Rounds>>,
     members: Vec<String>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -202,6 +221,7 @@ impl Keeping {
         for (peer, remote) in &self.peers {
             let compare = compare::Compare {
                 peer: peer.clone(),
+                rounds: self.rounds.get(peer).cloned().unwrap_or_default(),
                 remote: remote.clone(),
                 home: self.home.clone(),
                 entropy: self.entropy.clone(),

@@ -123,7 +123,7 @@ struct Shared {
     head: watch::Receiver<Head>,
     followers: Followers,
     waiting: Arc<Semaphore>,
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     violations: Arc<Mutex<Vec<Violation>>>,
     failed: watch::Receiver<Option<String>>,
 }
@@ -146,6 +146,7 @@ impl EmbeddedHub {
         let (head_sender, head) = watch::channel(head);
         let (failed_sender, failed) = watch::channel(None);
         let followers = Followers::default();
+        let draining = Arc::<AtomicBool>::default();
         let violations = Arc::<Mutex<Vec<Violation>>>::default();
         let state = Arc::new(RwLock::new(recovered.state));
         let shared = Shared {
@@ -154,7 +155,7 @@ impl EmbeddedHub {
             head,
             followers: followers.clone(),
             waiting: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
-            draining: AtomicBool::new(false),
+            draining: draining.clone(),
             violations: violations.clone(),
             failed,
         };
@@ -169,6 +170,7 @@ impl EmbeddedHub {
             requests: received,
             head: head_sender,
             followers,
+            draining,
             violations,
             failed: failed_sender,
         });
@@ -218,9 +220,6 @@ impl EmbeddedHub {
 impl Hub for EmbeddedHub {
     fn publish(&self, drafts: Vec<Draft>) -> BoxFuture<'_, Result<Vec<Published>, Error>> {
         async move {
-            if self.is_draining() && drafts.iter().any(|draft| draft.source != crate::core::event::RESERVED_SOURCE) {
-                return Err(Error::Draining);
-            }
             let bytes = drafts.iter().map(|draft| local_size(draft, "")).sum();
             self.request(bytes, false, |reply, permit| Request::Publish { drafts, reply, permit }).await
         }

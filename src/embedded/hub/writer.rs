@@ -4,7 +4,10 @@ mod retention;
 
 use std::{
     io,
-    sync::{Arc, Mutex, RwLock, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, RwLock, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::BufMut;
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     core::{
         batch::{self, Answer, Batch, Outcome, Reason, Reply},
-        event::{Draft, Header, Placement, Record, encode_arrival, encode_local, local_size},
+        event::{Draft, Header, Placement, RESERVED_SOURCE, Record, encode_arrival, encode_local, local_size},
         frame::{self, Kind},
         hlc::HybridClock,
         invariant::{Invariant, Violation},
@@ -68,6 +71,8 @@ pub(super) struct Parts {
     pub requests: mpsc::Receiver<Request>,
     pub head: watch::Sender<Head>,
     pub followers: Followers,
+    /// Set: services' events are refused.
+    pub draining: Arc<AtomicBool>,
     pub violations: Arc<Mutex<Vec<Violation>>>,
     pub failed: watch::Sender<Option<String>>,
 }
@@ -190,6 +195,13 @@ impl Writer {
 
     async fn take(&mut self, request: Request) -> Result<(), OpenError> {
         match request {
+            // Here and not before the queue: what comes after a note that follows `set_draining` is refused.
+            Request::Publish { drafts, reply, .. }
+                if self.parts.draining.load(Ordering::SeqCst)
+                    && drafts.iter().any(|draft| draft.source != RESERVED_SOURCE) =>
+            {
+                let _ = reply.send(Err(Error::Draining));
+            }
             Request::Publish { drafts, reply, permit } => {
                 let mut published = Vec::with_capacity(drafts.len());
                 for draft in &drafts {

@@ -187,6 +187,7 @@ impl ManagedDocuments {
         let keeping = Keeping {
             home: Arc::new(documents.clone()),
             peers: inner.peers.clone(),
+            rounds: BTreeMap::new(),
             members,
             clock: inner.clock.clone(),
             entropy: inner.entropy.clone(),

@@ -1,0 +1,212 @@
+//! Which regions serve users: what is known, and what operators ask for.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Bytes,
+    extract::{Query, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Admin, control::parse, refused};
+use crate::{
+    agent::{
+        Agent,
+        regions::failover::{Error, Request},
+    },
+    api::{answer, listener::Connection},
+    core::{region::Mode, time::Timestamp},
+    metrics::VERDICTS,
+};
+
+type Shared = State<Arc<Admin>>;
+
+/// How long a command lets links catch up, where it does not say.
+const WAIT: Duration = Duration::from_secs(300);
+
+/// Longest names and reasons that go into the log of decisions, in bytes.
+const WORDS_MAX: usize = 1_000;
+
+/// `GET /v1/regions`.
+pub async fn regions(State(admin): Shared) -> Response {
+    let regions = &admin.agent.regions;
+    let view = regions.view();
+    let log: Vec<_> = view
+        .log
+        .iter()
+        .map(|decision| {
+            json!({
+                "epoch": decision.ballot.epoch,
+                "region": decision.region,
+                "from": decision.from,
+                "to": decision.to,
+                "mode": decision.mode,
+                "forced": decision.forced,
+                "at": decision.at.to_rfc3339(),
+                "by": decision.by,
+                "reason": decision.reason,
+                "coordinator": decision.coordinator,
+                "drill": decision.drill,
+            })
+        })
+        .collect();
+    let drills = view.drills.iter().flat_map(|(drill, verdicts)| {
+        verdicts.iter().map(move |(verdict, at)| json!({ "drill": drill, "verdict": verdict, "at": at.to_rfc3339() }))
+    });
+    let body = json!({
+        "region": regions.home,
+        "epoch": view.epoch(),
+        "regions": regions.shown(),
+        "suspects": regions.heard.suspects(),
+        "log": log,
+        "drills": drills.collect::<Vec<_>>(),
+    });
+    answer::json(StatusCode::OK, &body)
+}
+
+/// What an operator wants to be done.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Plan,
+    Execute,
+    Abort,
+    Failback,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    action: Action,
+    region: String,
+    mode: Option<Mode>,
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    drill: bool,
+    #[serde(default)]
+    by: String,
+    #[serde(default)]
+    reason: String,
+    wait_seconds: Option<f64>,
+}
+
+impl Asked {
+    fn request(self) -> Result<Request, String> {
+        if self.by.len() + self.reason.len() > WORDS_MAX {
+            return Err(format!("by and reason: together at most {WORDS_MAX} bytes"));
+        }
+        let wait = self.wait_seconds.map(Duration::try_from_secs_f64).transpose();
+        Ok(Request {
+            region: self.region,
+            mode: self.mode.unwrap_or(Mode::Graceful),
+            force: self.force,
+            by: if self.by.is_empty() { "an operator".to_owned() } else { self.by },
+            reason: self.reason,
+            drill: self.drill,
+            wait: wait.map_err(|error| format!("wait_seconds: {error}"))?.unwrap_or(WAIT),
+        })
+    }
+}
+
+/// `POST /v1/failover`: answers when it is done, or cannot be. It goes on when nobody waits for the answer any more.
+pub async fn failover(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    body: Bytes,
+) -> Response {
+    connection.lift_timeout();
+    let asked: Asked = match parse(&body) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
+    let action = asked.action;
+    let request = match asked.request() {
+        Ok(request) => request,
+        Err(why) => return answer::error(StatusCode::BAD_REQUEST, &why),
+    };
+    let agent = admin.agent.clone();
+    match tokio::spawn(async move { perform(&agent, action, &request).await }).await {
+        Ok(response) => response,
+        Err(error) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+async fn perform(agent: &Agent, action: Action, request: &Request) -> Response {
+    let done = match action {
+        Action::Plan => {
+            return match agent.plan(request).await {
+                Ok(plan) => answer::json(StatusCode::OK, &plan),
+                Err(error) => not_done(&error),
+            };
+        }
+        Action::Execute => agent.evacuate(request).await,
+        Action::Abort => agent.abort(request).await,
+        Action::Failback => agent.fail_back(request).await,
+    };
+    match done {
+        Ok(done) => answer::json(StatusCode::OK, &done),
+        Err(error) => not_done(&error),
+    }
+}
+
+fn not_done(error: &Error) -> Response {
+    let status = match error {
+        Error::Unknown(_) => StatusCode::BAD_REQUEST,
+        Error::Refused(_) | Error::Undecided(_) | Error::NotYet { .. } => StatusCode::CONFLICT,
+    };
+    answer::error(status, &error.to_string())
+}
+
+#[derive(Deserialize)]
+pub struct Whose {
+    region: String,
+}
+
+/// `GET /v1/failover/inventory?region=R`.
+pub async fn inventory(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(whose): Query<Whose>,
+) -> Response {
+    // It may read a long piece of the log.
+    connection.lift_timeout();
+    let _turn = admin.long.acquire().await;
+    match admin.agent.inventory(&whose.region).await {
+        Ok(inventory) => answer::json(StatusCode::OK, &inventory),
+        Err(error) => refused(&error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drilled {
+    drill: String,
+    verdict: String,
+    at: String,
+}
+
+/// `POST /v1/drills`: a drill ended.
+pub async fn drilled(State(admin): Shared, body: Bytes) -> Response {
+    let drilled: Drilled = match parse(&body) {
+        Ok(drilled) => drilled,
+        Err(response) => return *response,
+    };
+    let Some(at) = Timestamp::parse_rfc3339(&drilled.at) else {
+        return answer::error(StatusCode::BAD_REQUEST, &format!("at: {}: no time", drilled.at));
+    };
+    let named = (1..=100).contains(&drilled.drill.len())
+        && drilled.drill.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if !named || !VERDICTS.contains(&drilled.verdict.as_str()) {
+        let why = format!("drill: 1 to 100 letters, digits, `.`, `_`, `-`; verdict: {}", VERDICTS.join(" or "));
+        return answer::error(StatusCode::BAD_REQUEST, &why);
+    }
+    match admin.agent.regions.drilled(&drilled.drill, &drilled.verdict, at).await {
+        Ok(()) => answer::json(StatusCode::OK, &json!({ "drill": drilled.drill, "verdict": drilled.verdict })),
+        Err(error) => answer::unavailable(&error.to_string(), error.retry_after()),
+    }
+}

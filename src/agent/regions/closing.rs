@@ -1,0 +1,64 @@
+//! Where the log of a region that does not serve any more ends.
+
+use std::{sync::PoisonError, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{super::documents::LocalDocuments, Regions};
+use crate::{
+    core::region::State,
+    ports::{documents::Documents, hub},
+};
+
+/// How long it is waited for documents to do what events asked for, and how often it is looked.
+const HEARING_LOOKS: u32 = 50;
+const HEARING_LOOK: Duration = Duration::from_millis(10);
+
+impl Regions {
+    pub(super) fn closed(&self) -> Option<u64> {
+        let epoch = self.view().epoch_of(&self.home);
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.filter(|(of, _)| *of == epoch).map(|(_, head)| head)
+    }
+
+    /// This region does not serve any more, and its log has not come to its end.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state() != State::Active && self.closed().is_none()
+    }
+
+    /// Fixes the end of the log while this region is something else than active; called again and again.
+    pub(in crate::agent) async fn close(&self, documents: Option<&LocalDocuments>) {
+        let epoch = self.view().epoch_of(&self.home);
+        if !self.is_closing() {
+            return;
+        }
+        match self.end_of_log(documents).await {
+            Ok(Some(head)) => {
+                *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, head));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the end of the log is not fixed yet"),
+        }
+    }
+
+    /// `None` while documents still have to do what was asked for by events.
+    async fn end_of_log(&self, documents: Option<&LocalDocuments>) -> Result<Option<u64>, hub::Error> {
+        if let Some(documents) = documents {
+            // The engine does one thing after the other: what it had begun is in the log when it answers.
+            if documents.total().await.is_err() {
+                return Ok(None);
+            }
+        }
+        // What services had sent before is written before this.
+        self.hub.note(Vec::new()).await?;
+        let head = self.hub.head().borrow().offset;
+        let Some(documents) = documents else { return Ok(Some(head)) };
+        for _ in 0..HEARING_LOOKS {
+            if documents.heard() >= head {
+                return Ok(Some(self.hub.head().borrow().offset));
+            }
+            sleep(HEARING_LOOK).await;
+        }
+        Ok(None)
+    }
+}

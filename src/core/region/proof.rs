@@ -1,0 +1,171 @@
+//! What must be so before a region leaves, or comes back.
+//!
+//! Every region says what it knows in a [`Report`]; who coordinates draws the conclusions. What is still open is said in
+//! words, because a person waits for it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Members, State, View};
+use crate::core::time::Timestamp;
+
+/// What a region knows that others need for a proof.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub region: String,
+    pub now: Timestamp,
+    pub view: View,
+    /// The end of its log.
+    pub head: u64,
+    /// Set while it takes nothing from services: all that it had taken stands in its log up to here.
+    pub closed: Option<u64>,
+    /// By peer.
+    pub links: BTreeMap<String, LinkReport>,
+    /// By origin.
+    pub heard: BTreeMap<String, Heard>,
+    /// By peer: its documents compared with the peer's; empty where there are no documents.
+    pub compared: BTreeMap<String, Compared>,
+    /// Events that it lost, and asks peers for.
+    pub repairing: bool,
+}
+
+/// The link to a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// As metrics and status name it; `disabled` where the file switches it off.
+    pub state: String,
+    /// Everything up to here is at the peer, was left out on purpose, is held or is a dead letter.
+    pub cursor: u64,
+    /// Events that wait for something of their own.
+    pub held: u64,
+    pub dead_letters: u64,
+    /// Services' events that are not at the peer.
+    pub backlog: u64,
+    /// How old the oldest of these is, in seconds.
+    pub exposure: f64,
+}
+
+/// What a region has of an origin.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heard {
+    /// Entries of the origin's log, as far as it told of them, that are not here: events, and what the agents write
+    /// besides. `None` until it told anything.
+    pub behind: Option<u64>,
+    /// When the last that came was accepted there; all before it has come.
+    pub watermark: Option<Timestamp>,
+    /// How long nothing was heard of it.
+    pub silent: Duration,
+    /// That is too long.
+    pub suspected: bool,
+}
+
+/// How often a region has compared its documents with a peer's and fetched what it lacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Rounds begun.
+    pub begun: u64,
+    /// The last of them that came to its end.
+    pub done: u64,
+}
+
+/// What would be lost with a region, as one of the others knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Exposure {
+    /// Entries that the region told of and did not bring. What it took in since it spoke last comes on top.
+    pub events: Option<u64>,
+    /// All that it accepted up to here has come.
+    pub since: Option<Timestamp>,
+    pub seconds: Option<f64>,
+}
+
+/// What the regions that report would lose with `region`: the most that any of them lacks.
+pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> Exposure {
+    let mut worst = Exposure { events: Some(0), since: None, seconds: Some(0.0) };
+    for report in reports.filter(|report| report.region != region) {
+        let Some(heard) = report.heard.get(region) else { continue };
+        worst.events = worst.events.zip(heard.behind).map(|(worst, behind)| worst.max(behind));
+        let seconds = heard.watermark.map(|watermark| report.now.since(watermark).as_secs_f64());
+        worst.seconds = worst.seconds.zip(seconds).map(|(worst, seconds)| worst.max(seconds));
+        worst.since = match (worst.since, heard.watermark) {
+            (Some(since), Some(watermark)) => Some(since.min(watermark)),
+            (since, watermark) => since.or(watermark),
+        };
+    }
+    worst
+}
+
+/// What still is only in a region that drains; nothing is the proof that leaving it loses nothing.
+pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
+    let mut open = Vec::new();
+    let region = &report.region;
+    if crate::planted::is(crate::planted::Bug::DrainedTooEarly) {
+        return open;
+    }
+    let Some(closed) = report.closed else {
+        return vec![format!("{region} still writes down what it took from services")];
+    };
+    for peer in members.regions.iter().filter(|peer| *peer != region) {
+        if report.view.decided(peer) == State::Evacuated {
+            continue;
+        }
+        match report.links.get(peer) {
+            Some(link) => unlinked(link, &format!("{region} -> {peer}"), closed, &mut open),
+            None => open.push(format!("{region} -> {peer}: there is no link")),
+        }
+    }
+    open
+}
+
+/// What a link has not brought of its home's log up to `head`.
+fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
+    if link.state == "disabled" {
+        open.push(format!("{name}: the link is switched off in the file"));
+        return;
+    }
+    let left = head.saturating_sub(link.cursor);
+    if left > 0 {
+        open.push(format!("{name}: {left} entries to go, the link is {}", link.state));
+    }
+    if link.held > 0 {
+        open.push(format!("{name}: {} events wait for their payload or a claim", link.held));
+    }
+    if link.dead_letters > 0 {
+        let dead = link.dead_letters;
+        open.push(format!("{name}: {dead} dead letters (`hubweave dlq list`, then redrive or discard them)"));
+    }
+}
+
+/// The ends of two logs, when one of their regions began to catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub own: u64,
+    pub other: u64,
+}
+
+/// What `own` and `other` do not have of each other up to `heads`; nothing is the proof that they were equal there.
+pub fn unequal(own: &Report, other: &Report, heads: Heads) -> Vec<String> {
+    let mut open = Vec::new();
+    let (home, peer) = (&own.region, &other.region);
+    if crate::planted::is(crate::planted::Bug::BackUnequal) {
+        return open;
+    }
+    match (own.links.get(peer), other.links.get(home)) {
+        (Some(out), Some(back)) => {
+            unlinked(out, &format!("{home} -> {peer}"), heads.own, &mut open);
+            unlinked(back, &format!("{peer} -> {home}"), heads.other, &mut open);
+        }
+        _ => open.push(format!("{home} and {peer} have no links in both directions")),
+    }
+    for report in [own, other] {
+        if report.repairing {
+            open.push(format!("{} asks for events that it lost", report.region));
+        }
+    }
+    open
+}
+
+/// Whether `report`'s region compared its documents with `peer`'s in a round that began after `begun` others.
+pub fn has_compared(report: &Report, peer: &str, begun: u64) -> bool {
+    report.compared.get(peer).is_some_and(|compared| compared.done > begun)
+}
