@@ -9,6 +9,7 @@
 //! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
+//! | `POST /v1/backup` | a copy of the region's data |
 //! | `POST /v1/reload`, `/v1/drain` | the process |
 //!
 //! Fields: `docs/HTTP.md`.
@@ -37,7 +38,7 @@ use crate::{
     agent::{self, Agent},
     api::{answer, shows},
     config::{Auth, Config},
-    ports::store::Store,
+    ports::{backup::Backup, store::Store},
 };
 
 /// Reads the topology file again.
@@ -48,6 +49,7 @@ pub struct Admin {
     agent: Arc<Agent>,
     /// The region's objects.
     store: Arc<dyn Store>,
+    backup: Arc<dyn Backup>,
     auth: Auth,
     reload: Reload,
     /// Long answers (key streams, errands, searches through the log) at a time; more wait.
@@ -58,8 +60,8 @@ pub struct Admin {
 const LONG_MAX: usize = 4;
 
 impl Admin {
-    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, auth: Auth, reload: Reload) -> Self {
-        Self { agent, store, auth, reload, long: Semaphore::new(LONG_MAX) }
+    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, backup: Arc<dyn Backup>, auth: Auth, reload: Reload) -> Self {
+        Self { agent, store, backup, auth, reload, long: Semaphore::new(LONG_MAX) }
     }
 
     /// Reads the topology file again and takes over what can change; answers what did.
@@ -92,6 +94,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/links/{peer}/resume", post(control::resume))
         .route("/v1/links/{peer}/replay", post(control::replay))
         .route("/v1/links/{peer}/repair", post(control::repair))
+        .route("/v1/backup", post(control::back_up))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));

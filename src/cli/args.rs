@@ -1,5 +1,7 @@
 //! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
 
+mod backup;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use crate::{
     config::{Address, parse_duration},
     core::{pattern::Pattern, time::Timestamp},
 };
+
+pub use backup::{Backup, Restore};
 
 /// Makes an event-driven backend active-active across regions.
 #[derive(Debug, Parser)]
@@ -61,6 +65,10 @@ pub enum Command {
     /// Objects of embedded regions
     #[command(subcommand)]
     Object(Object),
+    /// Copies an embedded region's data as it is at one moment, while it runs
+    Backup(Backup),
+    /// Makes a backup the data of its region, whose agent is stopped
+    Restore(Restore),
     /// Stops one link
     Pause(Ends),
     /// Starts a paused link
