@@ -39,6 +39,7 @@ const FOR_ALL: &[&str] = &["marks", "planted"];
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("agent/assemble.rs", "embedded"),
     ("agent/assemble/aws.rs", "aws"),
+    ("agent/assemble/backup.rs", "embedded"),
     ("agent/assemble/aws.rs", "embedded::system"),
     ("cli/doctor.rs", "aws"),
     ("cli/topology.rs", "aws"),
@@ -93,7 +94,7 @@ fn only_the_agents_assembly_chooses_embedded_adapters() {
     named.sort();
     assert_eq!(
         named,
-        ["agent/assemble.rs", "agent/assemble/aws.rs", "cli/mod.rs", "sim/node.rs"],
+        ["agent/assemble.rs", "agent/assemble/aws.rs", "agent/assemble/backup.rs", "cli/mod.rs", "sim/node.rs"],
         "production's choice, and the simulator's"
     );
 }

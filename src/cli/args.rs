@@ -1,5 +1,6 @@
 //! The command line as clap reads it. What can be refused without an agent is refused here, with exit code 2.
 
+mod backup;
 mod drills;
 mod failover;
 mod simulate;
@@ -15,6 +16,7 @@ use crate::{
     core::{pattern::Pattern, time::Timestamp},
 };
 
+pub use backup::{Backup, Restore};
 pub use drills::{Agent, Drill, Kill, Release};
 pub use failover::{Failover, Order};
 pub use simulate::Simulate;
@@ -69,6 +71,10 @@ pub enum Command {
     /// Objects of embedded regions
     #[command(subcommand)]
     Object(Object),
+    /// Copies an embedded region's data as it is at one moment, while it runs
+    Backup(Backup),
+    /// Makes a backup the data of its region, whose agent is stopped
+    Restore(Restore),
     /// Stops one link
     Pause(Ends),
     /// Starts a paused link

@@ -336,6 +336,11 @@ impl Error {
         }
     }
 
+    /// Nobody was there, so nothing was asked.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.failure.as_ref(), Failure::Unreachable(_))
+    }
+
     /// The status, if the agent answered and said no.
     pub fn status(&self) -> Option<u16> {
         match self.failure.as_ref() {

@@ -7,6 +7,7 @@
 
 mod agent;
 pub mod args;
+mod backup;
 mod check;
 mod context;
 mod cost;
@@ -108,6 +109,8 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Explain(args) => explain::explain(context, args).await,
         Command::Replay(args) => links::replay(context, args).await,
         Command::Repair(args) => links::repair(context, args).await,
+        Command::Backup(args) => backup::backup(context, args).await,
+        Command::Restore(args) => backup::restore(context, args).await,
         Command::Pause(ends) => links::pause(context, ends, true).await,
         Command::Resume(ends) => links::pause(context, ends, false).await,
         Command::Load(args) => load::load(context, args).await,

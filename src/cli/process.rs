@@ -105,6 +105,7 @@ pub async fn run(
     let admin = Arc::new(Admin::new(
         assembled.agent.clone(),
         Arc::new(assembled.objects.clone()),
+        assembled.backup.clone(),
         config.auth.clone(),
         reload_from(path),
     ));

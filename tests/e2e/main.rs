@@ -34,6 +34,7 @@ mod aws_state;
 mod aws_topology;
 #[cfg(feature = "aws")]
 mod aws_verify;
+mod backup;
 mod chaos;
 mod cloudevents;
 mod commands;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     OpenError, Totals,
@@ -14,6 +15,7 @@ use crate::{
         object::{Location, Stat, Sums, hex},
         time::Timestamp,
     },
+    embedded::backup::{TablesError, copy_table, create_tables},
     ports::store::{Begun, Crc, Object, Part, UPLOADS_MAX},
 };
 
@@ -23,7 +25,7 @@ pub const VERSION: u64 = 1;
 /// Memory for pages of the index.
 const CACHE_BYTES: usize = 64 << 20;
 
-const FILE: &str = "index.redb";
+pub const FILE: &str = "index.redb";
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Bucket, 0, key (bucket names have no 0) to an [`Entry`].
@@ -309,6 +311,24 @@ impl Index {
             })
             .collect()
     }
+}
+
+/// Writes all that a snapshot sees into a new file; answers the files that it names.
+pub fn copy_to(snapshot: &ReadTransaction, path: &Path, stop: &CancellationToken) -> Result<Vec<Place>, TablesError> {
+    let to = create_tables(path)?;
+    copy_table(snapshot, &to, META, stop)?;
+    copy_table(snapshot, &to, OBJECTS, stop)?;
+    copy_table(snapshot, &to, BODIES, stop)?;
+    copy_table(snapshot, &to, FILES, stop)?;
+    copy_table(snapshot, &to, BUCKETS, stop)?;
+    copy_table(snapshot, &to, UPLOADS, stop)?;
+    copy_table(snapshot, &to, PARTS, stop)?;
+    let files = snapshot.open_table(FILES)?;
+    let places = files.iter()?.map(|row| {
+        let (life, number) = row?.0.value();
+        Ok(Place { life, number })
+    });
+    places.collect()
 }
 
 /// Uploads, but those that cannot be read: one of them shall not hide the others.
