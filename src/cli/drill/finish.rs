@@ -126,7 +126,7 @@ fn evacuation(ran: &Ran, extension: &Extension, measured: &mut Measured) {
     let said: Value =
         run.output["stdout"].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let rpo = &said["rpo"];
-    measured.rpo_seconds = rpo["seconds"].as_f64();
+    measured.rpo_seconds = rpo["seconds"].as_f64().map(millis);
     measured.rpo_events = rpo["events"].as_u64();
     measured.rpo_kind = rpo["kind"].as_str().map(str::to_owned);
     let began = ran.watch.with(|measure| measure.trouble(said["mode"] == "graceful"));
