@@ -11,6 +11,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 
 from boards.aws import AWS  # noqa: E402
+from boards.failover import FAILOVER  # noqa: E402
 from boards.link import LINK_DETAIL  # noqa: E402
 from boards.objects import OBJECTS  # noqa: E402
 from boards.overview import OVERVIEW  # noqa: E402
@@ -22,6 +23,7 @@ FILES = {
     "link.json": LINK_DETAIL,
     "objects.json": OBJECTS,
     "state.json": STATE,
+    "failover.json": FAILOVER,
     "aws.json": AWS,
 }
 

@@ -563,7 +563,7 @@ def stop_an_agent(checks, live):
     hold.touch()
     os.kill(live.pid(STOPPED), signal.SIGTERM)
     others = {("HubweaveHeartbeatMissing", name) for name in REGIONS if name != STOPPED}
-    expected = others | {("HubweaveAgentDown", STOPPED)}
+    expected = others | {("HubweaveAgentDown", STOPPED), ("HubweaveRegionSuspected", "")}
 
     def names():
         return {(alert["alertname"], alert.get("region", "")) for alert in live.firing()}

@@ -3,6 +3,7 @@
 //!
 //! | request | answers |
 //! |---|---|
+//! | `GET /` | a status page for people, no token; it asks for one |
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
@@ -77,7 +78,7 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/drain", post(drain))
         .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
-    with_fallbacks(guarded.merge(probes())).with_state(admin)
+    with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)
 }
 
 /// The routes of the `health` listener: probes only.

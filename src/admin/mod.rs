@@ -2,6 +2,7 @@
 //!
 //! | request | answers |
 //! |---|---|
+//! | `GET /` | a status page for people, no token; it asks for one |
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/keys`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `POST /v1/objects/stat`, `GET /v1/objects` | objects, for `verify` |
@@ -107,7 +108,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/drain", post(control::drain))
         .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
-    with_fallbacks(guarded.merge(probes())).with_state(admin)
+    with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)
 }
 
 /// The routes of the `health` listener: probes only.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::{http::StatusCode, response::Response};
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use serde_json::json;
 
 use crate::api::answer;
@@ -32,6 +35,16 @@ pub fn health(region: &str, state: &str, unhealthy: Option<&str>, lag: &BTreeMap
         "lag_seconds": lag,
     });
     answer::json(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// `GET /`: a page for people, which asks for the rest itself. It says nothing of the region, so it needs no token.
+pub async fn page() -> Response {
+    let mut response = answer::with_type(StatusCode::OK, "text/html; charset=utf-8", include_str!("page.html").into());
+    // All of it is in the page; nothing else may be loaded, and nobody may frame it.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                  frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
 }
 
 pub fn metrics(text: String) -> Response {

@@ -117,7 +117,7 @@ fn told(done: &Value) -> String {
     lines.push(format!("took: {}", phases.collect::<Vec<_>>().join(", ")));
     lines.extend(rpo(&done["rpo"]));
     for open in done["open"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        lines.push(format!("done without, by force: {open}"));
+        lines.push(format!("done without: {open}"));
     }
     if to == "evacuated" && done["rpo"]["kind"] == "exposed" {
         lines.push(format!("what comes of it later: hubweave failover inventory --region {region}"));

@@ -84,8 +84,7 @@ fn regions_table(answers: &[Answer]) -> String {
         .iter()
         .map(|answer| match &answer.status {
             Ok(status) => {
-                let draining = status["draining"].as_bool().unwrap_or_default();
-                let state = if draining { "draining" } else { status["state"].as_str().unwrap_or("-") };
+                let state = status["state"].as_str().unwrap_or("-");
                 let number = |key: &str| status[key].as_u64().map_or("-".to_owned(), out::count);
                 let size = status["log_bytes"].as_u64().map_or("-".to_owned(), out::bytes);
                 vec![answer.region.clone(), state.to_owned(), number("events"), number("head"), size]

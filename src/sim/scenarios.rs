@@ -1,6 +1,7 @@
 //! Histories of embedded regions that a random run meets too seldom, each with the one fault that it is about.
 
 mod documents;
+mod regions;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -49,10 +50,18 @@ pub enum Scenario {
     OneKeyTwoRegions,
     /// Links are paused, so only comparing finds that two regions wrote at once.
     ConflictCompared,
+    /// Two operators move users at once, by way of two agents.
+    TwoOperators,
+    /// Two regions that cannot talk want each other evacuated, and both reach the third.
+    ApartAndBothReachC,
+    /// Three regions that are cut off evacuate each other by force, and meet.
+    ForcedOnBothSides,
+    /// Who coordinates a failover crashes in the middle of it.
+    CoordinatorCrashes,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 20] = [
+    pub const ALL: [Scenario; 24] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -73,6 +82,10 @@ impl Scenario {
         Scenario::RegistersByWrongClocks,
         Scenario::OneKeyTwoRegions,
         Scenario::ConflictCompared,
+        Scenario::TwoOperators,
+        Scenario::ApartAndBothReachC,
+        Scenario::ForcedOnBothSides,
+        Scenario::CoordinatorCrashes,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -97,6 +110,10 @@ impl Scenario {
             Scenario::RegistersByWrongClocks => "registers-by-wrong-clocks",
             Scenario::OneKeyTwoRegions => "one-key-two-regions",
             Scenario::ConflictCompared => "conflict-compared",
+            Scenario::TwoOperators => "two-operators",
+            Scenario::ApartAndBothReachC => "apart-and-both-reach-c",
+            Scenario::ForcedOnBothSides => "forced-on-both-sides",
+            Scenario::CoordinatorCrashes => "coordinator-crashes",
         }
     }
 }
@@ -248,6 +265,10 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
         Scenario::RegistersByWrongClocks => documents::registers_by_wrong_clocks(cluster).await,
         Scenario::OneKeyTwoRegions => documents::one_key_two_regions(cluster).await,
         Scenario::ConflictCompared => documents::conflict_compared(cluster).await,
+        Scenario::TwoOperators => regions::two_operators(cluster).await,
+        Scenario::ApartAndBothReachC => regions::apart_and_both_reach_c(cluster).await,
+        Scenario::ForcedOnBothSides => regions::forced_on_both_sides(cluster).await,
+        Scenario::CoordinatorCrashes => regions::coordinator_crashes(cluster, seed).await,
     }
 }
 

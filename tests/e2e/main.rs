@@ -40,6 +40,7 @@ mod cloudevents;
 mod commands;
 mod config_files;
 mod drills;
+mod failover;
 mod hostile;
 mod metrics;
 #[cfg(feature = "aws")]

@@ -93,8 +93,15 @@ pub struct Done {
     pub phases: Vec<Phase>,
     pub seconds: f64,
     pub rpo: Option<Rpo>,
-    /// What was not so yet, and was done without because it was forced.
+    /// What it was done without: dead letters, and what was forced.
     pub open: Vec<String>,
+}
+
+impl Done {
+    /// Everything is everywhere, but for what is still `open`.
+    fn proven_but(self, open: Vec<String>) -> Done {
+        Done { rpo: open.is_empty().then(Rpo::proven), open, ..self }
+    }
 }
 
 /// Why it was not done. What was decided until then holds.
@@ -375,25 +382,30 @@ impl Agent {
         }
         let epoch = regions.view().epoch_of(region);
         let patience = Patience::new(request, "draining", epoch);
-        loop {
-            let open = match self.report_of(region).await {
+        let without = loop {
+            let (mut open, letters) = match self.report_of(region).await {
                 // It closed because of this, not of something before it.
-                Some(report) if report.view.epoch_of(region) == epoch => proof::undrained(&report, &regions.members),
+                Some(report) if report.view.epoch_of(region) == epoch => {
+                    (proof::undrained(&report, &regions.members), proof::letters(&report, |_| true))
+                }
                 _ => {
                     regions.exchange_with(region).await;
-                    vec![format!("{region} does not answer, or has not been told yet")]
+                    (vec![format!("{region} does not answer, or has not been told yet")], Vec::new())
                 }
             };
+            if !request.force {
+                open.extend(letters.iter().cloned());
+            }
             if patience.is_over(regions, open)? {
-                break;
+                break letters;
             }
             sleep(LOOK).await;
-        }
+        };
         watch.lap("drain");
         let decided = regions.take(request, Step::Evacuate(Mode::Graceful), epoch).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionDrained);
-        Ok(watch.done(request, from, State::Evacuated, decided, Some(Rpo::proven())))
+        Ok(watch.done(request, from, State::Evacuated, decided, None).proven_but(without))
     }
 
     async fn abandon(&self, request: &Request) -> Result<Done, Error> {
@@ -458,8 +470,11 @@ impl Agent {
         let decided = regions.take(request, Step::Activate, epoch).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionBack);
-        let rpo = open.is_empty().then(Rpo::proven);
-        Ok(Done { open, ..watch.done(request, from, State::Active, decided, rpo) })
+        let reports = self.reports().await;
+        for report in reports.values() {
+            open.extend(proof::letters(report, |peer| report.region == *region || peer == region));
+        }
+        Ok(watch.done(request, from, State::Active, decided, None).proven_but(open))
     }
 
     /// The regions that one that comes back must be equal to.

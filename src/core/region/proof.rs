@@ -95,7 +95,7 @@ pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> 
     worst
 }
 
-/// What still is only in a region that drains; nothing is the proof that leaving it loses nothing.
+/// What still is only in a region that drains, [`letters`] not counted; nothing is the proof that leaving it loses nothing.
 pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
     let mut open = Vec::new();
     let region = &report.region;
@@ -130,10 +130,19 @@ fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
     if link.held > 0 {
         open.push(format!("{name}: {} events wait for their payload or a claim", link.held));
     }
-    if link.dead_letters > 0 {
+}
+
+/// Events that links to these peers could not deliver: what only this region has. Evacuated peers do not count: nobody
+/// relies on them.
+pub fn letters(report: &Report, to: impl Fn(&str) -> bool) -> Vec<String> {
+    let counts = |(peer, link): &(&String, &LinkReport)| {
+        link.dead_letters > 0 && to(peer) && report.view.decided(peer) != State::Evacuated
+    };
+    let told = |(peer, link): (&String, &LinkReport)| {
         let dead = link.dead_letters;
-        open.push(format!("{name}: {dead} dead letters (`hubweave dlq list`, then redrive or discard them)"));
-    }
+        format!("{} -> {peer}: {dead} dead letters (`hubweave dlq list`, then redrive or discard them)", report.region)
+    };
+    report.links.iter().filter(counts).map(told).collect()
 }
 
 /// The ends of two logs, when one of their regions began to catch up.
@@ -143,7 +152,8 @@ pub struct Heads {
     pub other: u64,
 }
 
-/// What `own` and `other` do not have of each other up to `heads`; nothing is the proof that they were equal there.
+/// What `own` and `other` do not have of each other up to `heads`, [`letters`] not counted; nothing is the proof that they
+/// were equal there.
 pub fn unequal(own: &Report, other: &Report, heads: Heads) -> Vec<String> {
     let mut open = Vec::new();
     let (home, peer) = (&own.region, &other.region);

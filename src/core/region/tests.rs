@@ -345,7 +345,7 @@ fn a_region_is_drained_when_every_link_is_at_the_end_and_nothing_is_left_out() {
     assert_eq!(open(&|report| report.closed = None), 1);
     assert_eq!(open(&|report| report.links.get_mut("b").unwrap().cursor = 9), 1);
     assert_eq!(open(&|report| report.links.get_mut("b").unwrap().held = 1), 1);
-    assert_eq!(open(&|report| report.links.get_mut("c").unwrap().dead_letters = 1), 1);
+    assert_eq!(open(&|report| report.links.get_mut("c").unwrap().dead_letters = 1), 0, "they are told by themselves");
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().state = "disabled".to_owned()), 1);
     assert_eq!(open(&|report| drop(report.links.remove("c"))), 1);
     let gone = |report: &mut Report| {
@@ -353,6 +353,18 @@ fn a_region_is_drained_when_every_link_is_at_the_end_and_nothing_is_left_out() {
         report.view = after(&[("c", Step::Evacuate(Mode::Ungraceful))]);
     };
     assert_eq!(open(&gone), 0, "nobody relies on an evacuated region");
+}
+
+#[test]
+fn dead_letters_are_told_by_themselves() {
+    let mut own = report("a", &[("b", 10), ("c", 10)]);
+    assert!(proof::letters(&own, |_| true).is_empty());
+    own.links.get_mut("b").unwrap().dead_letters = 2;
+    own.links.get_mut("c").unwrap().dead_letters = 1;
+    assert_eq!(proof::letters(&own, |_| true).len(), 2);
+    assert_eq!(proof::letters(&own, |peer| peer == "b").len(), 1);
+    own.view = after(&[("c", Step::Evacuate(Mode::Ungraceful))]);
+    assert_eq!(proof::letters(&own, |_| true).len(), 1, "nobody relies on an evacuated region");
 }
 
 #[test]
