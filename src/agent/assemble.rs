@@ -193,7 +193,6 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         objects: objects.clone(),
         clock,
         watcher: Box::new(move |time| metrics.backup_last.set(time.as_secs_f64())),
-        stop: agent.stopping(),
     }));
     let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
     Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, backup, _lock: lock })

@@ -140,6 +140,7 @@ pub async fn run(
     }
     assembled.agent.drain();
     let stopping = async {
+        assembled.backup.stop().await;
         stop.cancel();
         servers.close();
         servers.wait().await;

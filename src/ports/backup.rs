@@ -43,4 +43,7 @@ pub trait Backup: Send + Sync {
     /// Copies the region as it is at one moment after the call into the directory `to`, which is empty or not there.
     /// Goes on to its end if the caller does not wait for it.
     fn back_up(&self, to: PathBuf) -> BoxFuture<'_, Result<Made, Error>>;
+
+    /// Ends a backup that is being made, and waits until what it wrote is gone. After this there is none.
+    fn stop(&self) -> BoxFuture<'_, ()>;
 }

@@ -2,8 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use tokio_util::sync::CancellationToken;
-
 use super::{Error, claim, identity, open_hub};
 use crate::{
     config::{Config, Region},
@@ -54,7 +52,6 @@ pub async fn of_stopped(config: &Config, region: &Region, to: &Path) -> Result<M
         objects: objects.clone(),
         clock,
         watcher: Box::new(|_| {}),
-        stop: CancellationToken::new(),
     });
     let made = made.back_up(to.to_owned()).await;
     objects.close().await;

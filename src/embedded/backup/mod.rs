@@ -83,8 +83,6 @@ pub struct Parts {
     pub objects: LocalObjects,
     pub clock: Arc<dyn Clock>,
     pub watcher: Watcher,
-    /// Ends a copy that is under way.
-    pub stop: CancellationToken,
 }
 
 /// Makes backups of one region, one at a time. Cheap to clone.
@@ -92,6 +90,7 @@ pub struct Parts {
 pub struct LocalBackup {
     parts: Arc<Parts>,
     turn: Arc<Mutex<()>>,
+    stop: CancellationToken,
 }
 
 /// The region at one moment.
@@ -108,13 +107,13 @@ fn failed(error: impl ToString) -> Error {
 
 impl LocalBackup {
     pub fn new(parts: Parts) -> LocalBackup {
-        LocalBackup { parts: Arc::new(parts), turn: Arc::default() }
+        LocalBackup { parts: Arc::new(parts), turn: Arc::default(), stop: CancellationToken::new() }
     }
 
     async fn run(&self, to: PathBuf) -> Result<Made, Error> {
         let began = Instant::now();
-        let (parts, place) = (self.parts.clone(), to.clone());
-        let taken = off_runtime(move || Target::take(&place, &parts.data_dir, parts.stop.clone()));
+        let (parts, place, stop) = (self.parts.clone(), to.clone(), self.stop.clone());
+        let taken = off_runtime(move || Target::take(&place, &parts.data_dir, stop));
         let target = taken.await??;
         let pinned = self.pin().await?;
         let moment = pinned.moment;
@@ -172,6 +171,14 @@ impl Backup for LocalBackup {
                 result
             });
             task.await.unwrap_or_else(|error| Err(failed(error)))
+        }
+        .boxed()
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.stop.cancel();
+            drop(self.turn.lock().await);
         }
         .boxed()
     }

@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -95,6 +96,11 @@ impl Checked {
         if had_data && !replace {
             return Err(Error::Occupied(data_dir.to_owned()));
         }
+        let swap = |source| Error::Swap { data_dir: data_dir.to_owned(), source };
+        if is_mount_point(&real).map_err(swap)? {
+            // Before the copy, which may take long.
+            return Err(swap(io::ErrorKind::CrossesDevices.into()));
+        }
         let staged = Staged::create(beside(&real, &format!("restoring-{moment}")))?;
         let (files, bytes) = self.copy_to(&staged.0)?;
         for name in OF_PROCESSES {
@@ -105,7 +111,6 @@ impl Checked {
         }
         sync_folders(&staged.0)?;
         let aside = beside(&real, &format!("before-restore-{moment}"));
-        let swap = |source| Error::Swap { data_dir: data_dir.to_owned(), source };
         exchange(staged, &real, &aside).map_err(swap)?;
         if let Some(parent) = real.parent() {
             sync_folder(parent)?;
@@ -169,6 +174,11 @@ fn beside(directory: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     name.into()
+}
+
+fn is_mount_point(directory: &Path) -> io::Result<bool> {
+    let Some(parent) = directory.parent() else { return Ok(true) };
+    Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev())
 }
 
 /// Puts what is staged in the place of the data, and the data aside.

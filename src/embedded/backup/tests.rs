@@ -30,7 +30,6 @@ struct Region {
     rows: LocalRows,
     objects: LocalObjects,
     backup: LocalBackup,
-    stop: CancellationToken,
 }
 
 /// As `claim` writes it.
@@ -54,7 +53,6 @@ impl Region {
         tokio::spawn(writer.run());
         let objects = LocalObjects::open(&data_dir.join(OBJECTS), clock.clone(), &*entropy, Box::new(|_| {})).unwrap();
         let rows = LocalRows::open(data_dir).unwrap();
-        let stop = CancellationToken::new();
         let backup = LocalBackup::new(Parts {
             cluster: "c".to_owned(),
             region: "a".to_owned(),
@@ -65,10 +63,9 @@ impl Region {
             objects: objects.clone(),
             clock,
             watcher: Box::new(|_| {}),
-            stop: stop.clone(),
         });
         fs::write(data_dir.join(IDENTITY), identity()).unwrap();
-        Region { data_dir: data_dir.to_owned(), hub, rows, objects, backup, stop }
+        Region { data_dir: data_dir.to_owned(), hub, rows, objects, backup }
     }
 
     async fn publish(&self, keys: std::ops::Range<u64>) -> Vec<Published> {
@@ -231,7 +228,7 @@ async fn a_backup_that_is_stopped_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let region = Region::open(&folder.path().join("data"), 1).await;
     region.publish(0..100).await;
-    region.stop.cancel();
+    region.backup.stop().await;
     let (new, empty) = (folder.path().join("new"), folder.path().join("empty"));
     fs::create_dir(&empty).unwrap();
     for to in [&new, &empty] {

@@ -178,6 +178,9 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Broken> {
 }
 
 /// The database, for snapshots. Cheap to clone.
+///
+/// What a table gives out does not keep its transaction open, but the table does: without one the writer may free the page
+/// that is being read. So a table stays in a variable as long as anything of it is looked at.
 #[derive(Clone)]
 pub struct Index(Arc<Database>);
 
@@ -257,7 +260,8 @@ impl Index {
     }
 
     pub fn find(&self, at: &Location) -> Result<Option<Entry>, Broken> {
-        let found = self.snapshot()?.open_table(OBJECTS)?.get(key_of(at).as_slice())?;
+        let table = self.snapshot()?.open_table(OBJECTS)?;
+        let found = table.get(key_of(at).as_slice())?;
         found.map(|found| decode(found.value())).transpose()
     }
 
@@ -291,7 +295,8 @@ impl Index {
     }
 
     pub fn upload(&self, id: &str) -> Result<Option<UploadEntry>, Broken> {
-        let found = self.snapshot()?.open_table(UPLOADS)?.get(id)?;
+        let table = self.snapshot()?.open_table(UPLOADS)?;
+        let found = table.get(id)?;
         found.map(|found| decode(found.value())).transpose()
     }
 
