@@ -30,7 +30,7 @@ demo:
 	cargo demo
 
 # Many seeds of the simulator, then many rounds of kill -9 and partitions under load, each with verify at its end:
-# make soak SOAK_SEEDS=0..100000 SOAK="--minutes 5 --kills 20".
+# make soak SOAK_SEEDS=0..100000 SOAK="--minutes 5 --kills 20"; or drills in a row: SOAK="--minutes 0 --drills 50".
 SOAK_SEEDS ?= 0..20000
 
 soak:

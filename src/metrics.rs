@@ -51,6 +51,7 @@ pub struct Metrics {
     pub skipped: IntCounterVec,
     pub heartbeat_received: GaugeVec,
     pub log_bytes: Gauge,
+    pub backup_last: Gauge,
     pub objects_stored: Gauge,
     pub objects_stored_bytes: Gauge,
     pub objects_unreadable: Gauge,
@@ -189,6 +190,10 @@ impl Metrics {
                 &["origin"],
             )?,
             log_bytes: declare.gauge("hubweave_log_bytes", "Size of the hub's log on disk.")?,
+            backup_last: declare.gauge(
+                "hubweave_backup_last_timestamp_seconds",
+                "Of which moment the last backup is, by this clock; 0 if none was made since the start.",
+            )?,
             objects_stored: declare.gauge("hubweave_objects_stored", "Objects in the region's object store.")?,
             objects_stored_bytes: declare.gauge("hubweave_objects_stored_bytes", "Bytes of these objects.")?,
             objects_unreadable: declare.gauge(

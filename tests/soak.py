@@ -2,8 +2,9 @@
 """Rounds of kill -9 and partitions under load, each with `verify` at its end. `make soak` calls it.
 
 A round is: load with a journal while the agents are killed in random order, then `verify --journal`; then load while
-two regions are cut off from each other, and `verify` again. Figures are printed after each round. Exit code 1 if
-anything was lost or took effect twice; the regions' data and logs are kept then.
+two regions are cut off from each other, and `verify` again. With `--drills`, so many experiments of chaos/ are run
+before that, in turn. Figures are printed after each round and each drill. Exit code 1 if anything was lost or took effect
+twice; the regions' data and logs are kept then.
 """
 
 import argparse
@@ -74,6 +75,22 @@ class Cluster:
             return done.returncode, json.loads(done.stdout)
         except ValueError:
             raise Failed(f"{' '.join(arguments)}: {done.stdout}{done.stderr}") from None
+
+    def drill(self, file):
+        """Runs an experiment; answers the report."""
+        report = self.directory / "drills" / f"{file.stem}-{time.time_ns()}.json"
+        done = subprocess.run(
+            self.command("drill", "run", str(file), "--json", "--report", str(report)),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise Failed(f"{file.stem}: {done.stdout}{done.stderr}") from None
 
     def get(self, name, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin[name]}{path}", timeout=5) as answer:
@@ -252,12 +269,34 @@ def partition(cluster, rate, seconds, chance):
     return figures
 
 
+def drills(cluster, count, names, totals):
+    """So many experiments one after the other; each must pass."""
+    files = sorted(file for file in (ROOT / "chaos").glob("*.yaml") if not names or file.stem in names)
+    if not files:
+        raise Failed(f"no such experiment: {', '.join(names)}")
+    for number in range(count):
+        file = files[number % len(files)]
+        began = time.monotonic()
+        report = cluster.drill(file)
+        measured = report["hubweave"]
+        figures = {name: value for name, value in measured.items() if isinstance(value, (int, float, str))}
+        figures["seconds"] = round(time.monotonic() - began, 1)
+        print(f"drill {number + 1}: {json.dumps(figures)}", flush=True)
+        totals["drills"] += 1
+        for name in ("acknowledged", "lost", "delivered_twice", "duplicates"):
+            totals[name] = totals.get(name, 0) + (measured[name] or 0)
+        if measured["verdict"] != "passed":
+            raise Failed(f"{file.stem}: {'; '.join(measured['reasons'])}\n{json.dumps(report['run'], indent=1)[:4000]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30, help="begin no round after this long (default 30)")
     parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds (default: as many as fit)")
     parser.add_argument("--kills", type=int, default=50, help="kill -9 per round (default 50)")
     parser.add_argument("--partition", type=int, default=120, help="seconds of partition per round (default 120)")
+    parser.add_argument("--drills", type=int, default=0, help="experiments of chaos/ to run first (default 0)")
+    parser.add_argument("--drill", action="append", default=[], help="only this experiment, by name (may be repeated)")
     parser.add_argument("--rate", type=int, default=1000, help="events a second over all regions (default 1000)")
     parser.add_argument("--seed", type=int, default=None, help="order and moments; printed at the start")
     parser.add_argument("--binary", default=str(ROOT / "target/release/hubweave"))
@@ -268,9 +307,10 @@ def main():
     chance = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="hubweave-soak-"))
     print(f"seed {seed}, {os.cpu_count()} cores, data in {directory}", flush=True)
-    began, rounds, totals = time.monotonic(), 0, {"acknowledged": 0, "kills": 0}
+    began, rounds, totals = time.monotonic(), 0, {"acknowledged": 0, "kills": 0, "drills": 0}
     try:
         with Cluster(options.binary, directory) as cluster:
+            drills(cluster, options.drills, options.drill, totals)
             while time.monotonic() - began < options.minutes * 60 and rounds != (options.rounds or -1):
                 rounds += 1
                 parts = []
@@ -287,7 +327,7 @@ def main():
             if violations:
                 raise Failed(f"{violations:.0f} invariant violations")
     except Failed as why:
-        print(f"FAILED in round {rounds}: {why}\ndata and logs are kept in {directory}; again with --seed {seed}")
+        print(f"FAILED in round {rounds}, after {totals['drills']} drills: {why}\ndata and logs are kept in {directory}; again with --seed {seed}")
         return 1
     shutil.rmtree(directory, ignore_errors=True)
     print(f"{rounds} rounds: {json.dumps(totals)}; lost 0, second effects 0")

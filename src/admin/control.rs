@@ -1,6 +1,6 @@
 //! What operators do. Every action is logged where it is carried out.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Extension,
@@ -18,6 +18,7 @@ use crate::{
     api::{answer, listener::Connection},
     core::time::Timestamp,
     faults::{self, Faults, Kind, Order},
+    ports::backup,
 };
 
 type Shared = State<Arc<Admin>>;
@@ -166,6 +167,30 @@ pub async fn clear(State(admin): Shared, Query(clear): Query<Clear>) -> Response
 pub(super) fn cleared(faults: &Faults, clear: &Clear) -> Response {
     let cleared = faults.clear(clear.kind, clear.peer.as_deref());
     answer::json(StatusCode::OK, &json!({ "cleared": cleared }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackUp {
+    to: PathBuf,
+}
+
+pub async fn back_up(State(admin): Shared, Extension(connection): Extension<Arc<Connection>>, body: Bytes) -> Response {
+    connection.lift_timeout();
+    let asked: BackUp = match parse(&body) {
+        Ok(asked) => asked,
+        Err(response) => return *response,
+    };
+    let error = match admin.backup.back_up(asked.to).await {
+        Ok(made) => return answer::json(StatusCode::OK, &made),
+        Err(error) => error,
+    };
+    let status = match &error {
+        backup::Error::Busy => StatusCode::CONFLICT,
+        backup::Error::Refused(_) => StatusCode::BAD_REQUEST,
+        backup::Error::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    answer::error(status, &error.to_string())
 }
 
 pub async fn reload(State(admin): Shared) -> Response {

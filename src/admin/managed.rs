@@ -11,6 +11,7 @@
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
+//! | `POST`, `DELETE /v1/drill` | one drill at a time, as far as this agent knows |
 //! | `POST /v1/drain` | the process |
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,7 @@ use serde_json::json;
 
 use super::{
     control::{self, parse},
-    documents, probe, unauthorized, with_fallbacks,
+    documents, drills, probe, unauthorized, with_fallbacks,
 };
 use crate::{
     agent::managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
@@ -75,6 +76,7 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/links/{peer}/repair", post(async || absent(NO_REPAIR)))
         .route("/v1/reload", post(async || absent(NO_RELOAD)))
         .route("/v1/drain", post(drain))
+        .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)
 }

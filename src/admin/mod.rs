@@ -10,13 +10,16 @@
 //! | `POST /v1/links/{peer}/pause`, `resume`, `replay`, `repair` | one link |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults, where they are enabled |
+//! | `POST`, `DELETE /v1/drill` | one drill at a time |
 //! | `GET /v1/regions`, `/v1/failover/inventory`, `POST /v1/failover`, `/v1/drills` | who serves users |
+//! | `POST /v1/backup` | a copy of the region's data |
 //! | `POST /v1/reload`, `/v1/drain` | the process |
 //!
 //! Fields: `docs/HTTP.md`.
 
 mod control;
 mod documents;
+mod drills;
 pub mod managed;
 mod objects;
 mod probe;
@@ -40,7 +43,7 @@ use crate::{
     agent::{self, Agent},
     api::{answer, shows},
     config::{Auth, Config},
-    ports::store::Store,
+    ports::{backup::Backup, store::Store},
 };
 
 /// Reads the topology file again.
@@ -51,6 +54,7 @@ pub struct Admin {
     agent: Arc<Agent>,
     /// The region's objects.
     store: Arc<dyn Store>,
+    backup: Arc<dyn Backup>,
     auth: Auth,
     reload: Reload,
     /// Long answers (key streams, errands, searches through the log) at a time; more wait.
@@ -61,8 +65,8 @@ pub struct Admin {
 const LONG_MAX: usize = 4;
 
 impl Admin {
-    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, auth: Auth, reload: Reload) -> Self {
-        Self { agent, store, auth, reload, long: Semaphore::new(LONG_MAX) }
+    pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, backup: Arc<dyn Backup>, auth: Auth, reload: Reload) -> Self {
+        Self { agent, store, backup, auth, reload, long: Semaphore::new(LONG_MAX) }
     }
 
     /// Reads the topology file again and takes over what can change; answers what did.
@@ -99,8 +103,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/failover", post(regions::failover))
         .route("/v1/failover/inventory", get(regions::inventory))
         .route("/v1/drills", post(regions::drilled))
+        .route("/v1/backup", post(control::back_up))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))
+        .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)
 }

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "aws")]
 pub mod aws;
+pub mod backup;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     config::{Backend, Config},
     embedded::{
+        backup::{IDENTITY, LocalBackup, OBJECTS, Parts as BackupParts},
         disk::LocalDisk,
         hub::{self, EmbeddedHub},
         objects::{self, LocalObjects},
@@ -36,6 +38,7 @@ use crate::{
     },
     metrics::Metrics,
     ports::{
+        backup::Backup,
         clock::{Clock, Entropy},
         inbox::Inbox,
         objects::Objects,
@@ -105,6 +108,7 @@ pub struct Assembled {
     /// Those of the peers, with the faults on order.
     pub remote_objects: BTreeMap<String, Arc<dyn Objects>>,
     pub entropy: Arc<dyn Entropy>,
+    pub backup: Arc<dyn Backup>,
     /// Keeps other agents out of the data directory while it lives.
     _lock: fs::File,
 }
@@ -119,38 +123,23 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         return Err(Error::Backend(region.to_owned()));
     }
     let lock = claim(&home.data_dir, &config.cluster.name, region)?;
-    let disk_error = |source| Error::Disk { path: home.data_dir.clone(), source };
-    let disk = Arc::new(LocalDisk::open(&home.data_dir).map_err(disk_error)?);
     let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
     let system: Arc<dyn Clock> = Arc::new(SystemClock);
     let faults = Arc::new(Faults::new(config.faults.enabled, system.clone(), entropy.clone()));
     let clock: Arc<dyn Clock> = Arc::new(SkewedClock::new(system, faults.clone()));
-    let options = hub::Options {
-        region: region.to_owned(),
-        retention: config.idempotency.retention,
-        log_retention: config.log.retention,
-        log_bytes_max: config.log.max_size,
-        segment_bytes: config.log.segment_size,
-    };
-    let (hub, writer) = EmbeddedHub::open(disk, clock.clone(), entropy.clone(), options).await?;
-    let runtime = tokio::runtime::Handle::current();
-    // A thread of its own: its disk calls block.
-    std::thread::Builder::new()
-        .name("hub-writer".to_owned())
-        .spawn(move || runtime.block_on(writer.run()))
-        .map_err(disk_error)?;
+    let hub = open_hub(&config, region, &home.data_dir, clock.clone(), entropy.clone()).await?;
     let others: Vec<String> =
         config.regions.iter().map(|other| other.name.clone()).filter(|name| name != region).collect();
     let metrics = Arc::new(Metrics::new(region, &others)?);
     let objects = open_objects(&home.data_dir, clock.clone(), &*entropy, metrics.clone())?;
-    let mut documents = match config.state.is_empty() {
+    let rows = match config.state.is_empty() {
         true => None,
-        false => {
-            let options = documents::Options::new(config.idempotency.retention);
-            let home = Arc::new(LocalRows::open(&home.data_dir)?);
-            Some(Shelves { home, peers: BTreeMap::new(), options })
-        }
+        false => Some(LocalRows::open(&home.data_dir)?),
     };
+    let mut documents = rows.clone().map(|rows| {
+        let options = documents::Options::new(config.idempotency.retention);
+        Shelves { home: Arc::new(rows), peers: BTreeMap::new(), options }
+    });
     let crash: faults::CrashHook = Arc::new(|| std::process::abort());
     let mut peers: BTreeMap<String, Arc<dyn Peer>> = BTreeMap::new();
     let mut remote_objects: BTreeMap<String, Arc<dyn Objects>> = BTreeMap::new();
@@ -188,14 +177,51 @@ pub async fn assemble(config: Config, region: &str) -> Result<Assembled, Error> 
         objects: Some(Stores { home: Arc::new(objects.clone()), peers: remote_objects.clone() }),
         documents,
         regions,
-        clock,
+        clock: clock.clone(),
         entropy: entropy.clone(),
         faults: faults.clone(),
-        metrics,
+        metrics: metrics.clone(),
     })
     .await?;
+    let backup = Arc::new(LocalBackup::new(BackupParts {
+        cluster: agent.cluster.clone(),
+        region: region.to_owned(),
+        identity: identity(&agent.cluster, region),
+        data_dir: home.data_dir,
+        hub: hub.clone(),
+        rows,
+        objects: objects.clone(),
+        clock,
+        watcher: Box::new(move |time| metrics.backup_last.set(time.as_secs_f64())),
+    }));
     let inbox = Arc::new(FaultyInbox::new(agent.inbox.clone(), faults, crash));
-    Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, _lock: lock })
+    Ok(Assembled { agent, hub, inbox, objects, remote_objects, entropy, backup, _lock: lock })
+}
+
+/// Opens the hub of a region; its writer gets a thread of its own, as its disk calls block.
+async fn open_hub(
+    config: &Config,
+    region: &str,
+    data_dir: &Path,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) -> Result<EmbeddedHub, Error> {
+    let disk_error = |source| Error::Disk { path: data_dir.to_owned(), source };
+    let disk = Arc::new(LocalDisk::open(data_dir).map_err(disk_error)?);
+    let options = hub::Options {
+        region: region.to_owned(),
+        retention: config.idempotency.retention,
+        log_retention: config.log.retention,
+        log_bytes_max: config.log.max_size,
+        segment_bytes: config.log.segment_size,
+    };
+    let (hub, writer) = EmbeddedHub::open(disk, clock, entropy, options).await?;
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("hub-writer".to_owned())
+        .spawn(move || runtime.block_on(writer.run()))
+        .map_err(disk_error)?;
+    Ok(hub)
 }
 
 /// Uploads in parts that nobody ended are forgotten after this.
@@ -217,7 +243,7 @@ fn open_objects(
         metrics.objects_unreadable.set(totals.unreadable as f64);
         metrics.objects_files_left.set(totals.files_left as f64);
     });
-    let objects = LocalObjects::open(&data_dir.join("objects"), clock, entropy, watcher)?;
+    let objects = LocalObjects::open(&data_dir.join(OBJECTS), clock, entropy, watcher)?;
     let swept = objects.clone();
     tokio::spawn(async move {
         loop {
@@ -233,14 +259,16 @@ fn open_objects(
     Ok(objects)
 }
 
-/// First line of the file that says whose data a directory holds.
-const IDENTITY: &str = "hubweave data, format 1";
+/// What stands in the file that says whose data a directory holds.
+fn identity(cluster: &str, region: &str) -> String {
+    format!("hubweave data, format 1\ncluster {cluster}\nregion {region}\n")
+}
 
 /// Makes sure that the directory is this region's and that no other agent uses it.
 fn claim(directory: &Path, cluster: &str, region: &str) -> Result<fs::File, Error> {
     let disk_error = |source| Error::Disk { path: directory.to_owned(), source };
     fs::create_dir_all(directory).map_err(disk_error)?;
-    let path = directory.join("IDENTITY");
+    let path = directory.join(IDENTITY);
     let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(disk_error)?;
     match file.try_lock() {
@@ -248,7 +276,7 @@ fn claim(directory: &Path, cluster: &str, region: &str) -> Result<fs::File, Erro
         Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
         Err(fs::TryLockError::Error(source)) => return Err(disk_error(source)),
     }
-    let expected = format!("{IDENTITY}\ncluster {cluster}\nregion {region}\n");
+    let expected = identity(cluster, region);
     let found = fs::read_to_string(&path).map_err(disk_error)?;
     if found.is_empty() {
         fs::write(&path, expected).map_err(disk_error)?;

@@ -42,6 +42,12 @@ fn every_command_of_the_interface_parses() {
         "dlq discard --region a --peer b",
         "pause --from a --to b",
         "resume --from a --to b",
+        "drill run chaos/split-brain.yaml --report out.json --json",
+        "drill list",
+        "drill list chaos more/one.yaml",
+        "drill report drills/one.json",
+        "agent kill --region eu --hold",
+        "agent release --region eu --wait 30s",
         "fault inject --region a --kind timeout-after-success --direction out --probability 0.5 --for 2m",
         "fault inject --region a --peer b --kind delay --delay 500ms",
         "fault list --region a",
@@ -117,4 +123,33 @@ fn fault_kinds_are_sent_as_they_are_typed() {
         let typed = kind.to_possible_value().expect("not hidden").get_name().to_owned();
         assert_eq!(serde_json::to_value(kind).expect("serializes"), Value::String(typed));
     }
+}
+
+#[test]
+fn every_step_of_the_shipped_experiments_is_a_command() {
+    use crate::drill::{
+        activity::{Arguments, Provider},
+        experiment::{Experiment, Surroundings},
+    };
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("chaos");
+    let folders = [root.clone(), root.join("aws")];
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("experiments"));
+    let mut commands = 0;
+    for file in entries.map(|entry| entry.expect("an entry").path()) {
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let which = |name: &str| Some(PathBuf::from("/bin").join(name));
+        let experiment =
+            Experiment::parse(&text, &Surroundings { env: &|_| None, which: &which }).expect("an experiment");
+        for activity in experiment.activities() {
+            let Provider::Process(process) = &activity.provider else { continue };
+            let Arguments::List(arguments) = &process.arguments else { continue };
+            if process.program.ends_with("hubweave") {
+                let words = std::iter::once("hubweave").chain(arguments.iter().map(String::as_str));
+                let parsed = Cli::try_parse_from(words);
+                assert!(parsed.is_ok(), "{}: {}: {:?}", file.display(), activity.name, parsed.err());
+                commands += 1;
+            }
+        }
+    }
+    assert!(commands > 60, "{commands}");
 }

@@ -117,6 +117,12 @@ impl Http {
         })
     }
 
+    /// The answer's text. Any status but 2xx is an [`Error`].
+    pub async fn text(&self, listener: &Listener, call: Call) -> Result<String, Error> {
+        let bytes = self.bytes(listener, call).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// An answer with a status of 2xx, whose body says nothing.
     pub async fn done(&self, listener: &Listener, call: Call) -> Result<(), Error> {
         self.bytes(listener, call).await.map(drop)
@@ -330,6 +336,11 @@ impl Error {
         }
     }
 
+    /// Nobody was there, so nothing was asked.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.failure.as_ref(), Failure::Unreachable(_))
+    }
+
     /// The status, if the agent answered and said no.
     pub fn status(&self) -> Option<u16> {
         match self.failure.as_ref() {
@@ -393,6 +404,11 @@ impl std::error::Error for Error {}
 /// Text as a part of a path or query.
 pub fn escape(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// `name=value&…` as forms have it.
+pub fn query_pairs(pairs: &[(String, String)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 /// `?name=value&…` of those that are there.

@@ -5,13 +5,16 @@
 //! other module is a command or a group of them. [`main`] turns whatever happens into an exit code: 0 done, 1 the
 //! answer is no, 2 bad arguments or configuration.
 
+mod agent;
 pub mod args;
+mod backup;
 mod check;
 mod context;
 mod cost;
 mod demo;
 mod dlq;
 mod doctor;
+mod drill;
 mod error;
 mod explain;
 mod failover;
@@ -106,6 +109,8 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Explain(args) => explain::explain(context, args).await,
         Command::Replay(args) => links::replay(context, args).await,
         Command::Repair(args) => links::repair(context, args).await,
+        Command::Backup(args) => backup::backup(context, args).await,
+        Command::Restore(args) => backup::restore(context, args).await,
         Command::Pause(ends) => links::pause(context, ends, true).await,
         Command::Resume(ends) => links::pause(context, ends, false).await,
         Command::Load(args) => load::load(context, args).await,
@@ -114,6 +119,8 @@ async fn perform(context: &Context, command: Command) -> Result<(), Error> {
         Command::Object(command) => object::object(context, command).await,
         Command::State(command) => state::state(context, command).await,
         Command::Fault(command) => fault::fault(context, command).await,
+        Command::Drill(command) => drill::drill(context, command).await,
+        Command::Agent(command) => agent::agent(context, command).await,
         Command::Cost(args) => cost::cost(context, args).await,
         Command::Failover(command) => failover::failover(context, command).await,
         Command::Doctor(args) => doctor::doctor(context, args).await,

@@ -105,6 +105,7 @@ pub async fn run(
     let admin = Arc::new(Admin::new(
         assembled.agent.clone(),
         Arc::new(assembled.objects.clone()),
+        assembled.backup.clone(),
         config.auth.clone(),
         reload_from(path),
     ));
@@ -139,6 +140,7 @@ pub async fn run(
     }
     assembled.agent.drain();
     let stopping = async {
+        assembled.backup.stop().await;
         stop.cancel();
         servers.close();
         servers.wait().await;

@@ -86,7 +86,8 @@ pub async fn verify(context: &Context, args: args::Verify) -> Result<(), Error> 
     if report.is_equal() { Ok(()) } else { Err(Error::Said) }
 }
 
-fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Error> {
+/// What `load` wrote down, if it is about this topology.
+pub fn read_journal(context: &Context, file: &std::path::Path) -> Result<Journal, Error> {
     let named = |problem: &dyn std::fmt::Display| Error::usage(format!("{}: {problem}", file.display()));
     let lines = std::fs::File::open(file).map_err(|error| named(&error))?;
     let journal = journal::read(BufReader::new(lines)).map_err(|error| named(&error))?;

@@ -1,5 +1,6 @@
 //! The durable default: hub, ledger, object store and links of one region on local disk; HTTP between regions.
 
+pub mod backup;
 pub mod disk;
 pub mod hub;
 pub mod ledger;

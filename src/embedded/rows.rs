@@ -11,9 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::{Mutex, watch};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::backup::{TablesError, copy_table, create_tables};
 use crate::ports::rows::{Change, Error, Row, Rows, SCAN_BYTES_MAX};
 
 /// Of the database's tables; what stands in the rows carries a version of its own. Another one is refused.
@@ -22,7 +24,7 @@ pub const VERSION: u64 = 1;
 /// Memory for pages.
 const CACHE_BYTES: usize = 64 << 20;
 
-const FILE: &str = "documents.redb";
+pub const FILE: &str = "documents.redb";
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
@@ -94,6 +96,16 @@ impl LocalRows {
         error
     }
 
+    /// The table as it is now. Nothing is committed until the turn is dropped.
+    ///
+    /// # Errors
+    /// The table failed.
+    pub async fn pin(&self) -> Result<(Pinned, OwnedMutexGuard<()>), Error> {
+        let turn = self.turn.clone().lock_owned().await;
+        let transaction = self.look(|database| database.begin_read().map_err(broken)).await?;
+        Ok((Pinned { transaction, _database: self.database.clone() }, turn))
+    }
+
     fn look<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
@@ -107,6 +119,25 @@ impl LocalRows {
             answer.await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())))
         }
         .boxed()
+    }
+}
+
+/// The table as it was at one moment.
+pub struct Pinned {
+    transaction: ReadTransaction,
+    /// A transaction ends when its database is closed.
+    _database: Arc<Database>,
+}
+
+impl Pinned {
+    /// Writes it into a new file. Blocks.
+    ///
+    /// # Errors
+    /// One of the two cannot be read or written, or `stop` came.
+    pub fn copy_to(&self, path: &Path, stop: &CancellationToken) -> Result<(), TablesError> {
+        let to = create_tables(path)?;
+        copy_table(&self.transaction, &to, META, stop)?;
+        copy_table(&self.transaction, &to, ROWS, stop)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an adapter promises. Every adapter of a port runs the port's conformance suite.
 
+pub mod backup;
 pub mod bus;
 pub mod claims;
 pub mod clock;

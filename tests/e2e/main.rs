@@ -34,10 +34,12 @@ mod aws_state;
 mod aws_topology;
 #[cfg(feature = "aws")]
 mod aws_verify;
+mod backup;
 mod chaos;
 mod cloudevents;
 mod commands;
 mod config_files;
+mod drills;
 mod failover;
 mod hostile;
 mod metrics;

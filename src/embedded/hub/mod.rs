@@ -10,6 +10,7 @@
 //! waiting as one group with one sync; only then are the answers sent. The ledger is an index of the log: what it holds
 //! in memory is rebuilt from there, so the sync of the group is the only one.
 
+mod pin;
 mod recover;
 mod writer;
 
@@ -43,6 +44,7 @@ use crate::{
     },
 };
 
+pub use pin::{Pinned, PinnedFile};
 pub use writer::Writer;
 
 /// Requests that may wait for the writer.
@@ -92,6 +94,9 @@ enum Request {
     Retain {
         needed_after: u64,
     },
+    Pin {
+        reply: oneshot::Sender<Result<Pinned, Error>>,
+    },
 }
 
 impl Request {
@@ -102,6 +107,7 @@ impl Request {
             Request::Publish { reply, .. } => drop(reply.send(Err(full()))),
             Request::Apply { reply, .. } => drop(reply.send(Err(full()))),
             Request::Note { reply: Some(reply), .. } => drop(reply.send(Err(full()))),
+            Request::Pin { reply } => drop(reply.send(Err(full()))),
             Request::Note { reply: None, .. } | Request::Retain { .. } => {}
         }
     }
@@ -184,6 +190,16 @@ impl EmbeddedHub {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the writer ended".to_owned(),
         }
+    }
+
+    /// What is durable now, as open files.
+    ///
+    /// # Errors
+    /// The hub failed, or the disk is full.
+    pub async fn pin(&self) -> Result<Pinned, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Pin { reply }).await.map_err(|_| self.failure())?;
+        answer.await.unwrap_or_else(|_| Err(self.failure()))
     }
 
     async fn request<T>(

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Followers, OpenError, Options, Request,
+    Followers, OpenError, Options, Pinned, Request,
     recover::{advance, ledger_entry},
 };
 use crate::{
@@ -239,6 +239,11 @@ impl Writer {
                 self.group.answers.extend(reply.map(Ready::Noted));
             }
             Request::Retain { needed_after } => self.retain(needed_after).await?,
+            Request::Pin { reply } => {
+                let head = *self.parts.head.borrow();
+                let pinned = Pinned::take(head, &self.state(), &self.parts.log, &self.parts.ledger);
+                let _ = reply.send(Ok(pinned));
+            }
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ use self::{
 };
 use crate::{
     core::{key::KeyHash, time::Timestamp},
-    ports::disk::Disk,
+    ports::disk::{Disk, File},
 };
 
 /// What the ledger knows of a key.
@@ -328,6 +328,11 @@ impl Ledger {
     pub fn take_leftovers(&mut self) -> Option<Leftovers> {
         let paths = std::mem::take(&mut self.leftovers);
         (!paths.is_empty()).then(|| Leftovers { disk: Arc::clone(&self.disk), paths })
+    }
+
+    /// The runs: path, file and bytes of each. They never change, and can be read when they are out of use.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &Arc<dyn File>, u64)> {
+        self.runs.iter().map(|held| (held.run.path(), held.run.file(), held.run.file_bytes()))
     }
 
     pub fn stats(&self) -> Stats {

@@ -64,6 +64,10 @@ impl Run {
         &self.path
     }
 
+    pub(super) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
     pub(super) fn file_bytes(&self) -> u64 {
         self.layout.file_bytes(self.footer.rows)
     }

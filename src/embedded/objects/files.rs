@@ -5,7 +5,7 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::OpenError;
 use crate::core::object::unhex;
+
+/// The folder of the bodies.
+const BODIES: &str = "bodies";
 
 /// Files of one folder.
 const FOLDER_FILES_BITS: u32 = 12;
@@ -54,18 +57,31 @@ pub struct Files {
     next: AtomicU64,
     /// Folders of this life whose own names are known to be durable.
     durable: Mutex<BTreeSet<String>>,
+    /// How many keep files from being removed, and when one of them ends.
+    keepers: (Mutex<usize>, Condvar),
+}
+
+/// While it lives, no file goes that an object named when it began.
+pub struct Kept(Arc<Files>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let (keepers, ended) = &self.0.keepers;
+        *keepers.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ended.notify_all();
+    }
 }
 
 impl Files {
     /// # Errors
     /// The folder cannot be made.
     pub fn open(root: &Path, life: u64) -> Result<Self, OpenError> {
-        let bodies = root.join("bodies");
+        let bodies = root.join(BODIES);
         let made = fs::create_dir_all(&bodies).and_then(|()| sync_folder(root));
         // The folder that holds the store may be new as well.
         let made = made.and_then(|()| root.parent().map_or(Ok(()), sync_folder));
         made.map_err(|source| OpenError::Disk { path: bodies.clone(), source })?;
-        Ok(Files { bodies, life, next: AtomicU64::new(0), durable: Mutex::default() })
+        Ok(Files { bodies, life, next: AtomicU64::new(0), durable: Mutex::default(), keepers: Default::default() })
     }
 
     /// A name for a new body.
@@ -116,6 +132,20 @@ impl Files {
         Ok(())
     }
 
+    /// Keeps files from being removed.
+    pub fn keep(self: &Arc<Self>) -> Kept {
+        *self.keepers.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Kept(self.clone())
+    }
+
+    /// Removes a file that nothing names any more, once nobody keeps it.
+    pub fn remove_named(&self, place: Place) -> io::Result<()> {
+        let (keepers, ended) = &self.keepers;
+        let keepers = keepers.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(ended.wait_while(keepers, |keepers| *keepers > 0).unwrap_or_else(PoisonError::into_inner));
+        self.remove(place)
+    }
+
     /// Removes a file; one that is not there is no error.
     pub fn remove(&self, place: Place) -> io::Result<()> {
         match fs::remove_file(self.path(place)) {
@@ -139,7 +169,7 @@ impl Files {
             for file in fs::read_dir(folder.path())? {
                 match Place::parse(&name, &file?.file_name().to_string_lossy()) {
                     Some(place) if !judge(place)? => {
-                        self.remove(place)?;
+                        self.remove_named(place)?;
                         removed += 1;
                     }
                     // Whatever else lies here is not ours.
@@ -155,6 +185,11 @@ impl Files {
 
     fn path(&self, place: Place) -> PathBuf {
         self.bodies.join(place.folder()).join(place.file())
+    }
+
+    /// The file's place within the store.
+    pub fn path_within(place: Place) -> String {
+        format!("{BODIES}/{}/{}", place.folder(), place.file())
     }
 }
 

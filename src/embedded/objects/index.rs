@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     OpenError, Totals,
@@ -14,6 +15,7 @@ use crate::{
         object::{Location, Stat, Sums, hex},
         time::Timestamp,
     },
+    embedded::backup::{TablesError, copy_table, create_tables},
     ports::store::{Begun, Crc, Object, Part, UPLOADS_MAX},
 };
 
@@ -23,7 +25,7 @@ pub const VERSION: u64 = 1;
 /// Memory for pages of the index.
 const CACHE_BYTES: usize = 64 << 20;
 
-const FILE: &str = "index.redb";
+pub const FILE: &str = "index.redb";
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Bucket, 0, key (bucket names have no 0) to an [`Entry`].
@@ -176,6 +178,9 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Broken> {
 }
 
 /// The database, for snapshots. Cheap to clone.
+///
+/// What a table gives out does not keep its transaction open, but the table does: without one the writer may free the page
+/// that is being read. So a table stays in a variable as long as anything of it is looked at.
 #[derive(Clone)]
 pub struct Index(Arc<Database>);
 
@@ -255,7 +260,8 @@ impl Index {
     }
 
     pub fn find(&self, at: &Location) -> Result<Option<Entry>, Broken> {
-        let found = self.snapshot()?.open_table(OBJECTS)?.get(key_of(at).as_slice())?;
+        let table = self.snapshot()?.open_table(OBJECTS)?;
+        let found = table.get(key_of(at).as_slice())?;
         found.map(|found| decode(found.value())).transpose()
     }
 
@@ -289,7 +295,8 @@ impl Index {
     }
 
     pub fn upload(&self, id: &str) -> Result<Option<UploadEntry>, Broken> {
-        let found = self.snapshot()?.open_table(UPLOADS)?.get(id)?;
+        let table = self.snapshot()?.open_table(UPLOADS)?;
+        let found = table.get(id)?;
         found.map(|found| decode(found.value())).transpose()
     }
 
@@ -309,6 +316,24 @@ impl Index {
             })
             .collect()
     }
+}
+
+/// Writes all that a snapshot sees into a new file; answers the files that it names.
+pub fn copy_to(snapshot: &ReadTransaction, path: &Path, stop: &CancellationToken) -> Result<Vec<Place>, TablesError> {
+    let to = create_tables(path)?;
+    copy_table(snapshot, &to, META, stop)?;
+    copy_table(snapshot, &to, OBJECTS, stop)?;
+    copy_table(snapshot, &to, BODIES, stop)?;
+    copy_table(snapshot, &to, FILES, stop)?;
+    copy_table(snapshot, &to, BUCKETS, stop)?;
+    copy_table(snapshot, &to, UPLOADS, stop)?;
+    copy_table(snapshot, &to, PARTS, stop)?;
+    let files = snapshot.open_table(FILES)?;
+    let places = files.iter()?.map(|row| {
+        let (life, number) = row?.0.value();
+        Ok(Place { life, number })
+    });
+    places.collect()
 }
 
 /// Uploads, but those that cannot be read: one of them shall not hide the others.

@@ -15,6 +15,7 @@
 //!
 //! Why redb, and why like this: `docs/adr/0010-embedded-object-store.md`.
 
+mod backup;
 mod digest;
 mod files;
 mod index;

@@ -69,7 +69,7 @@ pub fn start(files: Arc<Files>, index: Index) -> io::Result<Doomed> {
     let (sender, doomed) = sync_channel::<Place>(DOOMED_MAX);
     std::thread::Builder::new().name("objects-remover".to_owned()).spawn(move || {
         for place in doomed {
-            if let Err(error) = files.remove(place) {
+            if let Err(error) = files.remove_named(place) {
                 tracing::warn!(%error, "a file of the object store stays until the next start");
             }
         }

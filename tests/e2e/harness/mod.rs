@@ -430,7 +430,7 @@ pub fn hubweave(arguments: &[&str], directory: &Path) -> Done {
 }
 
 /// The tester's own settings do not count.
-fn clean(command: &mut Command) {
+pub fn clean(command: &mut Command) {
     for name in ["HUBWEAVE_CONFIG", "RUST_LOG", "RUST_BACKTRACE", "CLICOLOR_FORCE"] {
         command.env_remove(name);
     }
