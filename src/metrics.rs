@@ -17,7 +17,7 @@ use crate::core::{
 mod regions;
 mod state;
 
-pub use regions::{DRILLS, RegionMetrics, VERDICTS};
+pub use regions::RegionMetrics;
 pub use state::StateMetrics;
 
 /// Replication lag in seconds: from a millisecond (same rack) to the quarter of an hour that people get paged for.

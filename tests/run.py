@@ -32,7 +32,7 @@ STAGES = [
     ("unit tests", ["cargo", "test", "--lib", "--bins"], 1800, True),
     ("documentation's examples", ["cargo", "test", "--doc"], 600, True),
     ("tidiness", ["cargo", "test", "--test", "tidy"], 900, True),
-    ("simulation", simulate("--seeds", "0..2000", "--twice", "100", "--require-coverage"), 900, False),
+    ("simulation", simulate("--seeds", "0..2000", "--twice", "100", "--require-coverage"), 1200, False),
     (
         "simulation on managed services",
         simulate("--world", "managed", "--seeds", "0..400", "--twice", "100", "--require-coverage"),

@@ -155,6 +155,23 @@ fn every_metric_is_documented_for_operators() {
 }
 
 #[test]
+fn every_shipped_experiment_has_its_metric_from_the_start() {
+    let named = read(&root().join("src/metrics/regions.rs"));
+    let list = named.split_once("pub const DRILLS").and_then(|(_, rest)| rest.split_once("];")).expect("the list").0;
+    let listed: BTreeSet<String> =
+        list.split('"').skip(1).step_by(2).map(str::to_owned).filter(|name| !name.contains(' ')).collect();
+    let files = tracked();
+    let is_experiment = |file: &&PathBuf| {
+        let place = file.strip_prefix(root()).unwrap_or(file);
+        place.starts_with("chaos") && file.extension().is_some_and(|kind| kind == "yaml")
+    };
+    let stems = files.iter().filter(is_experiment);
+    let shipped: BTreeSet<String> =
+        stems.filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned())).collect();
+    assert_eq!(listed, shipped, "src/metrics/regions.rs lists other experiments than chaos/ has");
+}
+
+#[test]
 fn nothing_tracked_names_a_developers_machine() {
     // Put together here, so that this file does not name them.
     let places = ["root", "home", "work", "Users"].map(|place| format!("/{place}/"));

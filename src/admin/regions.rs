@@ -19,8 +19,10 @@ use crate::{
         regions::failover::{Error, Request},
     },
     api::{answer, listener::Connection},
-    core::{region::Mode, time::Timestamp},
-    metrics::VERDICTS,
+    core::{
+        region::{Mode, VERDICTS},
+        time::Timestamp,
+    },
 };
 
 type Shared = State<Arc<Admin>>;

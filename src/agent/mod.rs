@@ -139,7 +139,12 @@ impl Agent {
     /// The hub cannot write down a link's filter: it failed.
     pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
         let Parts { config, region, hub, peers, objects, documents, regions, clock, entropy, faults, metrics } = parts;
-        let ports = (hub.clone(), clock.clone(), entropy.clone(), metrics.clone());
+        let ports = regions::Ports {
+            hub: hub.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.clone(),
+        };
         let regions = Regions::new(&config, &region, ports, regions);
         regions.follow();
         let stop = CancellationToken::new();

@@ -3,12 +3,10 @@
 use prometheus::{Gauge, GaugeVec, HistogramVec};
 
 use super::Declare;
+use crate::core::region::VERDICTS;
 
 /// Parts of a failover, as the label `phase` says them.
 pub const PHASES: [&str; 6] = ["assess", "vote", "drain", "catch_up", "compare", "total"];
-
-/// How a drill ended, as the label `verdict` says it.
-pub const VERDICTS: [&str; 2] = ["passed", "failed"];
 
 /// The experiments that come with hubweave, by their files' names.
 pub const DRILLS: [&str; 13] = [

@@ -58,6 +58,14 @@ const HEALTH_RISE: Duration = Duration::from_secs(3);
 /// Heartbeats that the hub may refuse in a row before users are sent elsewhere.
 const HEALTH_FALL: u32 = 3;
 
+/// What a region's part in it is made of.
+pub struct Ports {
+    pub hub: Arc<dyn Hub>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub metrics: Arc<Metrics>,
+}
+
 /// The vote and the view of one region. What others do through it is in the sub-modules.
 pub struct Regions {
     pub home: String,
@@ -116,7 +124,7 @@ impl Regions {
     pub fn new(
         config: &Config,
         home: &str,
-        (hub, clock, entropy, metrics): (Arc<dyn Hub>, Arc<dyn Clock>, Arc<dyn Entropy>, Arc<Metrics>),
+        Ports { hub, clock, entropy, metrics }: Ports,
         remotes: BTreeMap<String, Arc<dyn RemoteRegion>>,
     ) -> Regions {
         let regions: Vec<String> = config.regions.iter().map(|region| region.name.clone()).collect();

@@ -22,6 +22,9 @@ const LOG_MAX: usize = 256;
 /// Drills that a [`View`] remembers; more than any folder of experiments has.
 const DRILLS_MAX: usize = 256;
 
+/// How a drill ends, as reports and metrics say it.
+pub const VERDICTS: [&str; 2] = ["passed", "failed"];
+
 /// What a region is there for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
