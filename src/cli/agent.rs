@@ -166,6 +166,14 @@ mod tests {
         let pid = agent.id().expect("it runs");
         fs::write(dir.path().join("agent.pid"), pid.to_string()).expect("writable");
         let reaped = tokio::spawn(async move { agent.wait().await });
+        // For a moment after its start a process has no command line yet.
+        let named = || is_agent_of(Pid::from_raw(pid as i32).expect("a pid"), "eu");
+        for _ in 0..200 {
+            if !named() {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        }
+        assert!(named(), "the system tells what runs");
         let context = context(dir.path(), true);
         for _ in 0..2 {
             kill(&context, Kill { region: "eu".into(), hold: false }).await.expect("killed, or gone already");

@@ -52,6 +52,8 @@ pub struct Profile {
     pub payloads: u64,
     /// Larger objects go in parts.
     pub part_bytes: u64,
+    /// A region that is not heard is left without a person.
+    pub auto: bool,
     /// Links whose filter takes only events that say so.
     pub filtered: BTreeMap<(String, String), bool>,
 }
@@ -68,6 +70,7 @@ impl Profile {
             forward: pick(&[0, 1]) == 1,
             payloads: pick(&[0, 2, 5]),
             part_bytes: pick(&[16, 1_000]),
+            auto: false,
             filtered: BTreeMap::new(),
         }
     }
@@ -84,6 +87,9 @@ impl Profile {
             self.held_max,
             if self.forward { "forward" } else { "hold" },
         );
+        if self.auto {
+            text.push_str("[failover]\nauto = \"5s\"\n");
+        }
         text.push_str(documents::TYPES);
         let is_there = |region: &str| !absent.contains(region);
         for region in REGIONS.into_iter().filter(|region| is_there(region)) {

@@ -58,10 +58,12 @@ pub enum Scenario {
     ForcedOnBothSides,
     /// Who coordinates a failover crashes in the middle of it.
     CoordinatorCrashes,
+    /// A region that is lost is left without a person, and one that a single other does not hear is not.
+    LeftWithoutAPerson,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 24] = [
+    pub const ALL: [Scenario; 25] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -86,6 +88,7 @@ impl Scenario {
         Scenario::ApartAndBothReachC,
         Scenario::ForcedOnBothSides,
         Scenario::CoordinatorCrashes,
+        Scenario::LeftWithoutAPerson,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -114,6 +117,7 @@ impl Scenario {
             Scenario::ApartAndBothReachC => "apart-and-both-reach-c",
             Scenario::ForcedOnBothSides => "forced-on-both-sides",
             Scenario::CoordinatorCrashes => "coordinator-crashes",
+            Scenario::LeftWithoutAPerson => "left-without-a-person",
         }
     }
 }
@@ -269,6 +273,7 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
         Scenario::ApartAndBothReachC => regions::apart_and_both_reach_c(cluster).await,
         Scenario::ForcedOnBothSides => regions::forced_on_both_sides(cluster).await,
         Scenario::CoordinatorCrashes => regions::coordinator_crashes(cluster, seed).await,
+        Scenario::LeftWithoutAPerson => regions::left_without_a_person(cluster).await,
     }
 }
 

@@ -40,10 +40,10 @@ const STATE: &str = "[state.profile]\nplays = \"counter\"\n";
 fn a_region_is_drained_and_nothing_of_it_is_missing_and_it_comes_back() {
     let cluster = Cluster::start_with(3, &format!("{STATE}{SUSPECT}"));
     let load = cluster.start_load(200, 3, &[US]);
-    let plan = cluster.json(&["failover", "plan", "--region", US, "--json"], 0);
+    let plan = cluster.json(&["failover", "plan", "--region", US], 0);
     assert_eq!((plan["possible"].as_bool(), plan["rpo"]["kind"].as_str()), (Some(true), Some("proven")), "{plan}");
     assert_eq!(states(&cluster, EU)[1].1, "active", "a plan decides nothing");
-    let done = cluster.json(&["failover", "execute", "--region", US, "--reason", "maintenance", "--json"], 0);
+    let done = cluster.json(&["failover", "execute", "--region", US, "--reason", "maintenance"], 0);
     println!("graceful: {done}");
     assert_eq!((done["to"].as_str(), done["rpo"]["kind"].as_str()), (Some("evacuated"), Some("proven")), "{done}");
     assert_eq!(done["forced"], json!(false));
@@ -56,7 +56,7 @@ fn a_region_is_drained_and_nothing_of_it_is_missing_and_it_comes_back() {
     let keys = |region| cluster.events(region).len();
     until(PATIENCE, "both to have the same", || keys(EU) == keys(US) && keys(AP) == keys(US));
     // Again is nothing to do, whoever is asked.
-    let again = cluster.json(&["failover", "execute", "--region", US, "--json"], 0);
+    let again = cluster.json(&["failover", "execute", "--region", US], 0);
     assert_eq!(again["already"], json!(true));
     // A restart forgets nothing of it.
     cluster.stop_agent(US);
@@ -64,7 +64,7 @@ fn a_region_is_drained_and_nothing_of_it_is_missing_and_it_comes_back() {
     cluster.wait_ready_one(US);
     assert_eq!(health(&cluster, US).0, 503);
 
-    let back = cluster.json(&["failover", "failback", "--region", US, "--json"], 0);
+    let back = cluster.json(&["failover", "failback", "--region", US], 0);
     println!("back: {back}");
     assert_eq!((back["to"].as_str(), back["rpo"]["kind"].as_str()), (Some("active"), Some("proven")), "{back}");
     all_hold(&cluster, US, "active");
@@ -96,7 +96,7 @@ fn a_lost_region_is_left_as_it_was_and_what_comes_late_is_named() {
     let graceful = cluster.run(&["failover", "execute", "--region", US]);
     assert_eq!(graceful.code, Some(1), "{graceful:?}");
     assert!(graceful.stderr.contains("--mode ungraceful"), "{}", graceful.stderr);
-    let done = cluster.json(&["failover", "execute", "--region", US, "--mode", "ungraceful", "--json"], 0);
+    let done = cluster.json(&["failover", "execute", "--region", US, "--mode", "ungraceful"], 0);
     println!("ungraceful: {done}");
     assert_eq!((done["to"].as_str(), done["rpo"]["kind"].as_str()), (Some("evacuated"), Some("exposed")), "{done}");
     assert!(done["rpo"]["since"].is_string(), "{done}");
@@ -107,10 +107,10 @@ fn a_lost_region_is_left_as_it_was_and_what_comes_late_is_named() {
     cluster.wait_ready_one(US);
     assert_eq!(health(&cluster, US).0, 503, "it asks before it serves");
     until(PATIENCE, "what it had to arrive", || cluster.with_key(EU, "late-4").len() == 1);
-    let inventory = cluster.json(&["failover", "inventory", "--region", US, "--json"], 0);
+    let inventory = cluster.json(&["failover", "inventory", "--region", US], 0);
     for region in inventory["regions"].as_array().expect("regions") {
         until(PATIENCE, "all of it to be named", || {
-            let inventory = cluster.json(&["failover", "inventory", "--region", US, "--json"], 0);
+            let inventory = cluster.json(&["failover", "inventory", "--region", US], 0);
             let named = inventory["regions"].as_array().expect("regions").iter();
             let mine = named.clone().find(|one| one["region"] == region["region"]).expect("it tells");
             let keys: Vec<&str> =
@@ -118,7 +118,7 @@ fn a_lost_region_is_left_as_it_was_and_what_comes_late_is_named() {
             keys == ["late-0", "late-1", "late-2", "late-3", "late-4"]
         });
     }
-    let back = cluster.json(&["failover", "failback", "--region", US, "--json"], 0);
+    let back = cluster.json(&["failover", "failback", "--region", US], 0);
     println!("back: {back}");
     assert_eq!(cluster.with_key(US, "meanwhile").len(), 1, "it came back with everything");
     all_hold(&cluster, US, "active");
@@ -133,13 +133,13 @@ fn without_a_majority_only_force_decides_and_enough_stay_active() {
     let refused = cluster.run(&["failover", "execute", "--region", US, "--mode", "ungraceful"]);
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
-    let forced = cluster.json(&["failover", "execute", "--region", US, "--mode", "ungraceful", "--force", "--json"], 0);
+    let forced = cluster.json(&["failover", "execute", "--region", US, "--mode", "ungraceful", "--force"], 0);
     assert_eq!(forced["forced"], json!(true), "{forced}");
     let last = cluster.run(&["failover", "execute", "--region", EU, "--mode", "ungraceful", "--force"]);
     assert_eq!(last.code, Some(0), "ap-southeast-2 is active as far as anybody knows: {}", last.stderr);
     let none = cluster.run(&["failover", "execute", "--region", AP, "--mode", "ungraceful", "--force"]);
     assert_eq!(none.code, Some(1));
-    assert!(none.stderr.contains("cluster.min_active is 1"), "{}", none.stderr);
+    assert!(none.stderr.contains("it would leave 0 active"), "{}", none.stderr);
     for region in [US, AP] {
         cluster.start_agent(region);
     }
@@ -147,7 +147,7 @@ fn without_a_majority_only_force_decides_and_enough_stay_active() {
     all_hold(&cluster, AP, "active");
     all_hold(&cluster, US, "evacuated");
     for region in [EU, US] {
-        cluster.json(&["failover", "failback", "--region", region, "--json"], 0);
+        cluster.json(&["failover", "failback", "--region", region], 0);
     }
     all_hold(&cluster, EU, "active");
 }
@@ -163,7 +163,7 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     }
     // Nothing is under way: nothing to abort, nothing to bring back.
     for verb in ["abort", "failback"] {
-        assert_eq!(cluster.json(&["failover", verb, "--region", US, "--json"], 0)["already"], json!(true));
+        assert_eq!(cluster.json(&["failover", verb, "--region", US], 0)["already"], json!(true));
     }
     // A link that is paused cannot drain.
     cluster.ok(&["pause", "--from", US, "--to", AP]);
@@ -174,8 +174,8 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     assert!(refused.code == Some(1) && refused.stderr.contains("is paused"), "{refused:?}");
     cluster.ok(&["resume", "--from", US, "--to", AP]);
     // A drain that cannot end is taken back.
-    cluster.publish(US, "one", "{}");
     cluster.kill_agent(AP);
+    cluster.publish(US, "one", "{}");
     let waits = cluster.run(&["failover", "execute", "--region", US, "--force", "--wait", "1s"]);
     assert!(waits.code == Some(1) && waits.stderr.contains("draining"), "{waits:?}");
     assert_eq!(health(&cluster, US).0, 503);

@@ -140,3 +140,33 @@ pub async fn coordinator_crashes(cluster: &mut Cluster, seed: u64) {
         demand(cluster, state == Some(wanted), &format!("{of:?} of b ended with {state:?}"));
     }
 }
+
+/// With `failover.auto`: a and b do not hear each other, which c does, so nobody is left; then b dies.
+pub async fn left_without_a_person(cluster: &mut Cluster) {
+    (0..REGIONS.len()).for_each(|index| cluster.crash(index));
+    cluster.profile.auto = true;
+    for index in 0..REGIONS.len() {
+        cluster.up(index).await;
+    }
+    publish(cluster, 1, 0..20).await;
+    cluster.cut("a", &["b"], true);
+    // Four heartbeats of up to ten seconds until a region is suspected, and the time that is configured.
+    wait(90_000).await;
+    for by in 0..3 {
+        let states = decided(cluster, by);
+        demand(cluster, states == Some([State::Active; 3]), &format!("one that does not hear decides: {states:?}"));
+    }
+    cluster.cut("a", &["b"], false);
+    wait(45_000).await;
+    cluster.crash(1);
+    wait(90_000).await;
+    for by in [0, 2] {
+        let states = decided(cluster, by);
+        let wanted = Some([State::Active, State::Evacuated, State::Active]);
+        demand(cluster, states == wanted, &format!("b was lost, and {} holds {states:?}", REGIONS[by]));
+    }
+    cluster.up(1).await;
+    wait(15_000).await;
+    let state = decided(cluster, 1).map(|[_, b, _]| b);
+    demand(cluster, state == Some(State::Evacuated), "b does not know that it was left");
+}
