@@ -59,6 +59,8 @@ pub struct Admin {
     reload: Reload,
     /// Long answers (key streams, errands, searches through the log) at a time; more wait.
     long: Semaphore,
+    /// Failovers under way, which go on when nobody waits for them.
+    failovers: Arc<Semaphore>,
 }
 
 /// Long answers at a time.
@@ -66,7 +68,15 @@ const LONG_MAX: usize = 4;
 
 impl Admin {
     pub fn new(agent: Arc<Agent>, store: Arc<dyn Store>, backup: Arc<dyn Backup>, auth: Auth, reload: Reload) -> Self {
-        Self { agent, store, backup, auth, reload, long: Semaphore::new(LONG_MAX) }
+        Self {
+            agent,
+            store,
+            backup,
+            auth,
+            reload,
+            long: Semaphore::new(LONG_MAX),
+            failovers: Arc::new(Semaphore::new(regions::COMMANDS_MAX)),
+        }
     }
 
     /// Reads the topology file again and takes over what can change; answers what did.

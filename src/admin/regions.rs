@@ -27,8 +27,12 @@ use crate::{
 
 type Shared = State<Arc<Admin>>;
 
-/// How long a command lets links catch up, where it does not say.
+/// How long a command lets links catch up, where it does not say; and at most.
 const WAIT: Duration = Duration::from_secs(300);
+const WAIT_MAX: Duration = Duration::from_secs(86_400);
+
+/// Commands under way at an agent; more are refused.
+pub const COMMANDS_MAX: usize = 16;
 
 /// Longest names and reasons that go into the log of decisions, in bytes.
 const WORDS_MAX: usize = 1_000;
@@ -103,6 +107,10 @@ impl Asked {
             return Err(format!("by and reason: together at most {WORDS_MAX} bytes"));
         }
         let wait = self.wait_seconds.map(Duration::try_from_secs_f64).transpose();
+        let wait = wait.map_err(|error| format!("wait_seconds: {error}"))?.unwrap_or(WAIT);
+        if wait > WAIT_MAX {
+            return Err(format!("wait_seconds: at most {}", WAIT_MAX.as_secs()));
+        }
         Ok(Request {
             region: self.region,
             mode: self.mode.unwrap_or(Mode::Graceful),
@@ -110,7 +118,7 @@ impl Asked {
             by: if self.by.is_empty() { "an operator".to_owned() } else { self.by },
             reason: self.reason,
             drill: self.drill,
-            wait: wait.map_err(|error| format!("wait_seconds: {error}"))?.unwrap_or(WAIT),
+            wait,
         })
     }
 }
@@ -131,8 +139,15 @@ pub async fn failover(
         Ok(request) => request,
         Err(why) => return answer::error(StatusCode::BAD_REQUEST, &why),
     };
+    let Ok(turn) = admin.failovers.clone().try_acquire_owned() else {
+        return answer::unavailable("too many commands are under way", Duration::from_secs(1));
+    };
     let agent = admin.agent.clone();
-    match tokio::spawn(async move { perform(&agent, action, &request).await }).await {
+    let performed = async move {
+        let _turn = turn;
+        perform(&agent, action, &request).await
+    };
+    match tokio::spawn(performed).await {
         Ok(response) => response,
         Err(error) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }

@@ -74,9 +74,16 @@ fn document(answers: &[Answer]) -> Value {
     json!({ "regions": regions.collect::<Vec<Value>>() })
 }
 
-/// Both tables.
+/// Both tables, and who hears nothing of whom.
 pub fn text(answers: &[Answer]) -> String {
-    format!("{}\n\n{}", regions_table(answers), links_table(answers))
+    let mut text = format!("{}\n\n{}", regions_table(answers), links_table(answers));
+    for answer in answers {
+        let suspects = answer.status.as_ref().ok().and_then(|status| status["suspects"].as_array());
+        for suspect in suspects.into_iter().flatten().filter_map(Value::as_str) {
+            text.push_str(&format!("\n{} hears nothing of {suspect}", answer.region));
+        }
+    }
+    text
 }
 
 fn regions_table(answers: &[Answer]) -> String {

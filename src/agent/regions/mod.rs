@@ -9,6 +9,7 @@ pub mod heard;
 pub mod inventory;
 mod minding;
 pub mod plan;
+mod reports;
 mod rounds;
 
 use std::{

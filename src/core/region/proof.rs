@@ -33,7 +33,7 @@ pub struct Report {
 /// The link to a peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LinkReport {
-    /// As metrics and status name it; `disabled` where the file switches it off.
+    /// As metrics and status name it; `disabled` where the file switches it off, `shadow` where it only compares.
     pub state: String,
     /// Everything up to here is at the peer, was left out on purpose, is held or is a dead letter.
     pub cursor: u64,
@@ -119,8 +119,13 @@ pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
 
 /// What a link has not brought of its home's log up to `head`.
 fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
-    if link.state == "disabled" {
-        open.push(format!("{name}: the link is switched off in the file"));
+    let brings_nothing = match link.state.as_str() {
+        "disabled" => Some("is switched off in the file"),
+        "shadow" => Some("is in shadow mode, and brings nothing"),
+        _ => None,
+    };
+    if let Some(why) = brings_nothing {
+        open.push(format!("{name}: the link {why}"));
         return;
     }
     let left = head.saturating_sub(link.cursor);

@@ -347,6 +347,7 @@ fn a_region_is_drained_when_every_link_is_at_the_end_and_nothing_is_left_out() {
     assert_eq!(open(&|report| report.links.get_mut("b").unwrap().held = 1), 1);
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().dead_letters = 1), 0, "they are told by themselves");
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().state = "disabled".to_owned()), 1);
+    assert_eq!(open(&|report| report.links.get_mut("c").unwrap().state = "shadow".to_owned()), 1);
     assert_eq!(open(&|report| drop(report.links.remove("c"))), 1);
     let gone = |report: &mut Report| {
         report.links.remove("c");
