@@ -35,7 +35,7 @@ const WAIT_MAX: Duration = Duration::from_secs(86_400);
 pub const COMMANDS_MAX: usize = 16;
 
 /// Longest names and reasons that go into the log of decisions, in bytes.
-const WORDS_MAX: usize = 1_000;
+const WORDS_MAX: usize = 500;
 
 /// `GET /v1/regions`.
 pub async fn regions(State(admin): Shared) -> Response {
@@ -93,6 +93,8 @@ struct Asked {
     #[serde(default)]
     force: bool,
     #[serde(default)]
+    alone: bool,
+    #[serde(default)]
     drill: bool,
     #[serde(default)]
     by: String,
@@ -115,6 +117,7 @@ impl Asked {
             region: self.region,
             mode: self.mode.unwrap_or(Mode::Graceful),
             force: self.force,
+            alone: self.alone,
             by: if self.by.is_empty() { "an operator".to_owned() } else { self.by },
             reason: self.reason,
             drill: self.drill,
@@ -174,6 +177,10 @@ async fn perform(agent: &Agent, action: Action, request: &Request) -> Response {
 fn not_done(error: &Error) -> Response {
     let status = match error {
         Error::Unknown(_) => StatusCode::BAD_REQUEST,
+        // Another agent may get it decided.
+        Error::Undecided(undecided) if undecided.may_pass() => {
+            return answer::unavailable(&error.to_string(), Duration::from_secs(1));
+        }
         Error::Refused(_) | Error::Undecided(_) | Error::NotYet { .. } => StatusCode::CONFLICT,
     };
     answer::error(status, &error.to_string())

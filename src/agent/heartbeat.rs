@@ -14,14 +14,14 @@ use crate::{
 
 pub const DETAIL_TYPE: &str = "Heartbeat";
 
-/// Publishes heartbeats until `stop`. A hub that is busy misses one; the next one tells more. `told` hears whether the hub
-/// took it.
+/// Publishes heartbeats until `stop`. A hub that is busy misses one; the next one tells more. `told` hears that one is
+/// offered (`None`), and whether the hub took it.
 pub async fn run(
     hub: Arc<dyn Hub>,
     region: String,
     interval: Duration,
     stop: CancellationToken,
-    told: impl Fn(bool) + Send,
+    told: impl Fn(Option<bool>) + Send,
 ) {
     let mut number = 0u64;
     let mut tick = tokio::time::interval(interval);
@@ -46,8 +46,9 @@ pub async fn run(
             stamp_stripped: false,
             has_payload: false,
         };
+        told(None);
         let published = hub.publish(vec![draft]).await;
-        told(published.is_ok());
+        told(Some(published.is_ok()));
         if let Err(error) = published {
             tracing::warn!(%error, number, "no heartbeat this time");
         }

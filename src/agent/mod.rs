@@ -415,7 +415,7 @@ impl Agent {
         });
         futures::future::join_all(hellos).await;
         let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
-        let told = |accepted| self.regions.beat(accepted);
+        let told = |accepted| self.regions.beat(accepted, interval);
         heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone(), told).await;
     }
 

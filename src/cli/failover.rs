@@ -54,12 +54,13 @@ async fn coordinators(context: &Context, region: &str) -> Result<Vec<Listener>, 
     }
 }
 
-fn body(action: &str, order: &args::Order) -> Value {
+fn body(action: &str, order: &args::Order, alone: bool) -> Value {
     json!({
         "action": action,
         "region": order.region,
         "mode": order.mode.map(|mode| mode.as_str()),
         "force": order.force,
+        "alone": alone,
         "drill": order.drill,
         "by": order.by.clone().unwrap_or_else(operator),
         "reason": order.reason.clone().unwrap_or_default(),
@@ -74,17 +75,24 @@ fn operator() -> String {
     user.unwrap_or_else(|| "an operator".to_owned())
 }
 
-/// Has it done by the first agent that can; by the next one if that one goes away meanwhile: each step is decided once.
+/// Has it done by the first agent that gets it decided: one may be cut off from the others, or go away meanwhile, and each
+/// step is decided once. Where none gets a majority, and it is forced, the first decides alone.
 async fn ask(context: &Context, action: &str, order: &args::Order) -> Result<Value, Error> {
     context.region(&order.region)?;
+    let coordinators = coordinators(context, &order.region).await?;
     let mut last = None;
-    for listener in coordinators(context, &order.region).await? {
-        let call = Call::post("/v1/failover", &body(action, order)).timeout(order.wait + MARGIN);
-        match context.http.json(&listener, call).await {
-            Ok(done) => return Ok(done),
-            // It answered: no other agent would say anything else.
-            Err(error) if error.status().is_some() => return Err(error.into()),
-            Err(error) => last = Some(error),
+    for alone in [false, true] {
+        for listener in &coordinators {
+            let call = Call::post("/v1/failover", &body(action, order, alone)).timeout(order.wait + MARGIN);
+            match context.http.json(listener, call).await {
+                Ok(done) => return Ok(done),
+                // It could have been decided, and was not: no other agent would say anything else.
+                Err(error) if error.status().is_some_and(|status| status != 503) => return Err(error.into()),
+                Err(error) => last = Some(error),
+            }
+        }
+        if !order.force {
+            break;
         }
     }
     Err(last.map_or_else(|| Error::no("nobody coordinates it"), Error::from))
@@ -127,7 +135,7 @@ fn told(done: &Value) -> String {
 
 fn rpo(rpo: &Value) -> Option<String> {
     Some(match rpo["kind"].as_str()? {
-        "proven" => "RPO 0, proven: every region that serves has all of it".to_owned(),
+        "proven" => "RPO 0, proven: its events and documents are in every region that serves".to_owned(),
         kind => {
             let events = rpo["events"].as_u64().map_or("an unknown number of".to_owned(), out::count);
             let since = rpo["since"].as_str().unwrap_or("it was heard first");

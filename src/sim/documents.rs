@@ -40,6 +40,9 @@ pub const TYPES: &str = "[state.doc]\nmembers = \"set\"\ncount = \"counter\"\nna
 const TYPE: &str = "doc";
 
 /// As a file names it that says nothing.
+/// Documents that changed are on disk after this.
+const FLUSHED_WITHIN: Duration = Duration::from_millis(1_500);
+
 pub(super) const CLUSTER: &str = "hubweave";
 
 /// Documents that are never deleted, and documents that are.
@@ -306,6 +309,8 @@ impl Cluster {
 
     /// A restore took what no region shows now.
     pub async fn lose_requests(&mut self) {
+        // What a region fetched from the one that lost it is on its disk only when it was flushed.
+        sleep(FLUSHED_WITHIN).await;
         let all = self.shown().await;
         let held = all.values().flat_map(BTreeMap::values).flat_map(|shown| shown.members.iter().copied()).collect();
         let mut requests = lock(&self.requests);

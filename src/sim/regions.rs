@@ -51,6 +51,7 @@ pub fn request(region: &str, of: Move) -> Request {
         region: region.to_owned(),
         mode: if of == Move::Ungraceful { Mode::Ungraceful } else { Mode::Graceful },
         force: false,
+        alone: false,
         by: "a simulated operator".to_owned(),
         reason: String::new(),
         // No cool-down: histories are short.
@@ -103,11 +104,10 @@ impl Cluster {
             let view = agent.regions.view();
             for (from, keys) in &before {
                 for (to, hub) in &hubs {
-                    let concerns = (*from == region || *to == region) && from != to;
-                    let others = if *from == region { to } else { from };
-                    let serves = view.decided(others) == State::Active;
-                    let leaves = of == Move::Graceful && *from != region;
-                    let (Some(hub), true, true, false) = (hub, concerns, serves, leaves) else { continue };
+                    // What the region had is everywhere when it leaves; when it comes back it also has what all others had.
+                    let concerns = from != to && (*from == region || (of == Move::Back && *to == region));
+                    let serves = |name: &str| name == region || view.decided(name) == State::Active;
+                    let (Some(hub), true, true) = (hub, concerns, serves(to)) else { continue };
                     let Ok(effects) = effects(hub).await else { continue };
                     let there: BTreeSet<&str> = effects.iter().map(|effect| effect.key.as_str()).collect();
                     for key in keys.iter().filter(|key| !there.contains(key.as_str())) {

@@ -16,9 +16,13 @@ const HEARING_LOOK: Duration = Duration::from_millis(10);
 
 impl Regions {
     pub(super) fn closed(&self) -> Option<u64> {
-        let epoch = self.view().epoch_of(&self.home);
+        let view = self.view();
+        // It may serve although it was told not to, where too few would be left: then its log goes on.
+        if view.state(&self.home, &self.members) == State::Active {
+            return None;
+        }
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.filter(|(of, _)| *of == epoch).map(|(_, head)| head)
+        closed.filter(|(of, _)| *of == view.ballot_of(&self.home)).map(|(_, head)| head)
     }
 
     /// This region does not serve any more, and its log has not come to its end.
@@ -28,13 +32,18 @@ impl Regions {
 
     /// Fixes the end of the log while this region is something else than active; called again and again.
     pub(in crate::agent) async fn close(&self, documents: Option<&LocalDocuments>) {
-        let epoch = self.view().epoch_of(&self.home);
+        // Whoever changed the view may not have come to it yet; and what was fixed while the region served is void.
+        self.follow();
+        let ballot = self.view().ballot_of(&self.home);
         if !self.is_closing() {
+            if self.state() == State::Active {
+                *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
             return;
         }
         match self.end_of_log(documents).await {
             Ok(Some(head)) => {
-                *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, head));
+                *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((ballot, head));
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the end of the log is not fixed yet"),

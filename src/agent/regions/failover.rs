@@ -3,7 +3,10 @@
 //! Nothing of it is kept here: each step is decided by votes, and the document says how far it is. Whoever asks again,
 //! at whatever agent, goes on where it stands; what another command changed meanwhile ends it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -16,7 +19,7 @@ use super::{
 use crate::{
     core::{
         region::{
-            Mode, State,
+            Ballot, Mode, State,
             order::{Order, Step},
             proof::{self, Exposure, Heads},
         },
@@ -35,6 +38,8 @@ pub struct Request {
     pub region: String,
     pub mode: Mode,
     pub force: bool,
+    /// Forced also without a majority: no other agent gets one either.
+    pub alone: bool,
     pub by: String,
     pub reason: String,
     /// For a drill: no cool-down, neither before nor after.
@@ -123,13 +128,13 @@ struct Patience<'a> {
     request: &'a Request,
     /// What its region is meanwhile, and since which decision.
     state: &'static str,
-    epoch: u64,
+    ballot: Ballot,
     deadline: Instant,
 }
 
 impl<'a> Patience<'a> {
-    fn new(request: &'a Request, state: &'static str, epoch: u64) -> Self {
-        Patience { request, state, epoch, deadline: Instant::now() + request.wait }
+    fn new(request: &'a Request, state: &'static str, ballot: Ballot) -> Self {
+        Patience { request, state, ballot, deadline: Instant::now() + request.wait }
     }
 
     /// Whether nothing is open any more.
@@ -146,7 +151,7 @@ impl<'a> Patience<'a> {
             return Err(Error::NotYet { region, state: self.state, seconds, open: open.join("; ") });
         }
         let view = regions.view();
-        if view.epoch_of(region) != self.epoch {
+        if view.ballot_of(region) != self.ballot {
             let now = view.decided(region).as_str();
             return Err(Error::Refused(format!("{region} was made {now} by another command")));
         }
@@ -203,7 +208,7 @@ impl<'a> Watch<'a> {
             from,
             to,
             already: false,
-            epoch: decided.ballot.epoch,
+            epoch: self.regions.view().ballot_of(&request.region).epoch,
             forced: decided.without_majority,
             votes: decided.votes,
             coordinator: self.regions.home.clone(),
@@ -216,7 +221,7 @@ impl<'a> Watch<'a> {
 }
 
 impl Regions {
-    fn order(&self, request: &Request, step: Step, after: u64) -> Order {
+    fn order(&self, request: &Request, step: Step, after: Ballot) -> Order {
         Order {
             region: request.region.clone(),
             step,
@@ -231,8 +236,8 @@ impl Regions {
     }
 
     /// Has one step decided, and its region told.
-    async fn take(&self, request: &Request, step: Step, after: u64) -> Result<Decided, Undecided> {
-        let decided = self.decide(&self.order(request, step, after)).await?;
+    async fn take(&self, request: &Request, step: Step, after: Ballot) -> Result<Decided, Undecided> {
+        let decided = self.decide(&self.order(request, step, after), request.alone).await?;
         if request.region != self.home {
             self.exchange_with(&request.region).await;
         }
@@ -246,7 +251,7 @@ impl Regions {
             from: state,
             to: state,
             already: true,
-            epoch: self.view().epoch_of(&request.region),
+            epoch: self.view().ballot_of(&request.region).epoch,
             forced: false,
             votes: Vec::new(),
             coordinator: self.home.clone(),
@@ -261,7 +266,9 @@ impl Regions {
     pub(super) fn cooling(&self, drill: bool) -> Option<Duration> {
         let view = self.view();
         let back = view.log.iter().rev().find(|decision| decision.to == State::Active && !decision.drill)?;
-        let left = self.options.cool_down.checked_sub(self.clock.now().since(back.at))?;
+        // A region whose clock is ahead wrote a time that is still to come: that says nothing.
+        let now = self.clock.now();
+        let left = self.options.cool_down.checked_sub(now.since(back.at)).filter(|_| back.at <= now)?;
         (!drill && !left.is_zero()).then_some(left)
     }
 }
@@ -295,16 +302,16 @@ impl Agent {
         let mut watch = Watch::new(regions);
         if from != State::Draining {
             self.permit(request, &self.reports().await)?;
-            regions.take(request, Step::Drain, regions.view().epoch_of(region)).await?;
+            regions.take(request, Step::Drain, regions.view().ballot_of(region)).await?;
             watch.lap("vote");
         }
-        let epoch = regions.view().epoch_of(region);
-        let patience = Patience::new(request, "draining", epoch);
-        let without = loop {
-            let (mut open, letters) = match self.report_of(region).await {
+        let ballot = regions.view().ballot_of(region);
+        let patience = Patience::new(request, "draining", ballot);
+        let mut without = loop {
+            let (mut open, undeliverable) = match self.report_of(region).await {
                 // It closed because of this, not of something before it.
-                Some(report) if report.view.epoch_of(region) == epoch => {
-                    (proof::undrained(&report, &regions.members), proof::letters(&report, |_| true))
+                Some(report) if report.view.ballot_of(region) == ballot => {
+                    (proof::undrained(&report, &regions.members), proof::undeliverable(&report, |_| true))
                 }
                 _ => {
                     regions.exchange_with(region).await;
@@ -312,15 +319,24 @@ impl Agent {
                 }
             };
             if !request.force {
-                open.extend(letters.iter().cloned());
+                open.extend(undeliverable.iter().cloned());
             }
             if patience.is_over(regions, open)? {
-                break letters;
+                break undeliverable;
             }
             sleep(LOOK).await;
         };
         watch.lap("drain");
-        let decided = regions.take(request, Step::Evacuate(Mode::Graceful), epoch).await?;
+        self.compare(&patience, &mut without).await?;
+        watch.lap("compare");
+        // What only this region has of one that is lost leaves with it.
+        let reports = self.reports().await;
+        if let Some(own) = reports.get(region) {
+            for other in self.serving(region).iter().filter_map(|other| reports.get(other)) {
+                without.extend(proof::of_others(own, other, |origin| reports.contains_key(origin)).1);
+            }
+        }
+        let decided = regions.take(request, Step::Evacuate(Mode::Graceful), ballot).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionDrained);
         Ok(watch.done(request, from, State::Evacuated, decided, None).proven_but(without))
@@ -328,14 +344,16 @@ impl Agent {
 
     async fn abandon(&self, request: &Request) -> Result<Done, Error> {
         let (regions, region) = (&self.regions, &request.region);
-        let (from, epoch) = (regions.view().decided(region), regions.view().epoch_of(region));
+        let (from, ballot) = (regions.view().decided(region), regions.view().ballot_of(region));
         let mut watch = Watch::new(regions);
         let reports = self.reports().await;
         self.permit(request, &reports)?;
         let survivors = reports.values().filter(|report| report.region != *region);
         let rpo = Rpo::exposed(&proof::exposure(region, survivors));
         watch.lap("assess");
-        let decided = regions.take(request, Step::Evacuate(Mode::Ungraceful), epoch).await?;
+        // The region itself, if it can be reached, was told with the others.
+        let order = regions.order(request, Step::Evacuate(Mode::Ungraceful), ballot);
+        let decided = regions.decide(&order, request.alone).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionAbandoned);
         Ok(watch.done(request, from, State::Evacuated, decided, Some(rpo)))
@@ -358,55 +376,62 @@ impl Agent {
                     format!("{region} is draining: `hubweave failover abort --region {region}` makes it active again");
                 return Err(Error::Refused(why));
             }
+            State::Evacuated if regions.view().state(region, &regions.members) == State::Active => {
+                // It never ceased to serve: too few would have been left.
+                let decided = regions.take(request, Step::Activate, regions.view().ballot_of(region)).await?;
+                watch.lap("vote");
+                return Ok(watch.done(request, from, State::Active, decided, None));
+            }
             State::Evacuated => {
-                regions.take(request, Step::Recover, regions.view().epoch_of(region)).await?;
+                regions.take(request, Step::Recover, regions.view().ballot_of(region)).await?;
                 watch.lap("vote");
             }
             State::Recovering => {}
         }
-        let epoch = regions.view().epoch_of(region);
-        let patience = Patience::new(request, "recovering", epoch);
+        let ballot = regions.view().ballot_of(region);
+        let patience = Patience::new(request, "recovering", ballot);
         let mut open = Vec::new();
         let mut heads = BTreeMap::new();
         loop {
-            let behind = self.behind(region, epoch, &mut heads).await;
+            let behind = self.behind(region, ballot, &mut heads).await;
             if patience.is_over_or_forced(regions, behind, &mut open)? {
                 break;
             }
             sleep(LOOK).await;
         }
         watch.lap("catch_up");
-        let mut begun = BTreeMap::new();
-        loop {
-            let uncompared = self.uncompared(region, &mut begun).await;
-            if patience.is_over_or_forced(regions, uncompared, &mut open)? {
-                break;
-            }
-            sleep(LOOK).await;
-        }
+        self.compare(&patience, &mut open).await?;
         watch.lap("compare");
-        let decided = regions.take(request, Step::Activate, epoch).await?;
+        let decided = regions.take(request, Step::Activate, ballot).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionBack);
         let reports = self.reports().await;
         for report in reports.values() {
-            open.extend(proof::letters(report, |peer| report.region == *region || peer == region));
+            open.extend(proof::undeliverable(report, |peer| report.region == *region || peer == region));
+        }
+        if let Some(own) = reports.get(region) {
+            for other in self.serving(region).iter().filter_map(|other| reports.get(other)) {
+                let is_up = |origin: &str| reports.contains_key(origin);
+                open.extend(proof::of_others(own, other, is_up).1);
+                open.extend(proof::of_others(other, own, is_up).1);
+            }
         }
         Ok(watch.done(request, from, State::Active, decided, None).proven_but(open))
     }
 
     /// The regions that one that comes back must be equal to.
     fn serving(&self, but: &str) -> Vec<String> {
-        let view = self.regions.view();
-        let serves = |other: &&String| *other != but && view.decided(other) != State::Evacuated;
-        self.regions.members.regions.iter().filter(serves).cloned().collect()
+        let states = self.regions.view().states(&self.regions.members);
+        let serves = |(other, state): &(&String, &State)| *other != but && **state != State::Evacuated;
+        states.iter().filter(serves).map(|(other, _)| other.clone()).collect()
     }
 
     /// What `region` and those that serve do not have of each other. What they must have is fixed at the first look.
-    async fn behind(&self, region: &str, epoch: u64, heads: &mut BTreeMap<String, Heads>) -> Vec<String> {
+    async fn behind(&self, region: &str, ballot: Ballot, heads: &mut BTreeMap<String, Heads>) -> Vec<String> {
         let mut reports = self.reports().await;
+        let answering: BTreeSet<String> = reports.keys().cloned().collect();
         let Some(own) = reports.remove(region) else { return vec![format!("{region} does not answer")] };
-        if own.view.epoch_of(region) != epoch || own.closed.is_none() {
+        if own.view.ballot_of(region) != ballot || own.closed.is_none() {
             self.regions.exchange_with(region).await;
             return vec![format!("{region} has not been told yet")];
         }
@@ -416,13 +441,30 @@ impl Agent {
                 open.push(format!("{other} does not answer"));
                 continue;
             };
-            if report.view.epoch_of(region) != epoch {
+            if report.view.ballot_of(region) != ballot {
                 self.regions.exchange_with(&other).await;
+                open.push(format!("{other} has not been told yet"));
+                continue;
             }
             let heads = *heads.entry(other).or_insert(Heads { own: own.head, other: report.head });
             open.extend(proof::unequal(&own, report, heads));
+            let is_up = |origin: &str| answering.contains(origin);
+            open.extend(proof::of_others(&own, report, is_up).0);
+            open.extend(proof::of_others(report, &own, is_up).0);
         }
         open
+    }
+
+    /// Has documents compared in both directions between the region and those that serve.
+    async fn compare(&self, patience: &Patience<'_>, without: &mut Vec<String>) -> Result<(), Error> {
+        let mut begun = BTreeMap::new();
+        loop {
+            let open = self.uncompared(&patience.request.region, &mut begun).await;
+            if patience.is_over_or_forced(&self.regions, open, without)? {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Documents that are still being compared; asks for it at the first look. `begun`, by pair of regions: how many rounds
@@ -450,7 +492,14 @@ impl Agent {
                 Some(None) => {}
                 Some(Some(rounds)) => match self.report_of(&one).await {
                     Some(report) if proof::has_compared(&report, &other, *rounds) => {}
-                    _ => open.push(what),
+                    Some(report) => {
+                        open.push(what);
+                        // It started again, and counts anew.
+                        if report.compared.get(&other).is_some_and(|compared| compared.begun < *rounds) {
+                            begun.remove(&pair);
+                        }
+                    }
+                    None => open.push(what),
                 },
             }
         }
@@ -472,7 +521,7 @@ impl Agent {
             state => return Ok(regions.already(request, state)),
         };
         let mut watch = Watch::new(regions);
-        let decided = regions.take(request, step, regions.view().epoch_of(region)).await?;
+        let decided = regions.take(request, step, regions.view().ballot_of(region)).await?;
         watch.lap("vote");
         Ok(watch.done(request, from, to, decided, None))
     }
@@ -503,6 +552,7 @@ impl Agent {
                 region: region.clone(),
                 mode: Mode::Ungraceful,
                 force: false,
+                alone: false,
                 by: format!("the agent of {}", regions.home),
                 reason: format!("a majority heard nothing of it for {} s (failover.auto)", patience.as_secs()),
                 drill: false,

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::core::{region::proof, time::Timestamp};
+use crate::core::{position::Incarnation, region::proof, time::Timestamp};
 
 #[derive(Clone, Copy, Default)]
 struct Said {
@@ -79,12 +79,15 @@ impl Heard {
         self.patience.keys().filter(|region| self.is_suspected(region)).cloned().collect()
     }
 
-    /// For a report; `has` is how far the region's log is here.
-    pub fn report(&self, region: &str, has: Option<u64>) -> proof::Heard {
+    /// For a report; `marks` is how far each life of the region's log is here, `holes` how many events below these it holds
+    /// back.
+    pub fn report(&self, region: &str, marks: Vec<(Incarnation, u64)>, holes: u64) -> proof::Heard {
         let said = self.said().get(region).copied().unwrap_or_default();
+        let has = marks.last().map(|(_, mark)| *mark);
         proof::Heard {
-            behind: said.head.zip(has).map(|(head, has)| head.saturating_sub(has)),
-            watermark: said.watermark,
+            behind: said.head.zip(has).map(|(head, has)| head.saturating_sub(has) + holes),
+            watermark: said.watermark.filter(|_| holes == 0),
+            marks,
             silent: self.silent(region),
             suspected: self.is_suspected(region),
         }
@@ -111,12 +114,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_report_says_what_is_known_to_be_missing() {
         let heard = Heard::new(BTreeMap::new());
-        assert_eq!(heard.report("b", Some(3)).behind, None);
+        let marks = |mark| vec![(Incarnation(1), mark)];
+        assert_eq!(heard.report("b", marks(3), 0).behind, None);
         heard.head("b", 10);
         heard.came("b", Timestamp(7));
         heard.came("b", Timestamp(5));
-        let report = heard.report("b", Some(3));
+        let report = heard.report("b", marks(3), 0);
         assert_eq!((report.behind, report.watermark), (Some(7), Some(Timestamp(7))));
-        assert_eq!(heard.report("b", Some(12)).behind, Some(0));
+        assert_eq!(heard.report("b", marks(12), 0).behind, Some(0));
+        let report = heard.report("b", marks(10), 2);
+        assert_eq!((report.behind, report.watermark), (Some(2), None), "what is held back came before it");
     }
 }

@@ -5,11 +5,9 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use tokio::time::Instant;
-
 use super::super::{Agent, INTRODUCTION_WAIT};
 use crate::ports::regions::{Answer, Error, Question};
+use futures::{FutureExt, future::BoxFuture};
 
 /// How often a region that does not serve any more looks whether its log has come to its end.
 const CLOSING_LOOK: Duration = Duration::from_millis(100);
@@ -22,24 +20,27 @@ impl Agent {
             let _ = tokio::time::timeout(INTRODUCTION_WAIT, self.regions.exchange()).await;
             self.regions.introduced();
             let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
-            let mut exchange = Instant::now() + interval;
-            loop {
-                let look = Instant::now() + CLOSING_LOOK;
-                let until = if self.regions.is_closing() { exchange.min(look) } else { exchange };
-                tokio::select! {
-                    biased;
-                    () = self.regions.changed.notified() => {}
-                    () = tokio::time::sleep_until(until) => {}
-                }
-                self.regions.close(self.documents.as_ref()).await;
-                if Instant::now() >= exchange {
-                    exchange = Instant::now() + interval;
-                    self.regions.exchange().await;
-                    self.evacuate_suspects().await;
-                }
-            }
+            // A region that does not answer must not hold up the closing of this one.
+            futures::join!(self.close_when_told(interval), self.exchange_always(interval));
         };
         self.stop.run_until_cancelled(minding).await;
+    }
+
+    async fn close_when_told(&self, interval: Duration) {
+        loop {
+            let look = if self.regions.is_closing() { CLOSING_LOOK } else { interval };
+            // Whether it was woken or not, it looks.
+            let _ = tokio::time::timeout(look, self.regions.changed.notified()).await;
+            self.regions.close(self.documents.as_ref()).await;
+        }
+    }
+
+    async fn exchange_always(&self, interval: Duration) {
+        loop {
+            tokio::time::sleep(interval).await;
+            self.regions.exchange().await;
+            self.evacuate_suspects().await;
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
         journal::Change,
         link::Failure,
         region::{
-            Kept, Members, State, View,
+            Ballot, Kept, Members, State, View,
             vote::{Message, Vote},
         },
         time::Timestamp,
@@ -50,13 +50,14 @@ use crate::{
     },
 };
 
-/// A question to another region is given up after this.
+/// A question to another region is given up after this; to one of which nothing is heard anyway, after less.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const SUSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// After the hub was found not to accept, it must accept for so long until users are sent here again.
 const HEALTH_RISE: Duration = Duration::from_secs(3);
 
-/// Heartbeats that the hub may refuse in a row before users are sent elsewhere.
+/// Heartbeats that the hub may refuse in a row, or intervals for which it may not answer, before users are sent elsewhere.
 const HEALTH_FALL: u32 = 3;
 
 /// What a region's part in it is made of.
@@ -86,8 +87,10 @@ pub struct Regions {
     changed: Notify,
     /// The process is to stop, or an operator wants nothing more of services.
     process_drains: AtomicBool,
-    /// See [`Report::closed`](crate::core::region::proof::Report::closed); and the epoch that it belongs to.
-    closed: Mutex<Option<(u64, u64)>>,
+    /// See [`Report::closed`](crate::core::region::proof::Report::closed); and the decision that it belongs to.
+    closed: Mutex<Option<(Ballot, u64)>>,
+    /// Held while the hub is brought into line: an older look must not come last.
+    following: Mutex<()>,
     health: Mutex<Health>,
     /// Others were asked once, or did not answer in time: what is known here is as good as it gets.
     introduced: AtomicBool,
@@ -96,6 +99,8 @@ pub struct Regions {
 /// Whether the hub accepts, with hysteresis: a probe should not see a region come and go.
 struct Health {
     refusals: u32,
+    /// A heartbeat that is not answered yet, and how long it may take.
+    offered: Option<(Instant, Duration)>,
     /// When it last refused too often.
     fell: Option<Instant>,
 }
@@ -148,7 +153,8 @@ impl Regions {
             changed: Notify::new(),
             process_drains: AtomicBool::new(false),
             closed: Mutex::default(),
-            health: Mutex::new(Health { refusals: 0, fell: None }),
+            following: Mutex::default(),
+            health: Mutex::new(Health { refusals: 0, offered: None, fell: None }),
         }
     }
 
@@ -193,8 +199,9 @@ impl Regions {
         if let Some(changed) = changed {
             self.hub.note(vec![Change::Regions { kept: Box::new(changed.clone()) }.into()]).await?;
             let before = std::mem::replace(&mut *self.kept(), changed);
-            self.tell(&before.voter.view);
+            // First: a log line may take its time.
             self.follow();
+            self.tell(&before.voter.view);
             self.changed.notify_one();
         }
         Ok(result)
@@ -222,7 +229,7 @@ impl Regions {
     fn tell(&self, before: &View) {
         let view = self.view();
         for (region, entry) in &view.entries {
-            if before.epoch_of(region) != entry.ballot.epoch {
+            if before.ballot_of(region) != entry.ballot {
                 tracing::warn!(
                     region,
                     state = entry.state.as_str(),
@@ -238,6 +245,7 @@ impl Regions {
 
     /// Brings the hub and the metrics into line with what this region is.
     pub fn follow(&self) {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state();
         let drains = self.process_drains();
         self.hub.set_draining(drains || state != State::Active);
@@ -265,7 +273,7 @@ impl Regions {
                 region: region.clone(),
                 state: states.get(region).copied().unwrap_or_default(),
                 decided: view.decided(region),
-                epoch: view.epoch_of(region),
+                epoch: view.ballot_of(region).epoch,
                 mode: entry.and_then(|entry| entry.mode).map(|mode| mode.as_str()),
                 forced: entry.is_some_and(|entry| entry.forced),
                 since: entry.map(|entry| entry.at.to_rfc3339()),
@@ -279,11 +287,16 @@ impl Regions {
         shown.collect()
     }
 
-    /// A heartbeat went into the hub, or did not.
-    pub fn beat(&self, accepted: bool) {
+    /// A heartbeat is offered to the hub (`None`), went in, or did not; one comes each `interval`.
+    pub fn beat(&self, accepted: Option<bool>, interval: Duration) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(accepted) = accepted else {
+            health.offered = Some((Instant::now(), interval * HEALTH_FALL));
+            return;
+        };
+        let hung = health.offered.take().is_some_and(|(since, patience)| since.elapsed() >= patience);
         health.refusals = if accepted { 0 } else { health.refusals.saturating_add(1) };
-        if health.refusals >= HEALTH_FALL {
+        if hung || health.refusals >= HEALTH_FALL {
             health.fell = Some(Instant::now());
         }
     }
@@ -298,6 +311,9 @@ impl Regions {
             State::Active if self.process_drains() => Some("stopping"),
             State::Active if !self.introduced.load(Ordering::SeqCst) => Some("starting: the other regions are asked"),
             State::Active if health.refusals >= HEALTH_FALL => Some("the hub does not accept"),
+            State::Active if health.offered.is_some_and(|(since, patience)| since.elapsed() >= patience) => {
+                Some("the hub does not answer: its disk may hang")
+            }
             State::Active if health.fell.is_some_and(|fell| fell.elapsed() < HEALTH_RISE) => {
                 Some("the hub accepts again, but not for long")
             }
@@ -318,13 +334,14 @@ impl Regions {
         let Some(remote) = self.remotes.get(region) else {
             return Err(Failure::Refused(format!("{region} cannot be asked: it has no api listener")));
         };
-        match timeout(ASK_TIMEOUT, remote.ask(question)).await {
+        let patience = if self.heard.is_suspected(region) { SUSPECT_TIMEOUT } else { ASK_TIMEOUT };
+        match timeout(patience, remote.ask(question)).await {
             Ok(Ok(answer)) => {
                 self.heard.alive(region);
                 Ok(answer)
             }
             Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::Unanswered(format!("no answer within {} s", ASK_TIMEOUT.as_secs()))),
+            Err(_) => Err(Failure::Unanswered(format!("no answer within {} s", patience.as_secs_f64()))),
         }
     }
 

@@ -26,6 +26,8 @@ impl Agent {
                 dead_letters: link.ends.dead_letters(),
                 backlog: exposure.backlog_events,
                 exposure: exposure.exposure_seconds,
+                losses: read_state(&*self.hub, |state| state.links.get(peer).map_or(0, |link| link.losses.len()))
+                    as u64,
             };
             (peer.clone(), report)
         });
@@ -35,8 +37,11 @@ impl Agent {
             .map(|peer| (peer.clone(), LinkReport { state: "disabled".to_owned(), ..LinkReport::default() }));
         let others = self.regions.members.regions.iter().filter(|region| **region != self.region);
         let heard = others.map(|origin| {
-            let has = read_state(&*self.hub, |state| state.high_waters.get(origin)?.last().map(|(_, mark)| *mark));
-            (origin.clone(), self.regions.heard.report(origin, has))
+            let (marks, holes) = read_state(&*self.hub, |state| {
+                let marks = state.high_waters.get(origin).cloned().unwrap_or_default();
+                (marks, state.holes.get(origin).map_or(0, Vec::len) as u64)
+            });
+            (origin.clone(), self.regions.heard.report(origin, marks, holes))
         });
         let rounds = self.documents.as_ref().map(|documents| documents.rounds());
         let compared = rounds.into_iter().flatten().map(|(peer, rounds)| (peer.clone(), rounds.compared()));

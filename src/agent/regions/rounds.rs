@@ -45,7 +45,8 @@ pub enum Undecided {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(
-        "{} of {members} regions voted ({}), {majority} are needed: the others do not answer; --force does without them",
+        "{} of {members} regions voted ({}), {majority} are needed: the others do not answer; where no region's agent gets \
+         more, --force does without them",
         .votes.len(), .votes.join(", ")
     )]
     NoMajority { votes: Vec<String>, majority: usize, members: usize },
@@ -66,6 +67,13 @@ struct Count {
     refused: Option<u64>,
 }
 
+impl Undecided {
+    /// Another agent may get what this one did not: more votes, or its turn.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Undecided::NoMajority { .. } | Undecided::Open { .. } | Undecided::Contended)
+    }
+}
+
 impl Count {
     fn names(&self) -> Vec<String> {
         self.given.iter().map(|(region, _)| region.clone()).collect()
@@ -73,11 +81,11 @@ impl Count {
 }
 
 impl Regions {
-    /// Has `order` decided by a majority of the regions; without one where it is forced and there is none.
+    /// Has `order` decided by a majority of the regions; without one where there is none and it is forced `alone`.
     ///
     /// # Errors
     /// It is not decided; only after [`Undecided::Open`] it may be yet.
-    pub(super) async fn decide(&self, order: &Order) -> Result<Decided, Undecided> {
+    pub(super) async fn decide(&self, order: &Order, alone: bool) -> Result<Decided, Undecided> {
         let mut mine: Vec<Ballot> = Vec::new();
         let mut seen = 0;
         for round in 0..ROUNDS_MAX {
@@ -96,7 +104,7 @@ impl Regions {
                         seen = seen.max(epoch);
                         continue;
                     }
-                    None if order.forced => return self.force(order, &promises).await,
+                    None if order.forced && alone => return self.force(order, &promises).await,
                     None => return Err(self.no_majority(&promises)),
                 }
             }

@@ -116,8 +116,8 @@ pub struct Decision {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     pub entries: BTreeMap<String, Entry>,
-    /// By region: it holds itself whatever was decided up to this epoch.
-    pub known: BTreeMap<String, u64>,
+    /// By region: what it holds itself, by the region that was decided about.
+    pub known: BTreeMap<String, BTreeMap<String, Ballot>>,
     /// Oldest first.
     pub log: Vec<Decision>,
     /// By drill and verdict: when it ended last.
@@ -153,9 +153,9 @@ impl View {
         self.entries.get(region).map(|entry| entry.state).unwrap_or_default()
     }
 
-    /// The epoch of that.
-    pub fn epoch_of(&self, region: &str) -> u64 {
-        self.entries.get(region).map(|entry| entry.ballot.epoch).unwrap_or_default()
+    /// What names that decision.
+    pub fn ballot_of(&self, region: &str) -> Ballot {
+        self.entries.get(region).map(|entry| entry.ballot).unwrap_or_default()
     }
 
     /// What each region is. Decisions that were forced on two sides of a partition may leave too few active when they are
@@ -184,7 +184,22 @@ impl View {
 
     /// Whether `region` itself holds what was decided of `of` last.
     pub fn knows(&self, region: &str, of: &str) -> bool {
-        self.known.get(region).copied().unwrap_or_default() >= self.epoch_of(of)
+        let known = self.known.get(region).and_then(|known| known.get(of)).copied();
+        known.unwrap_or_default() >= self.ballot_of(of)
+    }
+
+    /// `region` says that it holds all that is here.
+    pub fn acknowledge(&mut self, region: &str) {
+        let held: Vec<(String, Ballot)> = self.entries.iter().map(|(of, entry)| (of.clone(), entry.ballot)).collect();
+        self.knew(region, held.into_iter());
+    }
+
+    fn knew(&mut self, region: &str, held: impl Iterator<Item = (String, Ballot)>) {
+        let known = self.known.entry(region.to_owned()).or_default();
+        for (of, ballot) in held {
+            let last = known.entry(of).or_default();
+            *last = (*last).max(ballot);
+        }
     }
 
     /// Takes in what another copy knows.
@@ -196,9 +211,8 @@ impl View {
                 None => drop(self.entries.insert(region.clone(), entry.clone())),
             }
         }
-        for (region, epoch) in &other.known {
-            let known = self.known.entry(region.clone()).or_default();
-            *known = (*known).max(*epoch);
+        for (region, known) in &other.known {
+            self.knew(region, known.iter().map(|(of, ballot)| (of.clone(), *ballot)));
         }
         let had: BTreeSet<Ballot> = self.log.iter().map(|decision| decision.ballot).collect();
         self.log.extend(other.log.iter().filter(|decision| !had.contains(&decision.ballot)).cloned());
@@ -239,8 +253,10 @@ pub struct Left {
     pub at: Timestamp,
     /// The end of this region's log then.
     pub from: u64,
-    /// The same when the region was active again.
+    /// The same when the region was active again, by a command that was not forced.
     pub to: Option<u64>,
+    /// This region was away and learned of it afterwards: what came before `from` is not told.
+    pub late: bool,
 }
 
 impl Kept {
@@ -248,14 +264,17 @@ impl Kept {
     pub fn learn(&mut self, home: &str, view: &View, head: u64, now: Timestamp) -> bool {
         let before = self.clone();
         self.voter.learn(home, view);
-        for (region, entry) in self.voter.view.entries.iter().filter(|(region, _)| *region != home) {
-            let was = before.voter.view.decided(region);
-            match (was, entry.state) {
-                (State::Active | State::Draining, State::Evacuated) if entry.mode == Some(Mode::Ungraceful) => {
-                    let left = Left { epoch: entry.ballot.epoch, at: now, from: head, to: None };
+        let known: BTreeSet<Ballot> = before.voter.view.log.iter().map(|decision| decision.ballot).collect();
+        let view = &self.voter.view;
+        for decision in view.log.iter().filter(|new| new.region != home && !known.contains(&new.ballot)) {
+            let region = &decision.region;
+            match decision.to {
+                State::Evacuated if decision.mode == Some(Mode::Ungraceful) && decision.from != State::Recovering => {
+                    let late = view.ballot_of(region) != decision.ballot;
+                    let left = Left { epoch: decision.ballot.epoch, at: now, from: head, to: None, late };
                     self.left.insert(region.clone(), left);
                 }
-                (State::Evacuated | State::Recovering, State::Active) => {
+                State::Active if !decision.forced => {
                     if let Some(left) = self.left.get_mut(region).filter(|left| left.to.is_none()) {
                         left.to = Some(head);
                     }

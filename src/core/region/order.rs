@@ -23,8 +23,8 @@ pub enum Step {
 pub struct Order {
     pub region: String,
     pub step: Step,
-    /// The epoch of what was decided of the region when this was made up; another one meanwhile makes it void.
-    pub after: u64,
+    /// What was decided of the region last when this was made up; another decision meanwhile makes it void.
+    pub after: Ballot,
     pub forced: bool,
     pub at: Timestamp,
     pub by: String,
@@ -62,10 +62,10 @@ impl Order {
         if !members.contains(&self.region) {
             return Err(Refusal::Unknown(self.region.clone()));
         }
-        let (from, epoch) = (base.decided(&self.region), base.epoch_of(&self.region));
-        if epoch != self.after {
+        let (from, last) = (base.decided(&self.region), base.ballot_of(&self.region));
+        if last != self.after {
             let by = base.entries.get(&self.region).map(|entry| entry.by.clone()).unwrap_or_default();
-            return Err(Refusal::Changed { region: self.region.clone(), state: from, epoch, by });
+            return Err(Refusal::Changed { region: self.region.clone(), state: from, epoch: last.epoch, by });
         }
         let (to, mode) = match (self.step, from) {
             (Step::Drain, State::Active) => (State::Draining, None),
@@ -75,6 +75,10 @@ impl Order {
             }
             (Step::Recover, State::Evacuated) => (State::Recovering, self.mode_before(base)),
             (Step::Activate, State::Recovering | State::Draining) => (State::Active, None),
+            // It serves all the same, because too few were left: see `View::states`.
+            (Step::Activate, State::Evacuated) if base.state(&self.region, members) == State::Active => {
+                (State::Active, None)
+            }
             (Step::GiveUp, State::Recovering) => (State::Evacuated, self.mode_before(base)),
             (_, state) => return Err(Refusal::State { region: self.region.clone(), state }),
         };

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Members, State, View};
-use crate::core::time::Timestamp;
+use crate::core::{position::Incarnation, time::Timestamp};
 
 /// What a region knows that others need for a proof.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct LinkReport {
     pub backlog: u64,
     /// How old the oldest of these is, in seconds.
     pub exposure: f64,
+    /// Ranges of the log that it can never bring, because they had to be dropped.
+    pub losses: u64,
 }
 
 /// What a region has of an origin.
@@ -52,8 +54,10 @@ pub struct Heard {
     /// Entries of the origin's log, as far as it told of them, that are not here: events, and what the agents write
     /// besides. `None` until it told anything.
     pub behind: Option<u64>,
-    /// When the last that came was accepted there; all before it has come.
+    /// When the last that came was accepted there; all before it has come. `None` while something before it is held back.
     pub watermark: Option<Timestamp>,
+    /// How far each of the origin's lives is here.
+    pub marks: Vec<(Incarnation, u64)>,
     /// How long nothing was heard of it.
     pub silent: Duration,
     /// That is too long.
@@ -82,8 +86,10 @@ pub struct Exposure {
 /// What the regions that report would lose with `region`: the most that any of them lacks.
 pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> Exposure {
     let mut worst = Exposure { events: Some(0), since: None, seconds: Some(0.0) };
+    let mut asked = false;
     for report in reports.filter(|report| report.region != region) {
         let Some(heard) = report.heard.get(region) else { continue };
+        asked = true;
         worst.events = worst.events.zip(heard.behind).map(|(worst, behind)| worst.max(behind));
         let seconds = heard.watermark.map(|watermark| report.now.since(watermark).as_secs_f64());
         worst.seconds = worst.seconds.zip(seconds).map(|(worst, seconds)| worst.max(seconds));
@@ -92,10 +98,35 @@ pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> 
             (since, watermark) => since.or(watermark),
         };
     }
-    worst
+    // Nobody who could know says anything.
+    if asked { worst } else { Exposure::default() }
 }
 
-/// What still is only in a region that drains, [`letters`] not counted; nothing is the proof that leaving it loses nothing.
+/// What `has` holds of regions that are neither of the two and `lacks` does not. Links bring their own region's events
+/// only, so these wait for their origin. First what an origin that is up still brings, then what nobody brings.
+pub fn of_others(has: &Report, lacks: &Report, is_up: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
+    let (mut comes, mut stays) = (Vec::new(), Vec::new());
+    for (origin, heard) in has.heard.iter().filter(|(origin, _)| **origin != lacks.region) {
+        let marks = lacks.heard.get(origin).map(|heard| heard.marks.as_slice()).unwrap_or_default();
+        let at = |life: &Incarnation| marks.iter().find(|(known, _)| known == life).map_or(0, |(_, mark)| *mark);
+        // Marks of lives that both know; of one that only the one knows, its place among the others decides nothing.
+        let is_behind = heard.marks.last().is_some_and(|(life, mark)| at(life) < *mark);
+        if !is_behind {
+            continue;
+        }
+        let (from, to) = (&has.region, &lacks.region);
+        match is_up(origin) {
+            true => comes.push(format!("{to} lacks events of {origin} that {from} has")),
+            false => stays.push(format!(
+                "{to} lacks events of {origin} that {from} has, and {origin} does not answer: `hubweave repair --origin \
+                 {origin} --from {from} --to {to}` brings them"
+            )),
+        }
+    }
+    (comes, stays)
+}
+
+/// What still is only in a region that drains, what is [`undeliverable`] not counted; nothing is the proof that leaving it loses nothing.
 pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
     let mut open = Vec::new();
     let region = &report.region;
@@ -106,7 +137,7 @@ pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
         return vec![format!("{region} still writes down what it took from services")];
     };
     for peer in members.regions.iter().filter(|peer| *peer != region) {
-        if report.view.decided(peer) == State::Evacuated {
+        if report.view.state(peer, members) == State::Evacuated {
             continue;
         }
         match report.links.get(peer) {
@@ -137,17 +168,24 @@ fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
     }
 }
 
-/// Events that links to these peers could not deliver: what only this region has. Evacuated peers do not count: nobody
+/// What links to these peers could not deliver and only this region has, or nobody. Evacuated peers do not count: nobody
 /// relies on them.
-pub fn letters(report: &Report, to: impl Fn(&str) -> bool) -> Vec<String> {
-    let counts = |(peer, link): &(&String, &LinkReport)| {
-        link.dead_letters > 0 && to(peer) && report.view.decided(peer) != State::Evacuated
-    };
-    let told = |(peer, link): (&String, &LinkReport)| {
-        let dead = link.dead_letters;
-        format!("{} -> {peer}: {dead} dead letters (`hubweave dlq list`, then redrive or discard them)", report.region)
-    };
-    report.links.iter().filter(counts).map(told).collect()
+pub fn undeliverable(report: &Report, to: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut told = Vec::new();
+    for (peer, link) in &report.links {
+        if !to(peer) || report.view.decided(peer) == State::Evacuated {
+            continue;
+        }
+        let name = format!("{} -> {peer}", report.region);
+        if link.dead_letters > 0 {
+            let dead = link.dead_letters;
+            told.push(format!("{name}: {dead} dead letters (`hubweave dlq list`, then redrive or discard them)"));
+        }
+        if link.losses > 0 {
+            told.push(format!("{name}: the link lost its place, {} ranges (`losses` in the status)", link.losses));
+        }
+    }
+    told
 }
 
 /// The ends of two logs, when one of their regions began to catch up.
@@ -157,7 +195,7 @@ pub struct Heads {
     pub other: u64,
 }
 
-/// What `own` and `other` do not have of each other up to `heads`, [`letters`] not counted; nothing is the proof that they
+/// What `own` and `other` do not have of each other up to `heads`, what is [`undeliverable`] not counted; nothing is the proof that they
 /// were equal there.
 pub fn unequal(own: &Report, other: &Report, heads: Heads) -> Vec<String> {
     let mut open = Vec::new();

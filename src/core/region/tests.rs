@@ -4,6 +4,7 @@ use super::{
     vote::{Message, Vote, Voter},
     *,
 };
+use crate::core::position::Incarnation;
 
 const REGIONS: [&str; 3] = ["a", "b", "c"];
 
@@ -11,13 +12,13 @@ fn members(min_active: usize) -> Members {
     Members { regions: REGIONS.map(str::to_owned).to_vec(), min_active }
 }
 
-fn order(region: &str, step: Step, after: u64) -> Order {
+fn order(region: &str, step: Step, after: Ballot) -> Order {
     Order {
         region: region.to_owned(),
         step,
         after,
         forced: false,
-        at: Timestamp(after + 1),
+        at: Timestamp(after.epoch + 1),
         by: "op".to_owned(),
         reason: String::new(),
         coordinator: "a".to_owned(),
@@ -33,11 +34,9 @@ fn ballot(epoch: u64) -> Ballot {
 fn after(steps: &[(&str, Step)]) -> View {
     let mut view = View::default();
     for (epoch, (region, step)) in (1..).zip(steps) {
-        let order = order(region, *step, view.epoch_of(region));
+        let order = order(region, *step, view.ballot_of(region));
         view = order.apply(&view, ballot(epoch), &members(1)).unwrap();
-        for region in REGIONS {
-            view.known.insert(region.to_owned(), epoch);
-        }
+        REGIONS.iter().for_each(|region| view.acknowledge(region));
     }
     view
 }
@@ -86,7 +85,7 @@ fn a_region_goes_through_its_states_and_no_other_way() {
             Recovering => paths[3].0,
         };
         let view = after(path);
-        let works = |step: &Step| order("b", *step, view.epoch_of("b")).apply(&view, ballot(9), &members(1)).is_ok();
+        let works = |step: &Step| order("b", *step, view.ballot_of("b")).apply(&view, ballot(9), &members(1)).is_ok();
         STEPS.into_iter().filter(|step| works(step)).collect::<Vec<_>>()
     };
     assert_eq!(possible(Active), [Step::Drain, Step::Evacuate(Mode::Ungraceful)]);
@@ -98,9 +97,9 @@ fn a_region_goes_through_its_states_and_no_other_way() {
 #[test]
 fn a_step_that_was_made_up_before_another_one_is_void() {
     let view = after(&[("b", Step::Drain)]);
-    let late = order("b", Step::Evacuate(Mode::Ungraceful), 0).apply(&view, ballot(9), &members(1));
+    let late = order("b", Step::Evacuate(Mode::Ungraceful), Ballot::default()).apply(&view, ballot(9), &members(1));
     assert!(matches!(late, Err(Refusal::Changed { state: State::Draining, epoch: 1, .. })), "{late:?}");
-    let stranger = order("d", Step::Drain, 0).apply(&view, ballot(9), &members(1));
+    let stranger = order("d", Step::Drain, Ballot::default()).apply(&view, ballot(9), &members(1));
     assert_eq!(stranger, Err(Refusal::Unknown("d".to_owned())));
 }
 
@@ -108,21 +107,21 @@ fn a_step_that_was_made_up_before_another_one_is_void() {
 fn enough_regions_stay_active_also_by_force() {
     let view = after(&[("a", Step::Drain)]);
     for forced in [false, true] {
-        let drain = Order { forced, ..order("b", Step::Drain, 0) };
+        let drain = Order { forced, ..order("b", Step::Drain, Ballot::default()) };
         assert!(drain.apply(&view, ballot(9), &members(1)).is_ok());
         assert_eq!(drain.apply(&view, ballot(9), &members(2)), Err(Refusal::TooFew { left: 1, min: 2 }));
     }
     let both = after(&[("a", Step::Drain), ("b", Step::Drain)]);
-    assert!(order("c", Step::Drain, 0).apply(&both, ballot(9), &members(1)).is_err());
-    assert!(order("b", Step::Evacuate(Mode::Graceful), 2).apply(&both, ballot(9), &members(1)).is_ok());
+    assert!(order("c", Step::Drain, Ballot::default()).apply(&both, ballot(9), &members(1)).is_err());
+    assert!(order("b", Step::Evacuate(Mode::Graceful), ballot(2)).apply(&both, ballot(9), &members(1)).is_ok());
 }
 
 #[test]
 fn a_region_comes_back_only_when_the_others_know() {
     let mut view = after(&[("b", Step::Evacuate(Mode::Ungraceful)), ("b", Step::Recover)]);
-    let back = order("b", Step::Activate, 2);
+    let back = order("b", Step::Activate, ballot(2));
     assert!(back.apply(&view, ballot(9), &members(1)).is_ok());
-    view.known.insert("c".to_owned(), 1);
+    view.known.insert("c".to_owned(), [("b".to_owned(), ballot(1))].into());
     let refused = back.apply(&view, ballot(9), &members(1));
     assert!(matches!(&refused, Err(Refusal::Unaware { unaware, .. }) if unaware == "c"), "{refused:?}");
     assert!(Order { forced: true, ..back }.apply(&view, ballot(9), &members(1)).is_ok());
@@ -130,17 +129,17 @@ fn a_region_comes_back_only_when_the_others_know() {
     // One that is evacuated itself need not know of this one, but of its own evacuation.
     let both = [("b", Step::Evacuate(Mode::Ungraceful)), ("c", Step::Evacuate(Mode::Ungraceful)), ("b", Step::Recover)];
     let mut view = after(&both);
-    view.known.insert("c".to_owned(), 2);
-    let back = order("b", Step::Activate, 3);
+    view.known.insert("c".to_owned(), [("b".to_owned(), ballot(1)), ("c".to_owned(), ballot(2))].into());
+    let back = order("b", Step::Activate, ballot(3));
     assert!(back.apply(&view, ballot(9), &members(1)).is_ok());
-    view.known.insert("c".to_owned(), 1);
+    view.known.insert("c".to_owned(), [("b".to_owned(), ballot(9))].into());
     assert!(matches!(back.apply(&view, ballot(9), &members(1)), Err(Refusal::Unaware { .. })));
 }
 
 #[test]
 fn forced_decisions_that_meet_leave_the_first_in_file_order_active() {
     let force = |region: &str, epoch: u64| {
-        let order = Order { forced: true, ..order(region, Step::Evacuate(Mode::Ungraceful), 0) };
+        let order = Order { forced: true, ..order(region, Step::Evacuate(Mode::Ungraceful), Ballot::default()) };
         order.apply(&View::default(), Ballot { epoch, proposal: epoch }, &members(1)).unwrap()
     };
     let mut joined = force("b", 1);
@@ -161,13 +160,14 @@ fn random_view(chance: &mut Chance) -> View {
         let step = *chance.pick(&STEPS);
         let ballot = Ballot { epoch: 1 + chance.below(6), proposal: 1 + chance.below(3) };
         // Whatever was decided in an epoch by a proposal is the same wherever it is told.
-        let order = Order { at: Timestamp(ballot.epoch), forced: true, ..order(region, step, view.epoch_of(region)) };
+        let order = Order { at: Timestamp(ballot.epoch), forced: true, ..order(region, step, view.ballot_of(region)) };
         if let Ok(mut next) = order.apply(&view, ballot, &members(0)) {
             next.entries.values_mut().for_each(|entry| entry.state = STATES_OF[entry.ballot.proposal as usize % 4]);
             next.log.clear();
             view = next;
         }
-        view.known.insert(region.to_owned(), chance.below(7));
+        let of = [("a", 1), ("b", 2), ("c", 3)].map(|(of, at)| (of.to_owned(), Ballot { epoch: at * chance.below(3), proposal: 1 }));
+        view.known.insert(region.to_owned(), of.into());
         view.drilled(["x", "y"][chance.below(2) as usize], "passed", Timestamp(chance.below(9)));
     }
     for entry in view.entries.values_mut() {
@@ -215,7 +215,7 @@ fn a_voter_votes_once_in_an_epoch_and_never_in_an_earlier_one() {
 fn what_was_forced_takes_its_epoch() {
     let mut voter = Voter::default();
     voter.learn("a", &after(&[("b", Step::Drain), ("c", Step::Drain)]));
-    assert_eq!(voter.view.known["a"], 2);
+    assert!(voter.view.knows("a", "b") && voter.view.knows("a", "c") && !voter.view.knows("b", "b"));
     assert!(matches!(voter.answer("a", &Message::Prepare(ballot(2))), Vote::Refused { .. }));
     assert!(matches!(voter.answer("a", &Message::Prepare(ballot(3))), Vote::Given { .. }));
 }
@@ -245,7 +245,7 @@ fn decisions_stand_on_each_other_in_every_order_of_messages() {
                 let voter = &voters[at];
                 let epoch = voter.promised.epoch.max(voter.view.epoch()) + 1;
                 let region = *chance.pick(&REGIONS);
-                let order = order(region, *chance.pick(&STEPS), voter.view.epoch_of(region));
+                let order = order(region, *chance.pick(&STEPS), voter.view.ballot_of(region));
                 let ballot = Ballot { epoch, proposal };
                 rounds.push(Round { ballot, promises: BTreeMap::new(), accepts: BTreeSet::new(), view: None, order });
             }
@@ -357,15 +357,18 @@ fn a_region_is_drained_when_every_link_is_at_the_end_and_nothing_is_left_out() {
 }
 
 #[test]
-fn dead_letters_are_told_by_themselves() {
+fn what_links_cannot_bring_is_told_by_itself() {
     let mut own = report("a", &[("b", 10), ("c", 10)]);
-    assert!(proof::letters(&own, |_| true).is_empty());
+    assert!(proof::undeliverable(&own, |_| true).is_empty());
     own.links.get_mut("b").unwrap().dead_letters = 2;
     own.links.get_mut("c").unwrap().dead_letters = 1;
-    assert_eq!(proof::letters(&own, |_| true).len(), 2);
-    assert_eq!(proof::letters(&own, |peer| peer == "b").len(), 1);
+    assert_eq!(proof::undeliverable(&own, |_| true).len(), 2);
+    assert_eq!(proof::undeliverable(&own, |peer| peer == "b").len(), 1);
+    own.links.get_mut("b").unwrap().losses = 1;
+    assert_eq!(proof::undeliverable(&own, |peer| peer == "b").len(), 2);
+    own.links.get_mut("b").unwrap().losses = 0;
     own.view = after(&[("c", Step::Evacuate(Mode::Ungraceful))]);
-    assert_eq!(proof::letters(&own, |_| true).len(), 1, "nobody relies on an evacuated region");
+    assert_eq!(proof::undeliverable(&own, |_| true).len(), 1, "nobody relies on an evacuated region");
 }
 
 #[test]
@@ -376,6 +379,40 @@ fn two_regions_are_equal_when_both_have_what_the_other_had() {
     assert_eq!(open(&own, &other, Heads { own: 11, other: 21 }), 2);
     assert_eq!(open(&Report { repairing: true, ..own.clone() }, &other, Heads { own: 10, other: 20 }), 1);
     assert_eq!(open(&own, &report("b", &[]), Heads { own: 10, other: 20 }), 1);
+}
+
+#[test]
+fn events_of_a_third_region_are_no_links_affair_and_told() {
+    let holds = |region: &str, mark| {
+        let marks = vec![(Incarnation(1), 5), (Incarnation(2), mark)];
+        Report { heard: [("c".to_owned(), Heard { marks, ..Heard::default() })].into(), ..report(region, &[]) }
+    };
+    let (has, lacks) = (holds("a", 9), holds("b", 7));
+    assert_eq!(proof::of_others(&lacks, &has, |_| true), (vec![], vec![]));
+    let (comes, stays) = proof::of_others(&has, &lacks, |_| true);
+    assert_eq!((comes.len(), stays.len()), (1, 0));
+    let (comes, stays) = proof::of_others(&has, &report("b", &[]), |_| false);
+    assert_eq!((comes.len(), stays.len()), (0, 1), "nobody brings it: {stays:?}");
+    assert_eq!(proof::of_others(&has, &holds("c", 0), |_| true), (vec![], vec![]), "its own events");
+}
+
+#[test]
+fn nobody_who_says_anything_is_not_nothing_that_is_missing() {
+    assert_eq!(proof::exposure("a", [report("a", &[])].iter()), proof::Exposure::default());
+}
+
+#[test]
+fn a_region_that_serves_because_too_few_are_left_is_made_active() {
+    let force = |region: &str, epoch: u64| {
+        let order = Order { forced: true, ..order(region, Step::Evacuate(Mode::Ungraceful), Ballot::default()) };
+        order.apply(&View::default(), ballot(epoch), &members(1)).unwrap()
+    };
+    let mut view = force("a", 1);
+    [("b", 2), ("c", 3)].into_iter().for_each(|(region, epoch)| view.join(&force(region, epoch)));
+    assert_eq!((view.decided("a"), view.state("a", &members(1))), (State::Evacuated, State::Active));
+    let active = order("a", Step::Activate, ballot(1)).apply(&view, ballot(9), &members(1)).unwrap();
+    assert_eq!(active.decided("a"), State::Active);
+    assert!(order("b", Step::Activate, ballot(2)).apply(&view, ballot(9), &members(1)).is_err());
 }
 
 #[test]
@@ -403,7 +440,7 @@ fn what_comes_of_a_region_that_was_left_is_counted_from_there_until_it_is_back()
     let mut steps = vec![("b", Step::Evacuate(Mode::Ungraceful))];
     assert!(kept.learn("a", &after(&steps), 50, Timestamp(1)));
     assert!(!kept.learn("a", &after(&steps), 60, Timestamp(2)), "nothing new");
-    let left = Left { epoch: 1, at: Timestamp(1), from: 50, to: None };
+    let left = Left { epoch: 1, at: Timestamp(1), from: 50, to: None, late: false };
     assert_eq!(kept.left["b"], left);
     steps.extend([("b", Step::Recover), ("b", Step::Activate)]);
     kept.learn("a", &after(&steps), 70, Timestamp(3));
@@ -411,4 +448,13 @@ fn what_comes_of_a_region_that_was_left_is_counted_from_there_until_it_is_back()
     steps.extend([("c", Step::Drain), ("c", Step::Evacuate(Mode::Graceful))]);
     kept.learn("a", &after(&steps), 80, Timestamp(4));
     assert!(!kept.left.contains_key("c"), "nothing was left behind");
+
+    // A region that was away learns of all of it at once, and of a return by force, after which more may come.
+    let mut away = Kept::default();
+    away.learn("a", &after(&steps[..2]), 90, Timestamp(5));
+    assert_eq!(away.left["b"], Left { epoch: 1, at: Timestamp(5), from: 90, to: None, late: true });
+    let mut view = after(&steps[..3]);
+    view.log[2].forced = true;
+    away.learn("a", &view, 95, Timestamp(6));
+    assert_eq!(away.left["b"].to, None);
 }

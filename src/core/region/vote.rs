@@ -89,9 +89,8 @@ impl Voter {
     /// Takes in what is decided. The region says of itself that it knows.
     pub fn learn(&mut self, region: &str, view: &View) {
         self.view.join(view);
+        self.view.acknowledge(region);
         let epoch = self.view.epoch();
-        let known = self.view.known.entry(region.to_owned()).or_default();
-        *known = (*known).max(epoch);
         // A forced decision takes an epoch without votes; nobody else shall have it.
         if self.promised.epoch < epoch {
             self.promised = Ballot { epoch, proposal: 0 };

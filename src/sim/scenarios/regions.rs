@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{publish, wait};
 use crate::{
     agent::regions::failover::Request,
-    core::region::{Mode, State},
+    core::region::State,
     sim::{
         Invariant, REGIONS, Violation,
         cluster::Cluster,
@@ -95,7 +95,7 @@ pub async fn forced_on_both_sides(cluster: &mut Cluster) {
         for region in REGIONS.into_iter().filter(|region| *region != agent.region) {
             let unforced = perform(&agent, &request(region, Move::Ungraceful), Move::Ungraceful).await;
             demand(cluster, unforced.is_err(), "one of three is no majority");
-            let forced = Request { force: true, mode: Mode::Ungraceful, ..request(region, Move::Ungraceful) };
+            let forced = Request { force: true, alone: true, ..request(region, Move::Ungraceful) };
             let done = agent.evacuate(&forced).await;
             demand(cluster, done.is_ok_and(|done| done.forced), "force needs no majority");
         }
@@ -115,7 +115,7 @@ pub async fn forced_on_both_sides(cluster: &mut Cluster) {
     // What was forced is taken back by those who know better: it is no part of what is promised of unforced commands.
     let Some(agent) = cluster.agent(0).cloned() else { return };
     for region in REGIONS {
-        let back = Request { force: true, wait: Duration::from_secs(20), ..request(region, Move::Back) };
+        let back = Request { force: true, ..request(region, Move::Back) };
         let done = agent.fail_back(&back).await;
         demand(cluster, done.is_ok(), &format!("{region} does not come back: {done:?}"));
     }
