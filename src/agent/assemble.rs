@@ -8,6 +8,7 @@ pub mod backup;
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -264,18 +265,34 @@ fn identity(cluster: &str, region: &str) -> String {
     format!("hubweave data, format 1\ncluster {cluster}\nregion {region}\n")
 }
 
+/// Locks the file that stands at `path` when it is locked: a restore may put another directory there in between.
+fn lock(directory: &Path, path: &Path) -> Result<fs::File, Error> {
+    let disk_error = |source| Error::Disk { path: directory.to_owned(), source };
+    for _ in 0..LOCK_TRIES {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(disk_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => break,
+            Err(fs::TryLockError::Error(source)) => return Err(disk_error(source)),
+        }
+        let (locked, there) = (file.metadata().map_err(disk_error)?, fs::metadata(path).map_err(disk_error)?);
+        if (locked.dev(), locked.ino()) == (there.dev(), there.ino()) {
+            return Ok(file);
+        }
+    }
+    Err(Error::Locked(directory.to_owned()))
+}
+
+/// How often another directory may come between; once is rare.
+const LOCK_TRIES: u32 = 3;
+
 /// Makes sure that the directory is this region's and that no other agent uses it.
 fn claim(directory: &Path, cluster: &str, region: &str) -> Result<fs::File, Error> {
     let disk_error = |source| Error::Disk { path: directory.to_owned(), source };
     fs::create_dir_all(directory).map_err(disk_error)?;
     let path = directory.join(IDENTITY);
-    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = file.map_err(disk_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => return Err(Error::Locked(directory.to_owned())),
-        Err(fs::TryLockError::Error(source)) => return Err(disk_error(source)),
-    }
+    let file = lock(directory, &path)?;
     let expected = identity(cluster, region);
     let found = fs::read_to_string(&path).map_err(disk_error)?;
     if found.is_empty() {

@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,7 @@ use crate::ports::backup::About;
 /// locked the one and looks for the other.
 pub const OF_PROCESSES: [&str; 3] = ["agent.hold", "agent.pid", "up.lock"];
 
-/// Why nothing was restored. The data is as it was.
+/// Why nothing was restored. The data is as it was, or the error says where it is.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -109,11 +109,14 @@ impl Checked {
                 linked => linked.map_err(target::Error::disk(&real.join(name)))?,
             }
         }
+        let to_own = |source| target::Error::disk(&staged.0)(source);
+        belong_like(&real, &staged.0).map_err(to_own)?;
         sync_folders(&staged.0)?;
         let aside = beside(&real, &format!("before-restore-{moment}"));
         exchange(staged, &real, &aside).map_err(swap)?;
-        if let Some(parent) = real.parent() {
-            sync_folder(parent)?;
+        // The data is in its place: what fails from here on is told, and changes nothing of that.
+        if let Some(Err(error)) = real.parent().map(sync_folder) {
+            tracing::warn!(%error, "the names may come back as they were after a power cut");
         }
         if !had_data && let Err(error) = fs::remove_dir_all(&aside) {
             tracing::warn!(directory = %aside.display(), %error, "an empty directory stays");
@@ -181,15 +184,45 @@ fn is_mount_point(directory: &Path) -> io::Result<bool> {
     Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev())
 }
 
-/// Puts what is staged in the place of the data, and the data aside.
-fn exchange(staged: Staged, data_dir: &Path, aside: &Path) -> io::Result<()> {
-    match renameat_with(CWD, &staged.0, CWD, data_dir, RenameFlags::EXCHANGE) {
-        Ok(()) => {
-            // From here on the old data lies there.
-            let old = std::mem::ManuallyDrop::new(staged);
-            fs::rename(&old.0, aside)
+/// Gives the staged data the owner and the permissions that the data has: an agent must be able to use it, and nobody else.
+fn belong_like(data_dir: &Path, staged: &Path) -> io::Result<()> {
+    let like = fs::metadata(data_dir)?;
+    fs::set_permissions(staged, like.permissions())?;
+    own(staged, like.uid(), like.gid())
+}
+
+fn own(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if (metadata.uid(), metadata.gid()) != (uid, gid) {
+        lchown(path, Some(uid), Some(gid))?;
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            own(&entry?.path(), uid, gid)?;
         }
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => in_two_steps(staged, data_dir, aside),
+    }
+    Ok(())
+}
+
+/// Puts what is staged in the place of the data, and the data aside. It gets the name `aside` first, so that the exchange is
+/// the last thing that can fail.
+fn exchange(mut staged: Staged, data_dir: &Path, aside: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(aside).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there already", aside.display())));
+    }
+    fs::rename(&staged.0, aside)?;
+    let beside = std::mem::replace(&mut staged.0, aside.to_owned());
+    match renameat_with(CWD, aside, CWD, data_dir, RenameFlags::EXCHANGE) {
+        Ok(()) => {
+            // The old data lies there now.
+            std::mem::forget(staged);
+            Ok(())
+        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            fs::rename(aside, &beside)?;
+            staged.0 = beside;
+            in_two_steps(staged, data_dir, aside)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -198,9 +231,14 @@ fn exchange(staged: Staged, data_dir: &Path, aside: &Path) -> io::Result<()> {
 /// directory, and the second step fails.
 fn in_two_steps(staged: Staged, data_dir: &Path, aside: &Path) -> io::Result<()> {
     fs::rename(data_dir, aside)?;
-    fs::rename(&staged.0, data_dir).inspect_err(|_| {
-        let _ = fs::rename(aside, data_dir);
-    })
+    let Err(error) = fs::rename(&staged.0, data_dir) else {
+        std::mem::forget(staged);
+        return Ok(());
+    };
+    match fs::rename(aside, data_dir) {
+        Ok(()) => Err(error),
+        Err(_) => Err(io::Error::new(error.kind(), format!("{error}; the data lies in {} now", aside.display()))),
+    }
 }
 
 fn sync_folders(folder: &Path) -> Result<(), target::Error> {
@@ -231,5 +269,29 @@ mod tests {
             assert!(data.join("new").exists() && aside.join("old").exists());
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_stops_it_before_anything_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, aside) = (folder.path().join("data"), folder.path().join("aside"));
+        let staged = Staged::create(folder.path().join("staged")).unwrap();
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("old"), "").unwrap();
+        fs::create_dir(&aside).unwrap();
+        exchange(staged, &data, &aside).unwrap_err();
+        assert!(data.join("old").exists() && !folder.path().join("staged").exists());
+    }
+
+    #[test]
+    fn restored_data_is_as_private_as_the_data_was() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (data, staged) = (folder.path().join("data"), folder.path().join("staged"));
+        fs::create_dir(&data).unwrap();
+        fs::create_dir(&staged).unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+        belong_like(&data, &staged).unwrap();
+        assert_eq!(fs::metadata(&staged).unwrap().mode() & 0o777, 0o700);
     }
 }

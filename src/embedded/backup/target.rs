@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
 };
 
@@ -77,7 +77,8 @@ impl Target {
         if fs::canonicalize(data_dir).is_ok_and(|data_dir| real.starts_with(data_dir)) {
             return Err(refused(format!("lies within the region's data_dir, {}", data_dir.display())));
         }
-        let is_new = match fs::create_dir(&real) {
+        // As private as data is.
+        let is_new = match fs::DirBuilder::new().mode(0o700).create(&real) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => return Err(unusable(root, error)),
