@@ -326,7 +326,7 @@ def main():
             violations = cluster.sum_of_metric("hubweave_invariant_violations_total")
             if violations:
                 raise Failed(f"{violations:.0f} invariant violations")
-    except Failed as why:
+    except (Failed, OSError, subprocess.TimeoutExpired) as why:
         print(f"FAILED in round {rounds}, after {totals['drills']} drills: {why}\ndata and logs are kept in {directory}; again with --seed {seed}")
         return 1
     shutil.rmtree(directory, ignore_errors=True)

@@ -94,10 +94,10 @@ fn default_report(name: &str) -> PathBuf {
     Path::new(REPORTS).join(format!("{name}-{time}.json"))
 }
 
-/// Cancelled at Ctrl-C, SIGTERM, or when the terminal is closed; from now on these end nothing by themselves.
+/// Cancelled at Ctrl-C, SIGQUIT, SIGTERM, or when the terminal is closed; from now on these end nothing by themselves.
 fn stop_token() -> Result<CancellationToken, Error> {
     let stop = CancellationToken::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut signal = signal(kind).map_err(|error| Error::no(format!("signals cannot be received: {error}")))?;
         let stop = stop.clone();
         tokio::spawn(async move {

@@ -84,7 +84,7 @@ pub struct Http {
 pub type Which<'a> = &'a dyn Fn(&str) -> Option<PathBuf>;
 
 /// No pause and no time-out is longer.
-const SECONDS_MAX: f64 = 86_400.0;
+pub const SECONDS_MAX: f64 = 86_400.0;
 
 impl Activity {
     /// Reads a step that is no reference.
@@ -132,18 +132,26 @@ impl Activity {
         if !process.is_hubweave() {
             return Vec::new();
         }
+        let command = arguments.first().map(String::as_str);
+        let known: &[&str] = match command {
+            Some("pause" | "resume" | "replay" | "repair") => &["--region", "--peer", "--from", "--to"],
+            // `--from start` and `--to DIR` of other commands name no regions.
+            _ => &["--region", "--peer"],
+        };
+        let takes_several = matches!(command, Some("load" | "object"));
         let mut named = Vec::new();
         let mut option = None;
         for argument in arguments {
+            let mut value = Some(argument.as_str());
             if argument.starts_with("--") {
-                option = ["--region", "--peer", "--from", "--to"].into_iter().find(|known| argument == known);
-            } else if let Some(option) = option {
-                // `--from start` and `--to DIR` of other commands name no regions.
-                let of_links =
-                    matches!(arguments.first().map(String::as_str), Some("pause" | "resume" | "replay" | "repair"));
-                if of_links || matches!(option, "--region" | "--peer") {
-                    named.push(Named { name: argument.clone(), key: option.to_owned(), line: process.line });
-                }
+                let (given, attached) = argument.split_once('=').unzip();
+                let given = given.unwrap_or(argument);
+                (option, value) = (known.iter().find(|known| **known == given), attached);
+            }
+            let Some((key, name)) = option.zip(value) else { continue };
+            named.push(Named { name: name.to_owned(), key: (*key).to_owned(), line: process.line });
+            if !takes_several {
+                option = None;
             }
         }
         named

@@ -78,6 +78,22 @@ fn regions_and_commands_of_hubweave_are_known() {
 }
 
 #[test]
+fn only_what_an_option_takes_is_a_region() {
+    let regions = |arguments: &str| {
+        let text = format!(
+            "{HEAD}method: [{{type: action, name: x, provider: {{type: process, path: hubweave, arguments: [{arguments}]}}}}]\n"
+        );
+        let named = parse(&text).expect("an experiment").regions();
+        named.into_iter().map(|named| format!("{} {}", named.key, named.name)).collect::<Vec<String>>()
+    };
+    assert_eq!(regions("state, get, --region, eu, profile, a"), ["--region eu"]);
+    assert_eq!(regions("load, --json, --region, eu, us, --rate, '5'"), ["--region eu", "--region us"]);
+    assert_eq!(regions("fault, clear, --region=eu, --peer=us"), ["--region eu", "--peer us"]);
+    assert_eq!(regions("replay, --from, eu, --to=us"), ["--from eu", "--to us"]);
+    assert_eq!(regions("backup, --region, eu, --to, copy"), ["--region eu"]);
+}
+
+#[test]
 fn defaults_are_to_look_before_and_after_and_to_roll_back_always() {
     let experiment = parse(&format!("{HEAD}method: []\nrollback: []\n")).expect("an experiment");
     assert_eq!((experiment.when, experiment.rollback), (When::Default, Rollback::Always));

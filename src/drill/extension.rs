@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{
     Problem,
+    activity::SECONDS_MAX,
     substitute::{Variables, substitute},
     yaml::{Member, Node},
 };
@@ -109,7 +110,7 @@ impl Extension {
                 "journal" => extension.journal = Some(filled()?),
                 "needs" => extension.needs = needs(member)?,
                 "limits" => extension.limits = limits(member)?,
-                "verify_wait_seconds" => extension.verify_wait_seconds = Some(not_negative(member)?),
+                "verify_wait_seconds" => extension.verify_wait_seconds = Some(wait(member)?),
                 _ => {
                     return Err(member.problem(
                         "the extension hubweave does not know this; it knows region, regions, fault, heal, evacuate, detect, \
@@ -152,6 +153,11 @@ fn needs(member: &Member) -> Result<Vec<Need>, Problem> {
 fn not_negative(member: &Member) -> Result<f64, Problem> {
     let number = member.number()?;
     if number >= 0.0 { Ok(number) } else { Err(member.problem("expected a number of at least 0")) }
+}
+
+fn wait(member: &Member) -> Result<f64, Problem> {
+    let seconds = not_negative(member)?;
+    if seconds <= SECONDS_MAX { Ok(seconds) } else { Err(member.problem("expected at most 86400 seconds")) }
 }
 
 fn limits(member: &Member) -> Result<Limits, Problem> {
@@ -207,6 +213,8 @@ mod tests {
             "\nlimits: {rto_seconds: -1}",
             "\nregions: eu",
             "\ndetect: soon",
+            "\nverify_wait_seconds: 1e300",
+            "\nverify_wait_seconds: .inf",
         ] {
             assert_eq!(read(text).expect_err(text).line, 2);
         }

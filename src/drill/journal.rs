@@ -1,5 +1,7 @@
 //! The report: a Chaos Toolkit journal, and under `hubweave` what was measured besides.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -7,6 +9,9 @@ use super::{extension::Limits, timeline::Timeline};
 
 /// Of the hypothesis' looks while the method ran so many are kept, the last ones.
 pub const DURING_MAX: usize = 1_000;
+
+/// Of each member of such a look's outputs so many bytes.
+pub const DURING_OUTPUT_MAX: usize = 4 << 10;
 
 /// The journal of one run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -102,6 +107,20 @@ pub enum RunStatus {
 impl Run {
     pub fn name(&self) -> &str {
         self.activity["name"].as_str().unwrap_or("-")
+    }
+
+    /// Shortens each member of the output that is longer, as text.
+    pub fn cut_output(&mut self, bytes_max: usize) {
+        for value in self.output.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
+            let text = match &*value {
+                Value::String(text) => Cow::from(text),
+                Value::Array(_) | Value::Object(_) => Cow::from(value.to_string()),
+                _ => continue,
+            };
+            if text.len() > bytes_max {
+                *value = Value::from(&text[..text.floor_char_boundary(bytes_max)]);
+            }
+        }
     }
 
     pub fn is_action(&self) -> bool {
@@ -228,6 +247,13 @@ mod tests {
         assert_eq!(answered.as_deref(), Some("was answered with status 503"));
         assert!(run(Some(RunStatus::Failed), Value::Null).failure().is_some());
         assert!(run(None, Value::Null).failure().is_some());
+    }
+
+    #[test]
+    fn a_long_output_is_cut_between_characters() {
+        let mut run = run(None, json!({"status": 200, "stdout": "aéé", "body": {"a": [1, 2, 3]}, "stderr": "b"}));
+        run.cut_output(4);
+        assert_eq!(run.output, json!({"status": 200, "stdout": "aé", "body": "{\"a\"", "stderr": "b"}));
     }
 
     #[test]

@@ -14,8 +14,8 @@ const SETTLED_SECONDS: f64 = 2.0;
 /// What was written so short a time ago is under way and does not wait.
 const MOMENT_SECONDS: f64 = 0.25;
 
-/// A sample that is older says nothing of now.
-const FRESH_SECONDS: f64 = 1.5;
+/// An answer that is older says nothing of now. One that is late, or lost, leaves no gap as long.
+const FRESH_SECONDS: f64 = 2.0;
 
 /// A moment in the life of an experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +36,14 @@ pub struct Measure {
     /// The one that fails.
     failing: Option<String>,
     detect: Detect,
+    /// What each region answered last.
     latest: BTreeMap<String, Sample>,
     fault: Option<f64>,
     heal: Option<f64>,
     evacuate: Option<f64>,
     /// Links that were not active when the fault began.
     not_active: BTreeSet<(String, String)>,
-    /// The greatest backlog of one link before the fault: traffic under way.
+    /// The greatest backlog of one link before anything was done: traffic under way.
     usual: u64,
     detected: Option<f64>,
     peak: Option<u64>,
@@ -91,7 +92,7 @@ impl Measure {
     /// Takes in what a region said.
     pub fn saw(&mut self, region: &str, sample: &Sample) {
         let greatest = sample.links.iter().map(|link| link.backlog_events).max();
-        if self.fault.is_none() {
+        if self.fault.or(self.evacuate).or(self.heal).is_none() {
             self.usual = self.usual.max(greatest.unwrap_or_default());
         }
         if let Some(fault) = self.fault
@@ -100,11 +101,11 @@ impl Measure {
         {
             self.detected = Some(millis((sample.at - fault).max(0.0)));
         }
-        self.latest.insert(region.to_owned(), sample.clone());
-        let fresh = |other: &&Sample| sample.at - other.at <= FRESH_SECONDS;
-        let links = self.latest.values().filter(fresh).flat_map(|sample| &sample.links);
-        let sum: u64 = links.map(|link| link.backlog_events).sum();
         if sample.state.is_some() {
+            self.latest.insert(region.to_owned(), sample.clone());
+            let fresh = |other: &&Sample| sample.at - other.at <= FRESH_SECONDS;
+            let links = self.latest.values().filter(fresh).flat_map(|sample| &sample.links);
+            let sum: u64 = links.map(|link| link.backlog_events).sum();
             self.peak = Some(self.peak.unwrap_or_default().max(sum));
         }
         self.look_for_catch_up(sample.at);
@@ -125,7 +126,7 @@ impl Measure {
         }
         let is_low = |region: &String| {
             self.latest.get(region).is_some_and(|sample| {
-                let is_of_now = sample.at >= heal && now - sample.at <= FRESH_SECONDS && sample.state.is_some();
+                let is_of_now = sample.at >= heal && now - sample.at <= FRESH_SECONDS;
                 is_of_now && sample.links.iter().all(|link| self.is_low(link))
             })
         };
@@ -134,7 +135,8 @@ impl Measure {
             return;
         }
         let since = *self.low_since.get_or_insert(now);
-        if now - since >= SETTLED_SECONDS {
+        // Each has said so at the end of that time too.
+        if self.latest.values().all(|sample| sample.at - since >= SETTLED_SECONDS) {
             self.caught_up = Some(millis(since - heal));
         }
     }
@@ -293,11 +295,40 @@ mod tests {
         };
         see(20, Some(0));
         see(0, Some(0)); // 3.0
-        see(0, None); // no answer: nobody knows
-        see(2, Some(1)); // 4.0: as before the fault
-        (0..5).for_each(|_| see(0, Some(0)));
-        assert_eq!((measure.catch_up_seconds(), measure.backlog_peak()), (Some(2.0), Some(70)));
+        (0..5).for_each(|_| see(0, None)); // 5.5: no answer for too long, nobody knows
+        see(0, Some(0)); // 6.0
+        see(0, None); // one answer is late: what it said before holds
+        see(2, Some(1)); // 7.0: as before the fault
+        see(0, Some(0));
+        see(0, None); // 8.0: us has not said yet that it stayed so
+        let before = measure.catch_up_seconds();
+        measure.saw("us", &sample(8.5, 0, "active", &[]));
+        assert_eq!((before, measure.catch_up_seconds()), (None, Some(4.0)));
+        assert_eq!(measure.backlog_peak(), Some(70));
         assert!(!measure.waits_for_catch_up());
+    }
+
+    #[test]
+    fn what_waits_after_an_evacuation_is_not_usual() {
+        let mut measure = measure(Some("us"), Detect::Region);
+        measure.mark(Mark::Evacuate, 1.0);
+        measure.saw("eu", &sample(1.5, 40, "active", &[]));
+        measure.mark(Mark::Heal, 2.0);
+        for at in [2.5, 4.5] {
+            measure.saw("eu", &sample(at, 30, "active", &[]));
+            measure.saw("us", &sample(at, 0, "active", &[]));
+        }
+        assert!(measure.waits_for_catch_up());
+    }
+
+    #[test]
+    fn a_link_that_was_not_active_before_an_answer_was_late_is_no_sign() {
+        let mut measure = measure(None, Detect::Link);
+        measure.saw("us", &sample(0.0, 0, "retrying", &[]));
+        measure.saw("us", &Sample::silent(0.5));
+        measure.mark(Mark::Fault, 1.0);
+        measure.saw("us", &sample(1.5, 0, "retrying", &[]));
+        assert_eq!(measure.detected_seconds(), None);
     }
 
     #[test]

@@ -53,11 +53,28 @@ pub async fn check(context: &Context, file: &Path, experiment: &Experiment) -> R
             }
         }
     }
-    let silent = status::fetch(context, &context.admins()).await.into_iter().find_map(|answer| answer.status.err());
-    match silent {
-        Some(error) => Err(Error::no(format!("a drill begins when all regions serve: {error}"))),
-        None => Ok(()),
+    at_rest(context).await
+}
+
+/// Refuses where a region is out of service or has faults already: rollbacks would bring its users back, and clear these.
+async fn at_rest(context: &Context) -> Result<(), Error> {
+    let refused = |why: String| Error::no(format!("a drill begins when all regions serve: {why}"));
+    let admins = context.admins();
+    for answer in status::fetch(context, &admins).await {
+        let status = answer.status.map_err(|error| refused(error.to_string()))?;
+        let state = status["state"].as_str().unwrap_or("-");
+        if state != "active" {
+            return Err(refused(format!("{} is {state}", answer.region)));
+        }
     }
+    for listener in &admins {
+        let answer: Value = context.http.json(listener, Call::get("/v1/faults")).await?;
+        if answer["faults"].as_array().is_some_and(|faults| !faults.is_empty()) {
+            let region = &listener.region;
+            return Err(Error::no(format!("{region} has faults already: `hubweave fault list --region {region}`")));
+        }
+    }
+    Ok(())
 }
 
 /// All regions, held for one run.

@@ -233,13 +233,16 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_is_interrupted_may_finish_what_it_does() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mark = dir.path().join("mark");
-        let script = format!("trap 'echo bye > {}; exit 0' TERM; while :; do sleep 0.05; done", mark.display());
+        let (mark, ready) = (dir.path().join("mark"), dir.path().join("ready"));
+        let trap = format!("trap 'echo bye > {}; exit 0' TERM; touch {}", mark.display(), ready.display());
+        let script = format!("{trap}; while :; do sleep 0.05; done");
         let provider = provider(&format!("{{type: process, path: sh, arguments: [-c, \"{script}\"]}}"));
         let cancel = CancellationToken::new();
         let hands = Hands::new(Vec::new());
         let (done, ()) = tokio::join!(hands.perform(&provider, &cancel), async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            while !ready.exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             cancel.cancel();
         });
         assert_eq!(done, Err("interrupted".to_owned()));

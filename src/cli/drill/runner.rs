@@ -19,7 +19,7 @@ use crate::{
     drill::{
         activity::{Activity, Kind, Provider},
         experiment::{Experiment, Rollback},
-        journal::{DURING_MAX, Run, RunStatus, State, Status, SteadyStates, Step, StepKind},
+        journal::{DURING_MAX, DURING_OUTPUT_MAX, Run, RunStatus, State, Status, SteadyStates, Step, StepKind},
         measure::{Mark, Measure},
         timeline::millis,
         tolerance,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// After the rollbacks, catching up is waited for so long.
-const CATCH_UP_WAIT: Duration = Duration::from_secs(15);
+const CATCH_UP_WAIT: Duration = Duration::from_secs(30);
 
 /// What came of a run, before it is judged.
 pub struct Ran {
@@ -90,7 +90,7 @@ pub async fn run(
     if stop.is_cancelled() {
         notes.push("interrupted: the regions were not compared".to_owned());
     } else {
-        runner.wait_for_catch_up().await;
+        runner.wait_for_catch_up(&stop).await;
     }
     let recovery = lock(&runner.recovery).take();
     let served_at = match recovery {
@@ -157,7 +157,8 @@ impl Runner {
             Rollback::UnlessFailed => !matches!(played.status, Status::Failed | Status::Interrupted),
             Rollback::Deviated => played.deviated,
         };
-        if rolls_back {
+        // Where nothing was begun there is nothing to put back.
+        if rolls_back && !played.run.is_empty() {
             let runs = Runs::default();
             let never = CancellationToken::new();
             self.clone().activities(&self.experiment.rollbacks, &runs, Some(StepKind::Rollback), &never).await;
@@ -182,7 +183,8 @@ impl Runner {
         let runs = Runs::default();
         let cancel = stop.child_token();
         let method = self.clone().activities(&self.experiment.method, &runs, None, &cancel);
-        if self.experiment.when.during() {
+        let has_probes = self.experiment.hypothesis.as_ref().is_some_and(|hypothesis| !hypothesis.probes.is_empty());
+        if self.experiment.when.during() && has_probes {
             let during = self.look_during(&cancel);
             tokio::pin!(method, during);
             let states = tokio::select! {
@@ -224,8 +226,11 @@ impl Runner {
     async fn look_during(&self, cancel: &CancellationToken) -> Vec<State> {
         let mut states: Vec<State> = Vec::new();
         while !cancel.is_cancelled() {
-            let Some(state) = self.look(cancel).await.filter(|_| !cancel.is_cancelled()) else { break };
+            let Some(mut state) = self.look(cancel).await.filter(|_| !cancel.is_cancelled()) else { break };
             let met = state.steady_state_met;
+            for probe in &mut state.probes {
+                probe.cut_output(DURING_OUTPUT_MAX);
+            }
             if states.len() >= DURING_MAX {
                 states.remove(0);
             }
@@ -417,9 +422,10 @@ impl Runner {
         lock(&self.recovery).get_or_insert(waiting);
     }
 
-    async fn wait_for_catch_up(&self) {
+    async fn wait_for_catch_up(&self, stop: &CancellationToken) {
         let from = self.watch.now();
-        while self.watch.with(|measure| measure.waits_for_catch_up())
+        while !stop.is_cancelled()
+            && self.watch.with(|measure| measure.waits_for_catch_up())
             && self.watch.now() - from < CATCH_UP_WAIT.as_secs_f64()
         {
             tokio::time::sleep(Duration::from_millis(100)).await;

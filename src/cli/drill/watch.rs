@@ -22,7 +22,7 @@ use crate::{
 
 const STATUS_EVERY: Duration = Duration::from_millis(200);
 /// Somebody who takes longer gives no answer for this time.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(400);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 
