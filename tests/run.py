@@ -40,7 +40,7 @@ STAGES = [
         False,
     ),
     ("histories with a name", simulate("--scenario", "all", "--seeds", "0..4"), 300, False),
-    ("planted bugs", simulate("--plant", "all", "--seeds", "0..300"), 600, False),
+    ("planted bugs", simulate("--plant", "all", "--seeds", "0..600"), 900, False),
     ("end to end", ["cargo", "test", "--test", "e2e", "--", f"--test-threads={E2E_THREADS}"], 900, True),
     # With the build that the tests have made.
     ("dashboards", [sys.executable, "tests/dashboards.py"], 300, False),

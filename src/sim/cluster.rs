@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
     Fault, Invariant, Outcome, REGIONS, Settings, Violation,
@@ -19,6 +19,7 @@ use super::{
     net::Net,
     node::{Node, Profile, REFERENCE, Refused, Running},
     payload::{self, Kind as Payload},
+    power::Power,
     trace::SharedTrace,
 };
 use crate::{
@@ -55,6 +56,8 @@ pub struct Cluster {
     pub violations: Vec<Violation>,
     /// What commands that operators do not wait for found.
     pub unproven: Arc<Mutex<Vec<Violation>>>,
+    /// These commands, and whether the agent that carries one out still lives.
+    pub moves: Vec<(Option<Arc<Power>>, JoinHandle<()>)>,
     /// Copies of disks, to restore later.
     pub backups: Vec<Option<Image>>,
     /// Regions that were restored: links to them may be ahead of what is there until they notice.
@@ -123,6 +126,7 @@ impl Cluster {
             requests: Arc::default(),
             violations: Vec::new(),
             unproven: Arc::default(),
+            moves: Vec::new(),
             backups: vec![None, None, None],
             rewound: BTreeSet::new(),
             rotten: BTreeSet::new(),

@@ -32,6 +32,9 @@ const FORGETTING: [Fault; 4] = [Fault::Rollback, Fault::Clone, Fault::BitRot, Fa
 /// A command is given up after this much virtual time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// With all its rounds, looks and time-outs it ends within this much.
+const COMMAND_ENDS_WITHIN: Duration = Duration::from_secs(300);
+
 /// What an operator types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
@@ -85,6 +88,7 @@ impl Cluster {
         self.trace.note(&format!("an operator at {}: {of:?} {region}", REGIONS[by]));
         let before = self.published().await;
         let (trace, power) = (self.trace.clone(), self.nodes[by].running.as_ref().map(|running| running.power.clone()));
+        let by_power = power.clone();
         let unproven = self.unproven.clone();
         let hubs: Vec<_> =
             self.nodes.iter().map(|node| (node.name, node.running.as_ref().map(|r| r.hub.clone()))).collect();
@@ -117,9 +121,9 @@ impl Cluster {
                 }
             }
         };
-        match waits {
-            true => command.await,
-            false => drop(tokio::spawn(command)),
+        match (waits, by_power) {
+            (true, _) => command.await,
+            (false, by) => self.moves.push((by, tokio::spawn(command))),
         }
     }
 
@@ -162,6 +166,12 @@ impl Cluster {
     pub async fn bring_back(&mut self) {
         if !self.moves_users() {
             return;
+        }
+        // What is under way at an agent that lives comes to its end first.
+        for (power, command) in std::mem::take(&mut self.moves) {
+            if power.is_some_and(|power| power.is_on()) {
+                let _ = tokio::time::timeout(COMMAND_ENDS_WITHIN, command).await;
+            }
         }
         for _ in 0..10 {
             let view = self.agent(0).map(|agent| agent.regions.view()).unwrap_or_default();

@@ -32,7 +32,6 @@ const PAUSE: Backoff = Backoff { min: Duration::from_millis(50), max: Duration::
 /// A change that is decided.
 #[derive(Clone, Debug)]
 pub struct Decided {
-    pub ballot: Ballot,
     /// The regions that voted for it.
     pub votes: Vec<String>,
     /// Nobody had to.
@@ -132,7 +131,7 @@ impl Regions {
             self.proclaim(&view).await?;
             return match refused {
                 Some(refusal) => Err(refusal.into()),
-                None => Ok(Decided { ballot, votes: accepted.names(), without_majority: false }),
+                None => Ok(Decided { votes: accepted.names(), without_majority: false }),
             };
         }
         Err(Undecided::Contended)
@@ -152,7 +151,7 @@ impl Regions {
             "decided by force, without a majority: regions that cannot be reached may decide otherwise"
         );
         self.proclaim(&view).await?;
-        Ok(Decided { ballot, votes: promises.names(), without_majority: true })
+        Ok(Decided { votes: promises.names(), without_majority: true })
     }
 
     fn no_majority(&self, count: &Count) -> Undecided {

@@ -166,7 +166,8 @@ fn random_view(chance: &mut Chance) -> View {
             next.log.clear();
             view = next;
         }
-        let of = [("a", 1), ("b", 2), ("c", 3)].map(|(of, at)| (of.to_owned(), Ballot { epoch: at * chance.below(3), proposal: 1 }));
+        let of = [("a", 1), ("b", 2), ("c", 3)]
+            .map(|(of, at)| (of.to_owned(), Ballot { epoch: at * chance.below(3), proposal: 1 }));
         view.known.insert(region.to_owned(), of.into());
         view.drilled(["x", "y"][chance.below(2) as usize], "passed", Timestamp(chance.below(9)));
     }
