@@ -31,8 +31,9 @@ pub async fn load(context: &Context, args: args::Load) -> Result<(), Error> {
     names.retain(|name| seen.insert(*name));
     let regions = names.iter().map(|name| context.api(name)).collect::<Result<Vec<_>, Error>>()?;
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", args.journal.display());
-    if let Some(folder) = args.journal.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| Error::usage(named(&error)))?;
+    // Its folder, not a way there: that would be a mistake in the path.
+    if let Some(folder) = args.journal.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        std::fs::create_dir(folder).map_err(|error| Error::usage(named(&error)))?;
     }
     let file = File::create(&args.journal).map_err(|error| Error::usage(named(&error)))?;
     let states = States::of(&context.config, args.state, &regions);

@@ -184,6 +184,8 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     // Somebody came back a moment ago.
     cluster.start_agent(AP);
     cluster.wait_ready();
+    let is_active = || cluster.link(US, AP)["state"] == "active";
+    until(PATIENCE, "the link to be there again", || is_active() && cluster.link(US, AP)["backlog_events"] == 0);
     let cooling = cluster.run(&["failover", "execute", "--region", US]);
     assert!(cooling.code == Some(1) && cooling.stderr.contains("cool-down"), "{cooling:?}");
     cluster.ok(&["failover", "execute", "--region", US, "--drill"]);
