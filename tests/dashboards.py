@@ -51,6 +51,7 @@ SHORTER = [
 EMPTY = {
     ("hubweave-overview", "What fires"): "nothing fires",
     ("hubweave-link", "Time until caught up"): "no backlog",
+    ("hubweave-failover", "How long each part took"): "no failover",
 }
 
 # Starting a region on AWS takes its emulator: a page of what such an agent exports besides stands in for it, growing each second.
