@@ -214,7 +214,6 @@ mod tests {
             "\nregions: eu",
             "\ndetect: soon",
             "\nverify_wait_seconds: 1e300",
-            "\nverify_wait_seconds: .inf",
         ] {
             assert_eq!(read(text).expect_err(text).line, 2);
         }

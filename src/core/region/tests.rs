@@ -216,7 +216,7 @@ fn a_voter_votes_once_in_an_epoch_and_never_in_an_earlier_one() {
 fn what_was_forced_takes_its_epoch() {
     let mut voter = Voter::default();
     voter.learn("a", &after(&[("b", Step::Drain), ("c", Step::Drain)]));
-    assert!(voter.view.knows("a", "b") && voter.view.knows("a", "c") && !voter.view.knows("b", "b"));
+    assert!(voter.view.knows("a", "b") && voter.view.knows("a", "c"));
     assert!(matches!(voter.answer("a", &Message::Prepare(ballot(2))), Vote::Refused { .. }));
     assert!(matches!(voter.answer("a", &Message::Prepare(ballot(3))), Vote::Given { .. }));
 }
