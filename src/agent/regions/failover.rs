@@ -3,10 +3,7 @@
 //! Nothing of it is kept here: each step is decided by votes, and the document says how far it is. Whoever asks again,
 //! at whatever agent, goes on where it stands; what another command changed meanwhile ends it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -21,7 +18,7 @@ use crate::{
         region::{
             Ballot, Mode, State,
             order::{Order, Step},
-            proof::{self, Exposure, Heads},
+            proof::{self, Exposure, Heads, Origin, Report},
         },
         time::Timestamp,
     },
@@ -331,9 +328,10 @@ impl Agent {
         watch.lap("compare");
         // What only this region has of one that is lost leaves with it.
         let reports = self.reports().await;
+        let serving = self.serving(region);
         if let Some(own) = reports.get(region) {
-            for other in self.serving(region).iter().filter_map(|other| reports.get(other)) {
-                without.extend(proof::of_others(own, other, |origin| reports.contains_key(origin)).1);
+            for other in serving.iter().filter_map(|other| reports.get(other)) {
+                without.extend(proof::of_others(own, other, |origin| brings(origin, &serving, &reports)).1);
             }
         }
         let decided = regions.take(request, Step::Evacuate(Mode::Graceful), ballot).await?;
@@ -409,11 +407,12 @@ impl Agent {
         for report in reports.values() {
             open.extend(proof::undeliverable(report, |peer| report.region == *region || peer == region));
         }
+        let serving = self.serving(region);
         if let Some(own) = reports.get(region) {
-            for other in self.serving(region).iter().filter_map(|other| reports.get(other)) {
-                let is_up = |origin: &str| reports.contains_key(origin);
-                open.extend(proof::of_others(own, other, is_up).1);
-                open.extend(proof::of_others(other, own, is_up).1);
+            for other in serving.iter().filter_map(|other| reports.get(other)) {
+                let of = |origin: &str| brings(origin, &serving, &reports);
+                open.extend(proof::of_others(own, other, of).1);
+                open.extend(proof::of_others(other, own, of).1);
             }
         }
         Ok(watch.done(request, from, State::Active, decided, None).proven_but(open))
@@ -428,29 +427,28 @@ impl Agent {
 
     /// What `region` and those that serve do not have of each other. What they must have is fixed at the first look.
     async fn behind(&self, region: &str, ballot: Ballot, heads: &mut BTreeMap<String, Heads>) -> Vec<String> {
-        let mut reports = self.reports().await;
-        let answering: BTreeSet<String> = reports.keys().cloned().collect();
-        let Some(own) = reports.remove(region) else { return vec![format!("{region} does not answer")] };
+        let reports = self.reports().await;
+        let Some(own) = reports.get(region) else { return vec![format!("{region} does not answer")] };
         if own.view.ballot_of(region) != ballot || own.closed.is_none() {
             self.regions.exchange_with(region).await;
             return vec![format!("{region} has not been told yet")];
         }
-        let mut open = Vec::new();
-        for other in self.serving(region) {
-            let Some(report) = reports.get(&other) else {
+        let (mut open, serving) = (Vec::new(), self.serving(region));
+        for other in &serving {
+            let Some(report) = reports.get(other) else {
                 open.push(format!("{other} does not answer"));
                 continue;
             };
             if report.view.ballot_of(region) != ballot {
-                self.regions.exchange_with(&other).await;
+                self.regions.exchange_with(other).await;
                 open.push(format!("{other} has not been told yet"));
                 continue;
             }
-            let heads = *heads.entry(other).or_insert(Heads { own: own.head, other: report.head });
-            open.extend(proof::unequal(&own, report, heads));
-            let is_up = |origin: &str| answering.contains(origin);
-            open.extend(proof::of_others(&own, report, is_up).0);
-            open.extend(proof::of_others(report, &own, is_up).0);
+            let heads = *heads.entry(other.clone()).or_insert(Heads { own: own.head, other: report.head });
+            open.extend(proof::unequal(own, report, heads));
+            let of = |origin: &str| brings(origin, &serving, &reports);
+            open.extend(proof::of_others(own, report, of).0);
+            open.extend(proof::of_others(report, own, of).0);
         }
         open
     }
@@ -563,5 +561,13 @@ impl Agent {
                 Err(error) => tracing::error!(region, %error, "a region is lost and not evacuated"),
             }
         }
+    }
+}
+
+fn brings(origin: &str, serving: &[String], reports: &BTreeMap<String, Report>) -> Origin {
+    match (reports.contains_key(origin), serving.iter().any(|region| region == origin)) {
+        (true, true) => Origin::Serves,
+        (true, false) => Origin::Answers,
+        (false, _) => Origin::Silent,
     }
 }

@@ -23,6 +23,7 @@ impl Agent {
                 state: if is_shadow { "shadow" } else { view.status.as_str() }.to_owned(),
                 cursor: view.cursor,
                 held: view.held.len() as u64,
+                first_held: view.held.iter().min().copied(),
                 dead_letters: link.ends.dead_letters(),
                 backlog: exposure.backlog_events,
                 exposure: exposure.exposure_seconds,

@@ -37,8 +37,9 @@ pub struct LinkReport {
     pub state: String,
     /// Everything up to here is at the peer, was left out on purpose, is held or is a dead letter.
     pub cursor: u64,
-    /// Events that wait for something of their own.
+    /// Events that wait for something of their own, and where the first of them stands.
     pub held: u64,
+    pub first_held: Option<u64>,
     pub dead_letters: u64,
     /// Services' events that are not at the peer.
     pub backlog: u64,
@@ -102,22 +103,32 @@ pub fn exposure<'a>(region: &str, reports: impl Iterator<Item = &'a Report>) -> 
     if asked { worst } else { Exposure::default() }
 }
 
+/// Who brings events of a third region that one of two has and the other lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It serves and answers: how far each of the two is with it is judged with the pair that it is part of, and under load one of
+    /// them is always a moment ahead.
+    Serves,
+    /// It answers, so that its links bring them.
+    Answers,
+    Silent,
+}
+
 /// What `has` holds of regions that are neither of the two and `lacks` does not. Links bring their own region's events
-/// only, so these wait for their origin. First what an origin that is up still brings, then what nobody brings.
-pub fn of_others(has: &Report, lacks: &Report, is_up: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
+/// only, so these wait for their origin. First what an origin still brings, then what nobody brings.
+pub fn of_others(has: &Report, lacks: &Report, origins: impl Fn(&str) -> Origin) -> (Vec<String>, Vec<String>) {
     let (mut comes, mut stays) = (Vec::new(), Vec::new());
     for (origin, heard) in has.heard.iter().filter(|(origin, _)| **origin != lacks.region) {
         let marks = lacks.heard.get(origin).map(|heard| heard.marks.as_slice()).unwrap_or_default();
         let at = |life: &Incarnation| marks.iter().find(|(known, _)| known == life).map_or(0, |(_, mark)| *mark);
-        // Marks of lives that both know; of one that only the one knows, its place among the others decides nothing.
-        let is_behind = heard.marks.last().is_some_and(|(life, mark)| at(life) < *mark);
-        if !is_behind {
+        if !heard.marks.last().is_some_and(|(life, mark)| at(life) < *mark) {
             continue;
         }
         let (from, to) = (&has.region, &lacks.region);
-        match is_up(origin) {
-            true => comes.push(format!("{to} lacks events of {origin} that {from} has")),
-            false => stays.push(format!(
+        match origins(origin) {
+            Origin::Serves => {}
+            Origin::Answers => comes.push(format!("{to} lacks events of {origin} that {from} has")),
+            Origin::Silent => stays.push(format!(
                 "{to} lacks events of {origin} that {from} has, and {origin} does not answer: `hubweave repair --origin \
                  {origin} --from {from} --to {to}` brings them"
             )),
@@ -163,7 +174,8 @@ fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
     if left > 0 {
         open.push(format!("{name}: {left} entries to go, the link is {}", link.state));
     }
-    if link.held > 0 {
+    // Under load others are held all the time.
+    if link.held > 0 && link.first_held.is_none_or(|first| first <= head) {
         open.push(format!("{name}: {} events wait for their payload or a claim", link.held));
     }
 }

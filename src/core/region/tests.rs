@@ -1,6 +1,6 @@
 use super::{
     order::{Order, Refusal, Step},
-    proof::{self, Heads, Heard, LinkReport, Report},
+    proof::{self, Heads, Heard, LinkReport, Origin, Report},
     vote::{Message, Vote, Voter},
     *,
 };
@@ -346,6 +346,11 @@ fn a_region_is_drained_when_every_link_is_at_the_end_and_nothing_is_left_out() {
     assert_eq!(open(&|report| report.closed = None), 1);
     assert_eq!(open(&|report| report.links.get_mut("b").unwrap().cursor = 9), 1);
     assert_eq!(open(&|report| report.links.get_mut("b").unwrap().held = 1), 1);
+    let later = |report: &mut Report| {
+        let link = report.links.get_mut("b").unwrap();
+        (link.held, link.first_held) = (1, Some(11));
+    };
+    assert_eq!(open(&later), 0, "what is held came after the end");
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().dead_letters = 1), 0, "they are told by themselves");
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().state = "disabled".to_owned()), 1);
     assert_eq!(open(&|report| report.links.get_mut("c").unwrap().state = "shadow".to_owned()), 1);
@@ -389,12 +394,14 @@ fn events_of_a_third_region_are_no_links_affair_and_told() {
         Report { heard: [("c".to_owned(), Heard { marks, ..Heard::default() })].into(), ..report(region, &[]) }
     };
     let (has, lacks) = (holds("a", 9), holds("b", 7));
-    assert_eq!(proof::of_others(&lacks, &has, |_| true), (vec![], vec![]));
-    let (comes, stays) = proof::of_others(&has, &lacks, |_| true);
+    assert_eq!(proof::of_others(&lacks, &has, |_| Origin::Answers), (vec![], vec![]));
+    let (comes, stays) = proof::of_others(&has, &lacks, |_| Origin::Answers);
     assert_eq!((comes.len(), stays.len()), (1, 0));
-    let (comes, stays) = proof::of_others(&has, &report("b", &[]), |_| false);
+    let (comes, stays) = proof::of_others(&has, &report("b", &[]), |_| Origin::Silent);
     assert_eq!((comes.len(), stays.len()), (0, 1), "nobody brings it: {stays:?}");
-    assert_eq!(proof::of_others(&has, &holds("c", 0), |_| true), (vec![], vec![]), "its own events");
+    assert_eq!(proof::of_others(&has, &holds("c", 0), |_| Origin::Answers), (vec![], vec![]), "its own events");
+    let serves = proof::of_others(&has, &lacks, |_| Origin::Serves);
+    assert_eq!(serves, (vec![], vec![]), "under load somebody is always ahead");
 }
 
 #[test]
