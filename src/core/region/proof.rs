@@ -121,7 +121,7 @@ pub fn of_others(has: &Report, lacks: &Report, origins: impl Fn(&str) -> Origin)
     for (origin, heard) in has.heard.iter().filter(|(origin, _)| **origin != lacks.region) {
         let marks = lacks.heard.get(origin).map(|heard| heard.marks.as_slice()).unwrap_or_default();
         let at = |life: &Incarnation| marks.iter().find(|(known, _)| known == life).map_or(0, |(_, mark)| *mark);
-        if !heard.marks.last().is_some_and(|(life, mark)| at(life) < *mark) {
+        if heard.marks.last().is_none_or(|(life, mark)| at(life) >= *mark) {
             continue;
         }
         let (from, to) = (&has.region, &lacks.region);
