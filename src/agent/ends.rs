@@ -79,7 +79,7 @@ impl Ends {
             kind,
             lives,
             base: self.hub.base(),
-            head: self.hub.head().borrow().offset,
+            head: self.hub.end().offset,
             sent: self.clock.now(),
             held: Vec::new(),
             payloads_in: self.payloads.as_ref().map(|_| self.peer_life()),

@@ -154,7 +154,7 @@ impl Errand {
 
     async fn pass(&self, kind: Kind, select: impl Fn(&Record) -> Choice, dry_run: bool) -> Result<Passed, Error> {
         let mut reader = self.ends.hub.reader(self.ends.hub.base());
-        let head = self.ends.hub.head().borrow().offset;
+        let head = self.ends.hub.end().offset;
         let mut passed = Passed::default();
         let mut waiting: Vec<Record> = Vec::new();
         let mut at = 0;

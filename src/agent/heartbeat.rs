@@ -33,7 +33,7 @@ pub async fn run(
             _ = tick.tick() => {}
         }
         number += 1;
-        let head = hub.head().borrow().offset;
+        let head = hub.end().offset;
         let detail = format!("{{\"region\":{},\"number\":{number},\"head\":{head}}}", json::quote(&region));
         let draft = Draft {
             key: None,

@@ -60,7 +60,7 @@ impl Agent {
     }
 
     async fn send_keys(&self, range: Range, sender: mpsc::Sender<Bytes>) {
-        let head = *self.hub.head().borrow();
+        let head = self.hub.end();
         // As they are now: an event that was accepted under other pointers is read with these.
         let pointers = match range.references {
             true => self.config.lock().unwrap_or_else(PoisonError::into_inner).claim_check.reference.clone(),

@@ -350,7 +350,7 @@ impl LinkTask {
     /// Names what the link can never deliver: the log dropped `(from, to]`. Where nobody knows any more what stood at
     /// `from`, the count is an upper bound.
     async fn lost(&mut self, from: u64, to: u64, mark: Mark) {
-        let head = *self.ends.hub.head().borrow();
+        let head = self.ends.hub.end();
         let end = self.mark_at(to).await.unwrap_or(head.mark());
         let events = end.local_events.saturating_sub(mark.local_events).min(to - from);
         let loss = Loss {
@@ -379,7 +379,7 @@ impl LinkTask {
 
     fn hub_view(&self) -> (Lives, u64, u64) {
         let lives = read_state(&*self.ends.hub, |state| state.lives.clone());
-        (lives, self.ends.hub.head().borrow().offset, self.ends.hub.base())
+        (lives, self.ends.hub.end().offset, self.ends.hub.base())
     }
 
     /// What stands at the low-water, after a start or rewind without a note of it.
@@ -399,7 +399,7 @@ impl LinkTask {
                         Mark { accepted: before, ..Mark::default() }
                     }
                     // Whatever is accepted next is accepted later than the log's end.
-                    _ => Mark { accepted: self.ends.hub.head().borrow().accepted, ..Mark::default() },
+                    _ => Mark { accepted: self.ends.hub.end().accepted, ..Mark::default() },
                 }
             }
         };
@@ -423,7 +423,7 @@ impl LinkTask {
                 *self.ends.pacer.write().unwrap_or_else(PoisonError::into_inner) = pacer;
             }
             Command::Filter(pattern) => {
-                let after = self.ends.hub.head().borrow().offset;
+                let after = self.ends.hub.end().offset;
                 let text = pattern.as_json().to_string();
                 let change = Change::Filter { peer: self.ends.peer_name.clone(), after, pattern: text };
                 match self.ends.hub.note(vec![change.into()]).await {

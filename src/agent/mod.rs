@@ -462,7 +462,7 @@ impl Agent {
     /// What the agent can see to be broken by itself.
     fn check(&self) {
         self.hub.take_violations().into_iter().for_each(|violation| self.watch.broken(violation));
-        let head = *self.hub.head().borrow();
+        let head = self.hub.end();
         for (peer, link) in &self.links {
             let mark = link.view().mark;
             if mark.accepted > head.accepted || mark.local_events > head.local_events {
@@ -555,7 +555,7 @@ async fn build_link(
     let text = pattern.as_json().to_string();
     if filters.current().is_none_or(|current| current != text) {
         // The first pattern of a link holds for the whole log; a new one from here on.
-        let after = if filters.current().is_none() { 0 } else { hub.head().borrow().offset };
+        let after = if filters.current().is_none() { 0 } else { hub.end().offset };
         let change = Change::Filter { peer: options.to.clone(), after, pattern: text };
         hub.note(vec![change.into()]).await?;
         filters.push(after, pattern);

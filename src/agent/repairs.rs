@@ -153,7 +153,7 @@ impl Ends {
     /// nobody else would ask again before the next start. Answers what it then held beyond our log.
     async fn ask_until_repaired(&self) -> Vec<Stray> {
         let lives = read_state(&*self.hub, |state| state.lives.clone());
-        let head = self.hub.head().borrow().offset;
+        let head = self.hub.end().offset;
         let request = RepairRequest {
             cluster: self.cluster.clone(),
             asker: self.home.clone(),

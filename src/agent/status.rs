@@ -97,7 +97,7 @@ pub(super) struct Exposure {
 
 impl Agent {
     pub(super) fn exposure(&self, link: &LinkHandle) -> Exposure {
-        let head = *self.hub.head().borrow();
+        let head = self.hub.end();
         let view = link.view();
         // A clock that was set back must not hide what is exposed.
         let now = self.clock.now().max(head.accepted);
@@ -117,7 +117,7 @@ impl Agent {
 
     pub fn status(&self) -> Status {
         let now = self.clock.now();
-        let head = *self.hub.head().borrow();
+        let head = self.hub.end();
         let mut links: Vec<LinkStatus> = self.links.values().map(|link| self.link_status(link)).collect();
         for peer in &self.disabled {
             links.push(LinkStatus {

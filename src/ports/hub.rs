@@ -82,8 +82,14 @@ pub trait Hub: Send + Sync {
     /// Reads on after `offset`.
     fn reader(&self, after: u64) -> Box<dyn Reader>;
 
-    /// What is durable.
+    /// What is durable, to wait for more. To look, use [`end`](Self::end): who borrows from this and borrows again before
+    /// letting go, while the writer waits to move the head, stands still for ever, and the writer with him.
     fn head(&self) -> watch::Receiver<Head>;
+
+    /// What is durable now.
+    fn end(&self) -> Head {
+        *self.head().borrow()
+    }
 
     /// As [`head`](Self::head), over a channel of one's own, for those who wait long: on a shared one tokio draws by
     /// chance whom it wakes first, and a simulated run could not be repeated.

@@ -87,7 +87,7 @@ impl Audit<'_> {
 
     async fn settled(&self) -> Report {
         let started = tokio::time::Instant::now();
-        let head = |agent: &Arc<Agent>| (agent.region.clone(), agent.hub.head().borrow().offset);
+        let head = |agent: &Arc<Agent>| (agent.region.clone(), agent.hub.end().offset);
         let starts = self.agents.iter().map(head).collect();
         loop {
             let snapshots = self.snapshots(None).await;

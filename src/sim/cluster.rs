@@ -356,7 +356,7 @@ impl Cluster {
 
     pub fn outcome(&mut self, seed: u64) -> Outcome {
         let history = lock(&self.history);
-        let heads = self.nodes.iter().filter_map(|node| Some(node.running.as_ref()?.hub.head().borrow().offset));
+        let heads = self.nodes.iter().filter_map(|node| Some(node.running.as_ref()?.hub.end().offset));
         let events = heads.sum();
         self.trace.note(&format!("{events} events"));
         let mut trace = self.trace.lock();

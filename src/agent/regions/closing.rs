@@ -60,11 +60,11 @@ impl Regions {
         }
         // What services had sent before is written before this.
         self.hub.note(Vec::new()).await?;
-        let head = self.hub.head().borrow().offset;
+        let head = self.hub.end().offset;
         let Some(documents) = documents else { return Ok(Some(head)) };
         for _ in 0..HEARING_LOOKS {
             if documents.heard() >= head {
-                return Ok(Some(self.hub.head().borrow().offset));
+                return Ok(Some(self.hub.end().offset));
             }
             sleep(HEARING_LOOK).await;
         }

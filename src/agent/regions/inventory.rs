@@ -66,7 +66,7 @@ impl Agent {
             dropped: false,
         };
         let Some(left) = left else { return Ok(inventory) };
-        let end = left.to.unwrap_or_else(|| self.hub.head().borrow().offset);
+        let end = left.to.unwrap_or_else(|| self.hub.end().offset);
         let from = left.from.max(self.hub.base());
         inventory.dropped = from > left.from;
         let mut reader: Box<dyn Reader> = self.hub.reader(from);

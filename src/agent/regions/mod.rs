@@ -209,7 +209,7 @@ impl Regions {
 
     /// Votes, accepts or learns.
     async fn vote(&self, message: &Message) -> Result<Vote, hub::Error> {
-        let (head, now) = (self.hub.head().borrow().offset, self.clock.now());
+        let (head, now) = (self.hub.end().offset, self.clock.now());
         self.change(|kept| match message {
             Message::Learn(view) => {
                 kept.learn(&self.home, view, head, now);

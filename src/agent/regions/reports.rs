@@ -50,7 +50,7 @@ impl Agent {
             region: self.region.clone(),
             now,
             view: self.regions.view(),
-            head: self.hub.head().borrow().offset,
+            head: self.hub.end().offset,
             closed: self.regions.closed(),
             links: links.chain(off).collect(),
             heard: heard.collect(),
