@@ -51,6 +51,10 @@ pub enum Bug {
     TwinCounts,
     /// Documents: a delete is forgotten before every region has seen it.
     CollectedUnseen,
+    /// An evicted region that is back keeps what it had.
+    EvictedKeeps,
+    /// What an evicted region wrote before is merged all the same.
+    EvictedHeard,
     /// Documents: a conflict that comparing finds is told to nobody.
     ConflictUntold,
     /// Documents: a request to a document is answered before the log has it.
@@ -74,7 +78,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 31] = [
+    pub const ALL: [Bug; 33] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -96,6 +100,8 @@ impl Bug {
         Bug::DeltaOverGap,
         Bug::TwinCounts,
         Bug::CollectedUnseen,
+        Bug::EvictedKeeps,
+        Bug::EvictedHeard,
         Bug::ConflictUntold,
         Bug::RequestAnsweredBeforeLog,
         Bug::DrainedTooEarly,
@@ -131,6 +137,8 @@ impl Bug {
             Bug::DeltaOverGap => "delta-over-gap",
             Bug::TwinCounts => "twin-counts",
             Bug::CollectedUnseen => "collected-unseen",
+            Bug::EvictedKeeps => "evicted-keeps",
+            Bug::EvictedHeard => "evicted-heard",
             Bug::ConflictUntold => "conflict-untold",
             Bug::RequestAnsweredBeforeLog => "request-answered-before-log",
             Bug::DrainedTooEarly => "drained-too-early",

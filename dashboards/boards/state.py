@@ -34,6 +34,9 @@ DISCARDED = "hubweave_state_discarded_documents_total"
 GAPS = "hubweave_state_log_gaps_total"
 DROPPED = "hubweave_state_parked_dropped_total"
 FORGOTTEN = "hubweave_state_requests_forgotten_total"
+EVICTED = "hubweave_state_evicted"
+LEFT_OUT = "hubweave_state_left_out_deltas_total"
+REDONE = "hubweave_state_redone_requests_total"
 
 # What writes on their way explain, as recording.yml has it: writes a second times the mean lag of the slowest link.
 WRITES = " + ".join(
@@ -202,6 +205,14 @@ STATE = dashboard(
             query(BLOCKED, "{{region}} because of {{peer}}"),
             thresholds=ANY_IS_ODD,
         ),
+        lines(
+            "Regions left out",
+            "short",
+            "1 while the documents of the first region do without the second one: deletes are forgotten without it, and what it "
+            "wrote before is not merged.",
+            query(f"max by (region, peer) ({EVICTED}{{@link}})", "{{region}} without {{peer}}"),
+            thresholds=ANY_IS_ODD,
+        ),
         row("Trouble, in each interval"),
         lines(
             "Events without effect",
@@ -228,6 +239,8 @@ STATE = dashboard(
             "Idempotency-Keys that a document forgot before their time, so that a late retry would count again (keys).",
             query(interval(DISCARDED), "{{region}}: given up"),
             query(interval(FORGOTTEN), "{{region}}: keys"),
+            query(interval(LEFT_OUT), "{{region}}: of an evicted region, not merged"),
+            query(interval(REDONE), "{{region}}: done again after its eviction"),
             thresholds=ANY_IS_ODD,
         ),
         row("Tables of regions on AWS"),

@@ -53,6 +53,7 @@ const NO_REPLAY: &str = "a region on AWS has no log to send again from: publish 
                          their keys; what the peer has is suppressed there";
 const NO_REPAIR: &str = "a region on AWS is not refilled by its peers: its queues and its ledger do not lie on an agent's \
                          disk; a table that was lost is restored from DynamoDB's backups";
+const NO_EVICTIONS: &str = "a region that keeps its documents in a managed table knows of no evictions: what is deleted waits for every region";
 const NO_RELOAD: &str =
     "an agent on AWS reads the file when it starts: restart the region's agents, one after the other";
 
@@ -74,6 +75,7 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/links/{peer}/resume", post(resume))
         .route("/v1/links/{peer}/replay", post(async || absent(NO_REPLAY)))
         .route("/v1/links/{peer}/repair", post(async || absent(NO_REPAIR)))
+        .route("/v1/evictions", get(async || absent(NO_EVICTIONS)).post(async || absent(NO_EVICTIONS)))
         .route("/v1/reload", post(async || absent(NO_RELOAD)))
         .route("/v1/drain", post(drain))
         .merge(drills::router())

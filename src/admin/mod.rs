@@ -20,6 +20,7 @@
 mod control;
 mod documents;
 mod drills;
+mod evictions;
 pub mod managed;
 mod objects;
 mod probe;
@@ -113,6 +114,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/failover", post(regions::failover))
         .route("/v1/failover/inventory", get(regions::inventory))
         .route("/v1/drills", post(regions::drilled))
+        .route("/v1/evictions", get(evictions::list).post(evictions::evict))
         .route("/v1/backup", post(control::back_up))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))

@@ -35,7 +35,7 @@ const WAIT_MAX: Duration = Duration::from_secs(86_400);
 pub const COMMANDS_MAX: usize = 16;
 
 /// Longest names and reasons that go into the log of decisions, in bytes.
-const WORDS_MAX: usize = 500;
+pub const WORDS_MAX: usize = 500;
 
 /// `GET /v1/regions`.
 pub async fn regions(State(admin): Shared) -> Response {

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod documents;
 mod ends;
 mod errand;
+pub mod evict;
 mod explain;
 mod filter;
 mod handle;
@@ -156,6 +157,8 @@ impl Agent {
         let names: Vec<String> = names.collect();
         let documents = documents.map(|shelves| {
             let parts = documents::Parts {
+                home: region.clone(),
+                regions: regions.members.clone(),
                 schemas: config.schemas(),
                 hub: hub.clone(),
                 shelves,

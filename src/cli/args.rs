@@ -384,6 +384,29 @@ pub enum State {
         #[arg(long, value_name = "K")]
         key: Option<String>,
     },
+    /// Has the documents of all others do without an evacuated region, so that deletes are forgotten
+    Evict(Evict),
+    /// Which regions are evicted, as each region knows it; exit code 1 if one did not answer
+    Evictions,
+}
+
+/// Which region is left out.
+#[derive(Debug, Args)]
+pub struct Evict {
+    #[arg(long)]
+    pub region: String,
+    /// Who decides [default: the user]
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Says whether it can be and what it means, and changes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Does it
+    #[arg(long, conflicts_with = "dry_run")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -69,7 +69,7 @@ fn body(action: &str, order: &args::Order, alone: bool) -> Value {
 }
 
 /// Who types this, for the log of decisions.
-fn operator() -> String {
+pub fn operator() -> String {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user = variable("SUDO_USER").or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
     user.unwrap_or_else(|| "an operator".to_owned())

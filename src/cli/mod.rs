@@ -16,6 +16,7 @@ mod dlq;
 mod doctor;
 mod drill;
 mod error;
+mod evict;
 mod explain;
 mod failover;
 mod fault;

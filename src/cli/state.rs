@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::{
     Context, Error,
     args::{Document, State},
+    evict,
     http::{Call, escape},
 };
 use crate::{
@@ -35,6 +36,8 @@ struct Answer {
 
 pub async fn state(context: &Context, command: State) -> Result<(), Error> {
     match command {
+        State::Evict(of) => evict::evict(context, of).await,
+        State::Evictions => evict::evictions(context).await,
         State::Get { document } => {
             known(context, &document)?;
             let answer = call(context, &document, Call::get(path(&document))).await?;

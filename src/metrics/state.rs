@@ -23,6 +23,9 @@ pub struct StateMetrics {
     pub requests_forgotten: IntCounter,
     pub digest_mismatched: GaugeVec,
     pub gc_blocked_by: GaugeVec,
+    pub evicted: GaugeVec,
+    pub left_out: IntCounterVec,
+    pub redone: IntCounterVec,
     pub requests: IntCounterVec,
     pub unsent: IntCounter,
     pub write_conflicts: IntCounter,
@@ -89,6 +92,22 @@ impl StateMetrics {
                 "hubweave_gc_blocked_by",
                 "Deleted documents that cannot be forgotten because this region has not seen their deletes.",
                 &["peer"],
+            )?,
+            evicted: declare.gauges(
+                "hubweave_state_evicted",
+                "1 while the documents do without this region, which may be the agent's own.",
+                &["peer"],
+            )?,
+            left_out: declare.counters(
+                "hubweave_state_left_out_deltas_total",
+                "Deltas of an evicted region that are not merged; it does them again when it is back.",
+                &["peer"],
+            )?,
+            redone: declare.counters(
+                "hubweave_state_redone_requests_total",
+                "Requests of this region from before its eviction that no region had: done again, known by their keys after \
+                 all, or lost because what they stand on is gone.",
+                &["outcome"],
             )?,
             requests: declare.counters(
                 "hubweave_state_requests_total",

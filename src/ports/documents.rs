@@ -11,6 +11,7 @@ use crate::core::{
         Clock, Key, Schemas,
         digest::{Digest, Range},
         op::{Op, Refused},
+        standing::{Standing, Taken},
         view::View,
     },
 };
@@ -115,6 +116,8 @@ pub enum Question {
     Wholes(Vec<Key>),
     /// Whether the document has seen all of this.
     Includes(Vec<(Key, Clock)>),
+    /// Who was evicted, as `of` knows it.
+    Standing { of: String, standing: Standing },
 }
 
 /// One answer for each thing asked, in order.
@@ -130,6 +133,20 @@ pub enum Answer {
     /// Documents encoded; `None` where there is none. What did not fit any more is left out at the end.
     Wholes(Vec<Option<Vec<u8>>>),
     Includes(Vec<bool>),
+    Standing(Met),
+}
+
+/// What a region says of evictions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Met {
+    /// With what the asker knows.
+    pub standing: Standing,
+    /// The eviction after which this region began anew; 0 where there was none.
+    pub term: u64,
+    /// It merges and collects: it is not evicted, or is back.
+    pub takes_part: bool,
+    /// What it had of the asker when that one was evicted.
+    pub taken: Option<Taken>,
 }
 
 /// The form of [`Question`] and [`Answer`] as bytes.

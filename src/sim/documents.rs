@@ -401,9 +401,9 @@ impl Cluster {
     }
 
     /// What regions have seen of documents that are deleted now.
-    pub async fn remembered(&self) -> Vec<String> {
+    pub async fn remembered(&self, regions: &[usize]) -> Vec<String> {
         let mut remembered = Vec::new();
-        for (index, node) in self.nodes.iter().enumerate() {
+        for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| regions.contains(index)) {
             let wholes = self.wholes(index).await;
             if wholes.is_empty() {
                 remembered.push(format!("{} does not answer", node.name));

@@ -7,7 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Invariant, REGIONS, Violation, chance::Chance, cluster::Cluster};
+use super::{
+    Invariant, REGIONS, Violation,
+    chance::Chance,
+    cluster::Cluster,
+    regions::{Move, perform, request},
+};
 
 const MORTAL: [&str; 2] = ["mortal0", "mortal1"];
 
@@ -36,15 +41,33 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
             cluster.request(away, MORTAL[0], "", chance.hits(0.5));
         }
     }
+    let others: Vec<usize> = (0..REGIONS.len()).filter(|index| *index != away).collect();
+    let evicts = away < REGIONS.len() && chance.hits(0.5);
+    let early = evicts && chance.hits(0.5);
+    if evicts {
+        leave_out(cluster, others[0], REGIONS[away]).await;
+    }
     let deletes = if away == 0 { 1 } else { 0 };
     for id in MORTAL {
         cluster.delete_document(deletes, id);
     }
     sleep(Duration::from_secs(3)).await;
+    if early {
+        cluster.net.heal();
+        cluster.settle_documents().await;
+        take_back(cluster, others[0], REGIONS[away]).await;
+    }
     cluster.pass(2 * horizon);
-    sleep(COLLECTED_WITHIN / 2).await;
+    match evicts {
+        // Nobody waits for it.
+        true => await_forgotten_by(cluster, &others).await,
+        false => sleep(COLLECTED_WITHIN / 2).await,
+    }
     cluster.net.heal();
     cluster.settle_documents().await;
+    if evicts && !early {
+        take_back(cluster, others[0], REGIONS[away]).await;
+    }
     await_forgotten(cluster).await;
     // Begun anew under the same name.
     let index = chance.below(3) as usize;
@@ -63,11 +86,42 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
     cluster.trace.note(&format!("{} violations", cluster.violations.len()));
 }
 
+/// The others leave a region as it is, and their documents do without it.
+pub async fn leave_out(cluster: &mut Cluster, by: usize, region: &'static str) {
+    let Some(agent) = cluster.agent(by).cloned() else { return };
+    let left = perform(&agent, &request(region, Move::Ungraceful), Move::Ungraceful).await;
+    let evicted = agent.evict(region, "a simulated operator", "").await;
+    cluster.trace.note(&format!("{region} is left ({}) and evicted: {evicted:?}", left.is_ok()));
+    if evicted.is_err() {
+        let what = format!("{region} cannot be evicted: {left:?}, {evicted:?}");
+        cluster.violations.push(Violation::new(Invariant::Quiet, what));
+    }
+}
+
+/// The region serves again, once it has everything.
+pub async fn take_back(cluster: &mut Cluster, by: usize, region: &'static str) {
+    let Some(agent) = cluster.agent(by).cloned() else { return };
+    let started = Instant::now();
+    while let Err(error) = perform(&agent, &request(region, Move::Back), Move::Back).await {
+        if started.elapsed() > COLLECTED_WITHIN {
+            let what = format!("{region} was evicted and does not come back: {error:?}");
+            cluster.violations.push(Violation::new(Invariant::Quiet, what));
+            return;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// What is deleted and old is forgotten in the end.
 pub async fn await_forgotten(cluster: &mut Cluster) {
+    await_forgotten_by(cluster, &[0, 1, 2]).await;
+}
+
+/// The same by some regions.
+pub async fn await_forgotten_by(cluster: &mut Cluster, regions: &[usize]) {
     let started = Instant::now();
     loop {
-        let remembered = cluster.remembered().await;
+        let remembered = cluster.remembered(regions).await;
         if remembered.is_empty() {
             return;
         }

@@ -50,6 +50,8 @@ pub enum Scenario {
     OneKeyTwoRegions,
     /// Links are paused, so only comparing finds that two regions wrote at once.
     ConflictCompared,
+    /// A region is evicted from the documents, and comes back with what was deleted and what nobody has.
+    EvictedAndBack,
     /// Two operators move users at once, by way of two agents.
     TwoOperators,
     /// Two regions that cannot talk want each other evacuated, and both reach the third.
@@ -63,7 +65,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 25] = [
+    pub const ALL: [Scenario; 26] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -84,6 +86,7 @@ impl Scenario {
         Scenario::RegistersByWrongClocks,
         Scenario::OneKeyTwoRegions,
         Scenario::ConflictCompared,
+        Scenario::EvictedAndBack,
         Scenario::TwoOperators,
         Scenario::ApartAndBothReachC,
         Scenario::ForcedOnBothSides,
@@ -113,6 +116,7 @@ impl Scenario {
             Scenario::RegistersByWrongClocks => "registers-by-wrong-clocks",
             Scenario::OneKeyTwoRegions => "one-key-two-regions",
             Scenario::ConflictCompared => "conflict-compared",
+            Scenario::EvictedAndBack => "evicted-and-back",
             Scenario::TwoOperators => "two-operators",
             Scenario::ApartAndBothReachC => "apart-and-both-reach-c",
             Scenario::ForcedOnBothSides => "forced-on-both-sides",
@@ -269,6 +273,7 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
         Scenario::RegistersByWrongClocks => documents::registers_by_wrong_clocks(cluster).await,
         Scenario::OneKeyTwoRegions => documents::one_key_two_regions(cluster).await,
         Scenario::ConflictCompared => documents::conflict_compared(cluster).await,
+        Scenario::EvictedAndBack => documents::evicted_and_back(cluster, seed).await,
         Scenario::TwoOperators => regions::two_operators(cluster).await,
         Scenario::ApartAndBothReachC => regions::apart_and_both_reach_c(cluster).await,
         Scenario::ForcedOnBothSides => regions::forced_on_both_sides(cluster).await,

@@ -190,3 +190,81 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     assert!(cooling.code == Some(1) && cooling.stderr.contains("cool-down"), "{cooling:?}");
     cluster.ok(&["failover", "execute", "--region", US, "--drill"]);
 }
+
+/// What deletes wait for is left out, and takes part again with what only it had.
+#[test]
+fn a_region_that_is_gone_is_evicted_and_begins_anew_when_it_is_back() {
+    let cluster = Cluster::start_with(3, &format!("{STATE}{SUSPECT}"));
+    let plays = |id: &str, region: &str| {
+        let answer = Request::get(&format!("/v1/state/profile/{id}")).send(cluster.region(region).api);
+        (answer.status, answer.json()["value"]["plays"].as_i64())
+    };
+    let play = |id: &str, region: &str| {
+        let ops = r#"{"ops":[{"field":"plays","op":"increment","by":1}]}"#;
+        Request::post(&format!("/v1/state/profile/{id}"), ops).send(cluster.region(region).api).expect_status(200);
+    };
+    for region in [EU, US, AP] {
+        play("shared", region);
+    }
+    until(PATIENCE, "all to have it", || NAMES.iter().all(|region| plays("shared", region) == (200, Some(3))));
+
+    // Nobody may be left out who serves, and nobody by himself.
+    let serves = cluster.run(&["state", "evict", "--region", AP, "--yes"]);
+    assert_eq!(serves.code, Some(1), "{serves:?}");
+    assert!(serves.stderr.contains("only a region that is evacuated can be evicted"), "{}", serves.stderr);
+    let itself = Request::post("/v1/evictions", json!({ "region": AP }).to_string()).send(cluster.region(AP).admin);
+    assert_eq!(itself.status, 409, "{}", itself.text());
+
+    // It writes what nobody hears of, and is gone.
+    for peer in [EU, US] {
+        cluster.ok(&["pause", "--from", AP, "--to", peer]);
+    }
+    for peer in [EU, US] {
+        cluster.ok(&["fault", "inject", "--region", AP, "--peer", peer, "--kind", "partition"]);
+    }
+    play("shared", AP);
+    play("late", AP);
+    cluster.kill_agent(AP);
+    until(PATIENCE, "it to be suspected", || {
+        [EU, US].iter().all(|by| cluster.status(by)["suspects"].as_array().is_some_and(|s| s.contains(&json!(AP))))
+    });
+    cluster.json(&["failover", "execute", "--region", AP, "--mode", "ungraceful"], 0);
+    let unasked = cluster.run(&["state", "evict", "--region", AP]);
+    assert_eq!(unasked.code, Some(2), "{unasked:?}");
+    assert!(unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let dry = cluster.json(&["state", "evict", "--region", AP, "--dry-run"], 0);
+    assert_eq!(dry["evictions"], json!([]), "{dry}");
+    let done = cluster.json(&["state", "evict", "--region", AP, "--yes", "--reason", "its site burnt down"], 0);
+    assert_eq!(done["evictions"][0]["term"], json!(1), "{done}");
+    until(PATIENCE, "the others to hear of it", || {
+        [EU, US].iter().all(|by| {
+            let left_out = cluster.metrics(by).value("hubweave_state_evicted", &[("peer", AP)]);
+            (left_out - 1.0).abs() < 0.1
+        })
+    });
+    let listed = cluster.run(&["state", "evictions"]);
+    assert_eq!(listed.code, Some(1), "one does not answer: {listed:?}");
+    assert!(listed.stdout.contains("its site burnt down") && listed.stdout.contains("left out"), "{}", listed.stdout);
+
+    // It is back: empty at first, then with everything, its own as well.
+    cluster.start_agent(AP);
+    cluster.wait_ready_one(AP);
+    for peer in [EU, US] {
+        cluster.ok(&["resume", "--from", AP, "--to", peer]);
+    }
+    until(PATIENCE, "everything to be everywhere", || {
+        NAMES.iter().all(|region| plays("shared", region) == (200, Some(4)) && plays("late", region) == (200, Some(1)))
+    });
+    cluster.json(&["failover", "failback", "--region", AP], 0);
+    play("shared", AP);
+    until(PATIENCE, "it to take part", || NAMES.iter().all(|region| plays("shared", region) == (200, Some(5))));
+    let listed = cluster.json(&["state", "evictions"], 0);
+    for region in listed["regions"].as_array().expect("regions") {
+        assert_eq!(region["evictions"][0]["back"], json!(true), "{listed}");
+    }
+    let metrics = cluster.metrics(AP);
+    assert!((metrics.value("hubweave_state_redone_requests_total", &[("outcome", "again")]) - 2.0).abs() < 0.1);
+    assert!((metrics.value("hubweave_state_evicted", &[("peer", AP)])).abs() < 0.1);
+    let left_out = |by: &str| cluster.metrics(by).sum("hubweave_state_left_out_deltas_total", &[("peer", AP)]);
+    until(PATIENCE, "its two old deltas to be left out by both", || (left_out(EU) + left_out(US) - 4.0).abs() < 0.1);
+}

@@ -4,14 +4,17 @@
 //! A tombstone is kept for two horizons, a delta is refused after one: a region whose clock is wrong by less than a
 //! horizon cannot take in what another one has forgotten.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::time::sleep;
 
 use super::{
     Options,
-    compare::{FETCHED, fetch},
-    home::{Chore, Home, Tombstone},
+    compare::{FETCHED, Meeting, fetch, meet},
+    home::{Chore, From, Home, Tombstone},
 };
 use crate::{
     core::state::Key,
@@ -25,6 +28,8 @@ use crate::{
 };
 
 pub struct Collect {
+    /// This region.
+    pub name: String,
     pub remotes: BTreeMap<String, Arc<dyn RemoteDocuments>>,
     pub members: Vec<String>,
     pub home: Arc<dyn Home>,
@@ -50,6 +55,10 @@ impl Collect {
     }
 
     async fn round(&self) -> Result<(), String> {
+        let Some(without) = self.without().await? else {
+            tracing::debug!("this region is evicted: it collects nothing");
+            return Ok(());
+        };
         let before = self.clock.now().minus(self.options.horizon).minus(self.options.horizon);
         let mut blocked: BTreeMap<&str, u64> = self.members.iter().map(|member| (member.as_str(), 0)).collect();
         let mut after = None;
@@ -57,7 +66,7 @@ impl Collect {
             let page = self.home.tombstones(after.clone(), before).await;
             let (tombstones, next) = page.map_err(|error| error.to_string())?;
             for chunk in tombstones.chunks(KEYS_MAX) {
-                self.collect(chunk, &mut blocked).await?;
+                self.collect(chunk, &without, &mut blocked).await?;
             }
             match next {
                 Some(next) => after = Some(next),
@@ -78,12 +87,47 @@ impl Collect {
         Ok(())
     }
 
+    /// The evicted regions, if all others say that they know of every one of them; else nobody is done without. `None`:
+    /// this region is one of them.
+    async fn without(&self) -> Result<Option<BTreeSet<String>>, String> {
+        let ours = self.home.meet(None).await.map_err(|error| error.to_string())?;
+        if !ours.takes_part {
+            return Ok(None);
+        }
+        if ours.standing.out().next().is_none() {
+            return Ok(Some(BTreeSet::new()));
+        }
+        let mut heard = Vec::new();
+        for (peer, remote) in &self.remotes {
+            if let Ok(Meeting { theirs, .. }) = meet(&*self.home, &**remote, &self.name, peer).await {
+                heard.push((peer, theirs));
+            }
+        }
+        // With what they knew: one of those may be back.
+        let ours = self.home.meet(None).await.map_err(|error| error.to_string())?;
+        if !ours.takes_part {
+            return Ok(None);
+        }
+        let out: BTreeSet<String> = ours.standing.out().map(str::to_owned).collect();
+        let knows = |member: &String| {
+            let said = heard.iter().find(|(peer, _)| *peer == member).map(|(_, met)| &met.standing);
+            said.is_some_and(|said| out.iter().all(|region| said.term(region) == ours.standing.term(region)))
+        };
+        let everybody = self.members.iter().filter(|member| !out.contains(*member)).all(knows);
+        Ok(Some(if everybody { out } else { BTreeSet::new() }))
+    }
+
     /// Drops what every region has seen; counts what a region keeps from going.
-    async fn collect(&self, tombstones: &[Tombstone], blocked: &mut BTreeMap<&str, u64>) -> Result<(), String> {
+    async fn collect(
+        &self,
+        tombstones: &[Tombstone],
+        without: &BTreeSet<String>,
+        blocked: &mut BTreeMap<&str, u64>,
+    ) -> Result<(), String> {
         let mut seen = vec![true; tombstones.len()];
-        for member in &self.members {
+        for member in self.members.iter().filter(|member| !without.contains(*member)) {
             let includes = match self.remotes.get(member) {
-                Some(remote) => self.ask(&**remote, tombstones).await,
+                Some(remote) => self.ask(member, &**remote, tombstones).await,
                 None => None,
             };
             let includes = includes.unwrap_or_else(|| vec![false; tombstones.len()]);
@@ -113,7 +157,7 @@ impl Collect {
 
     /// Which of these a region has seen; `None` if it does not say. Comparing sees no tombstones, and two that differ would
     /// keep each other for ever: what it has in their places is merged, as it does with ours.
-    async fn ask(&self, remote: &dyn RemoteDocuments, tombstones: &[Tombstone]) -> Option<Vec<bool>> {
+    async fn ask(&self, peer: &str, remote: &dyn RemoteDocuments, tombstones: &[Tombstone]) -> Option<Vec<bool>> {
         let Ok(Answer::Includes(includes)) = remote.ask(Question::Includes(tombstones.to_vec())).await else {
             return None;
         };
@@ -122,8 +166,13 @@ impl Collect {
         }
         let unseen = tombstones.iter().zip(&includes).filter(|(_, includes)| !**includes);
         let unseen: Vec<Key> = unseen.map(|((key, _), _)| key.clone()).collect();
+        if unseen.is_empty() {
+            return Some(includes);
+        }
+        let term = meet(&*self.home, remote, &self.name, peer).await.ok()?.theirs.term;
+        let from = From { peer: peer.to_owned(), term };
         for keys in unseen.chunks(FETCHED) {
-            if let Err(why) = fetch(&*self.home, remote, keys.to_vec()).await {
+            if let Err(why) = fetch(&*self.home, remote, &from, keys.to_vec()).await {
                 tracing::debug!(why, "what a region has in place of a delete that it has not seen was not fetched");
             }
         }

@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Options,
-    home::{Chore, Home},
+    home::{Chore, From, Home},
 };
 use crate::{
     core::{
+        link::Failure,
         region::proof::Compared,
         state::{
             Key,
@@ -31,7 +32,7 @@ use crate::{
     marks::{self, Mark},
     ports::{
         clock::Entropy,
-        documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
+        documents::{Answer, KEYS_MAX, Met, Question, RemoteDocuments},
     },
 };
 
@@ -68,6 +69,10 @@ impl Rounds {
 }
 
 pub struct Compare {
+    /// This region.
+    pub name: String,
+    /// The eviction after which the peer had begun anew when it was last asked.
+    pub term: AtomicU64,
     pub peer: String,
     pub rounds: Arc<Rounds>,
     pub remote: Arc<dyn RemoteDocuments>,
@@ -94,6 +99,9 @@ impl Compare {
                 let round = self.round().await;
                 if round.as_ref().is_ok_and(|round| round.buckets <= BUCKETS_MAX) {
                     self.rounds.done.store(number, Ordering::SeqCst);
+                }
+                if round.as_ref().is_ok_and(|round| round.buckets == 0) {
+                    let _ = self.home.equal(self.peer.clone()).await;
                 }
                 match &round {
                     Ok(Round { fetched: 0, .. }) => {}
@@ -158,6 +166,14 @@ impl Compare {
     }
 
     async fn round(&self) -> Result<Round, String> {
+        let met = meet(&*self.home, &*self.remote, &self.name, &self.peer).await?;
+        self.term.store(met.theirs.term, Ordering::SeqCst);
+        if !met.theirs.takes_part || met.theirs.term < met.ours.standing.term(&self.peer) {
+            return Err(format!("{} is evicted: nothing is fetched from it until it has begun anew", self.peer));
+        }
+        if !met.ours.takes_part {
+            return Err("this region is evicted and begins anew".to_owned());
+        }
         let mut ranges = vec![Range::ALL];
         loop {
             ranges = self.sums(&ranges).await?;
@@ -223,12 +239,18 @@ impl Compare {
     }
 
     async fn fetch(&self, keys: Vec<Key>) -> Result<usize, String> {
-        fetch(&*self.home, &*self.remote, keys).await
+        let from = From { peer: self.peer.clone(), term: self.term.load(Ordering::SeqCst) };
+        fetch(&*self.home, &*self.remote, &from, keys).await
     }
 }
 
 /// Merges documents of a peer, at most [`FETCHED`]; answers how many of ours changed.
-pub async fn fetch(home: &dyn Home, remote: &dyn RemoteDocuments, mut keys: Vec<Key>) -> Result<usize, String> {
+pub async fn fetch(
+    home: &dyn Home,
+    remote: &dyn RemoteDocuments,
+    from: &From,
+    mut keys: Vec<Key>,
+) -> Result<usize, String> {
     let mut changed = 0;
     while !keys.is_empty() {
         let answer = remote.ask(Question::Wholes(keys.clone())).await.map_err(|failure| failure.to_string())?;
@@ -245,10 +267,29 @@ pub async fn fetch(home: &dyn Home, remote: &dyn RemoteDocuments, mut keys: Vec<
             documents.push((key, Document::decode(&whole).map_err(|error| error.to_string())?));
         }
         if !documents.is_empty() {
-            changed += home.merge(documents).await.map_err(|error| error.to_string())?;
+            changed += home.merge(from.clone(), documents).await.map_err(|error| error.to_string())?;
         }
     }
     Ok(changed)
+}
+
+/// What two regions said of evictions, each with what the other knows.
+pub struct Meeting {
+    pub ours: Met,
+    pub theirs: Met,
+}
+
+/// Both sides come to know who is evicted. A region that does not know the question knows of none.
+pub async fn meet(home: &dyn Home, remote: &dyn RemoteDocuments, name: &str, peer: &str) -> Result<Meeting, String> {
+    let ours = home.meet(None).await.map_err(|error| error.to_string())?;
+    let question = Question::Standing { of: name.to_owned(), standing: ours.standing };
+    let theirs = match remote.ask(question).await {
+        Ok(Answer::Standing(theirs)) => theirs,
+        Err(Failure::Unanswered(why)) => return Err(why),
+        Ok(_) | Err(_) => Met { takes_part: true, ..Met::default() },
+    };
+    let ours = home.meet(Some((peer.to_owned(), theirs.clone()))).await.map_err(|error| error.to_string())?;
+    Ok(Meeting { ours, theirs })
 }
 
 /// What came of comparing once.

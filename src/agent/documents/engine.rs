@@ -1,6 +1,9 @@
 //! The one task that changes documents.
 
+mod evicting;
 mod hearing;
+
+pub use self::evicting::Kept;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, Parts, Shared,
-    events::{self, Asked},
-    home::{Tombstone, Tombstones},
+    events::Asked,
+    home::{From, Tombstone, Tombstones},
     shelf::{Broken, Entry, Meta, Shelf},
 };
 use crate::{
@@ -25,8 +28,14 @@ use crate::{
         event::Draft,
         hlc::HybridClock,
         journal::Head,
+        region::Members,
         state::{
-            self, Clock as StateClock, Dot, Key, Replica, delta::Delta, document::Document, op::Refused, view::View,
+            self, Clock as StateClock, Dot, Key, Replica,
+            delta::Delta,
+            document::Document,
+            op::Refused,
+            standing::{Eviction, Standing, Taken},
+            view::View,
         },
         time::Timestamp,
     },
@@ -34,8 +43,8 @@ use crate::{
     metrics::Metrics,
     planted::{self, Bug},
     ports::{
-        clock::Clock,
-        documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, PAGE_MAX, Question, Total},
+        clock::{Clock, Entropy},
+        documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, Met, PAGE_MAX, Question, Total},
         hub::{self, Hub, Published, Reader},
     },
 };
@@ -84,6 +93,7 @@ pub enum Request {
     },
     /// What a peer has of documents; answers how many it changed.
     Merge {
+        from: From,
         documents: Vec<(Key, Document)>,
         reply: Reply<usize>,
     },
@@ -103,6 +113,22 @@ pub enum Request {
         tombstones: Vec<Tombstone>,
         reply: Reply<usize>,
     },
+    /// What a peer said of evictions, if it said something.
+    Meet {
+        met: Option<(String, Met)>,
+        reply: Reply<Met>,
+    },
+    /// The documents do without this region.
+    Evict {
+        region: String,
+        eviction: Eviction,
+        reply: Reply<Standing>,
+    },
+    /// Comparing with this peer found nothing.
+    Equal {
+        peer: String,
+        reply: Reply<()>,
+    },
 }
 
 /// A document that has to be fetched.
@@ -118,7 +144,10 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     options: Options,
-    peers: usize,
+    home: String,
+    members: Members,
+    entropy: Arc<dyn Entropy>,
+    peers: Vec<String>,
     rows: Arc<dyn crate::ports::rows::Rows>,
     replica: Replica,
     given: u64,
@@ -127,11 +156,15 @@ pub struct Engine {
     cursor: u64,
     written: Option<Instant>,
     wanted: BTreeMap<Key, Wanted>,
+    kept: Kept,
+    /// By peer: what it had of this region when that was evicted.
+    told: BTreeMap<String, Taken>,
+    redoing: Option<evicting::Redoing>,
 }
 
 impl Engine {
     pub fn new(parts: Parts, shared: Arc<Shared>) -> Self {
-        let Parts { hub, shelves, clock, entropy, metrics, .. } = parts;
+        let Parts { home, regions, hub, shelves, clock, entropy, metrics, .. } = parts;
         Engine {
             shared,
             head: hub.follow_head(),
@@ -139,15 +172,21 @@ impl Engine {
             clock,
             metrics,
             options: shelves.options,
-            peers: shelves.peers.len(),
+            home,
+            members: regions,
+            peers: shelves.peers.keys().cloned().collect(),
             rows: shelves.home,
             replica: Replica(entropy.next_u64()),
+            entropy,
             given: 0,
             hlc: HybridClock::default(),
             last_hlc: Timestamp::ZERO,
             cursor: 0,
             written: None,
             wanted: BTreeMap::new(),
+            kept: Kept::default(),
+            told: BTreeMap::new(),
+            redoing: None,
         }
     }
 
@@ -171,6 +210,10 @@ impl Engine {
             self.shared.heard.store(self.cursor, Ordering::SeqCst);
             let head = self.head.borrow_and_update().offset;
             let is_behind = head > self.cursor;
+            if !is_behind && self.is_leaving() {
+                self.give_up(&mut shelf).await?;
+            }
+            let is_redoing = self.begins_redoing();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -183,14 +226,17 @@ impl Engine {
                     self.take(&mut shelf, group).await?;
                 }
                 _ = tick.tick() => self.tend(&mut shelf).await?,
-                changed = self.head.changed(), if !is_behind => {
+                changed = self.head.changed(), if !is_behind && !is_redoing => {
                     if changed.is_err() {
                         break;
                     }
                 }
-                () = std::future::ready(()), if is_behind => {}
+                () = std::future::ready(()), if is_behind || is_redoing => {}
             }
             if head > self.cursor && !self.follow(&mut shelf, &mut *reader, &stop, None).await? {
+                return Ok(());
+            }
+            if is_redoing && !self.redo(&mut shelf, &stop).await? {
                 return Ok(());
             }
             if shelf.dirty() > DIRTY_MAX {
@@ -219,6 +265,8 @@ impl Engine {
                 marks::hit(Mark::DocumentsDiscarded);
             }
         }
+        self.kept = shelf.kept().await?.unwrap_or_default();
+        self.show_evicted();
         self.last_hlc = meta.hlc.max(head.hlc);
         self.hlc = HybridClock::restored(self.last_hlc);
         self.cursor = meta.cursor.min(head.offset);
@@ -311,9 +359,13 @@ impl Engine {
 
     /// Does requests of services: all of them stand in the log before any of them is answered.
     async fn write(&mut self, shelf: &mut Shelf, writes: Vec<Write>) -> Result<(), Broken> {
-        if self.hub.is_draining() {
+        let closed = match self.hub.is_draining() {
+            true => Some("draining: this region takes no new requests"),
+            false => self.absent(),
+        };
+        if let Some(why) = closed {
             for write in writes {
-                let why = "draining: this region takes no new requests".to_owned();
+                let why = why.to_owned();
                 let _ = write.reply.send(Err(Error::Unavailable { why, retry_after: Duration::from_secs(5) }));
             }
             return Ok(());
@@ -326,7 +378,7 @@ impl Engine {
             match self.perform(shelf, &key, &asked, request.as_deref(), &mut undo) {
                 Ok((applied, delta)) => {
                     self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
-                    drafts.extend(delta.map(|delta| events::of_delta(&key, &delta)));
+                    drafts.extend(delta.map(|delta| self.of_delta(&key, &delta)));
                     done.push((reply, applied));
                 }
                 Err(refused) => drop(reply.send(Err(refused.into()))),
@@ -412,6 +464,10 @@ impl Engine {
         match request {
             // Done before.
             Request::Write(_) => {}
+            Request::Get { reply, .. } if self.absent().is_some() => {
+                let why = self.absent().unwrap_or_default().to_owned();
+                let _ = reply.send(Err(Error::Unavailable { why, retry_after: Duration::from_secs(5) }));
+            }
             Request::Get { key, reply } => {
                 shelf.load([&key]).await?;
                 let schema = self.shared.schemas.get(&key.of);
@@ -430,8 +486,8 @@ impl Engine {
                 let answer = self.answer(shelf, question).await?;
                 let _ = reply.send(answer);
             }
-            Request::Merge { documents, reply } => {
-                let changed = self.merge(shelf, documents).await?;
+            Request::Merge { from, documents, reply } => {
+                let changed = self.merge(shelf, &from, documents).await?;
                 let _ = reply.send(Ok(changed));
             }
             Request::Wanted { peer, reply } => drop(reply.send(Ok(self.wanted_of(shelf, &peer)))),
@@ -457,6 +513,18 @@ impl Engine {
                     }
                 }
                 let _ = reply.send(Ok(forgotten));
+            }
+            Request::Meet { met, reply } => {
+                let met = self.meet(shelf, met).await?;
+                let _ = reply.send(Ok(met));
+            }
+            Request::Evict { region, eviction, reply } => {
+                let standing = self.evict(shelf, region, eviction).await?;
+                let _ = reply.send(Ok(standing));
+            }
+            Request::Equal { peer, reply } => {
+                self.equal(shelf, &peer).await?;
+                let _ = reply.send(Ok(()));
             }
         }
         Ok(())
@@ -512,6 +580,7 @@ impl Engine {
                 };
                 Answer::Includes(asked.iter().map(includes).collect())
             }
+            Question::Standing { of, standing } => Answer::Standing(self.asked(shelf, &of, &standing).await?),
         }))
     }
 }

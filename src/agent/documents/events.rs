@@ -67,7 +67,8 @@ impl Asked {
 /// An event, as far as it is about documents.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    Delta(Key, Box<Delta>),
+    /// And how often the region that wrote it had been evicted before.
+    Delta(Key, Box<Delta>, u64),
     Operation {
         key: Key,
         asked: Asked,
@@ -92,11 +93,13 @@ fn draft(detail_type: &str, key: Option<String>, detail: String) -> Draft {
     }
 }
 
-/// The event that carries a delta to the other regions, and is the request's record at home.
-pub fn of_delta(key: &Key, delta: &Delta) -> Draft {
+/// The event that carries a delta to the other regions, and is the request's record at home. `term`: how often this region
+/// was evicted before it.
+pub fn of_delta(key: &Key, delta: &Delta, term: u64) -> Draft {
     let (of, id) = (json::quote(&key.of), json::quote(&key.id));
     let bytes = BASE64_STANDARD.encode(delta.encode());
-    draft(DELTA, None, format!("{{\"type\":{of},\"id\":{id},\"delta\":\"{bytes}\"}}"))
+    let term = if term == 0 { String::new() } else { format!(",\"term\":{term}") };
+    draft(DELTA, None, format!("{{\"type\":{of},\"id\":{id},\"delta\":\"{bytes}\"{term}}}"))
 }
 
 /// The event of a conflict. Its key follows from the two writes: found again after a crash, it is known already.
@@ -171,7 +174,12 @@ fn read_delta(detail: &str) -> Result<Event, String> {
     let text = detail.get("delta").and_then(Json::as_str).ok_or("`delta` is no string")?;
     let bytes = BASE64_STANDARD.decode(text).map_err(|error| error.to_string())?;
     let delta = Delta::decode(&bytes).map_err(|error| error.to_string())?;
-    Ok(Event::Delta(key_of(&detail)?, Box::new(delta)))
+    let term = match detail.get("term") {
+        None => 0,
+        Some(Json::Number(term)) => term.parse().map_err(|_| format!("`term` is {term}, which is no count"))?,
+        Some(_) => return Err("`term` is no number".to_owned()),
+    };
+    Ok(Event::Delta(key_of(&detail)?, Box::new(delta), term))
 }
 
 fn read_operation(detail: &str, schemas: &Schemas) -> Result<(Key, Asked), String> {
@@ -232,8 +240,12 @@ mod tests {
         let dot = Dot { replica: Replica(7), number: 1 };
         let ops = ops(r#"{"field":"plays","op":"increment","by":1}"#);
         let delta = Document::default().operate(dot, Timestamp(5), None, &ops).unwrap();
-        let draft = of_delta(&key(), &delta);
-        assert_eq!(read(&record(&draft), &schemas()), Event::Delta(key(), Box::new(delta)));
+        for term in [0, 7] {
+            let draft = of_delta(&key(), &delta, term);
+            assert_eq!(read(&record(&draft), &schemas()), Event::Delta(key(), Box::new(delta.clone()), term));
+        }
+        let draft = of_delta(&key(), &delta, 0);
+        assert!(!draft.detail.contains("term"), "as builds before wrote it");
         let spoiled = Draft { detail: draft.detail.replace("\"delta\":\"A", "\"delta\":\"B"), ..draft };
         assert!(matches!(read(&record(&spoiled), &schemas()), Event::Unreadable(_)));
     }

@@ -7,7 +7,7 @@ use crate::{
         state::{Clock, Key, document::Document},
         time::Timestamp,
     },
-    ports::documents::{Documents, Error},
+    ports::documents::{Documents, Error, Met},
 };
 
 /// A tombstone with what it has seen.
@@ -16,9 +16,23 @@ pub type Tombstone = (Key, Clock);
 /// Tombstones, and behind which document it goes on.
 pub type Tombstones = (Vec<Tombstone>, Option<Key>);
 
+/// Whose documents are merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct From {
+    pub peer: String,
+    /// The eviction after which it had begun anew when it was asked.
+    pub term: u64,
+}
+
 pub trait Home: Documents {
     /// Merges what a peer has of documents; answers how many it changed.
-    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>>;
+    fn merge(&self, from: From, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>>;
+
+    /// Takes in what a peer said of evictions, if it said something; answers what is known here.
+    fn meet(&self, met: Option<(String, Met)>) -> BoxFuture<'_, Result<Met, Error>>;
+
+    /// Comparing with this peer found nothing that differs.
+    fn equal(&self, peer: String) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Documents that this peer should be asked for.
     fn wanted(&self, peer: String) -> BoxFuture<'_, Result<Vec<Key>, Error>>;

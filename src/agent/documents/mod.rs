@@ -38,17 +38,24 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     compare::Rounds,
     engine::{Engine, Request},
-    home::{Chore, Home, Tombstone, Tombstones},
+    home::{Chore, From, Home, Tombstone, Tombstones},
 };
 use crate::{
     core::{
-        state::{Key, Schemas, document::Document, op::Op, view::View},
+        region::Members,
+        state::{
+            Key, Schemas,
+            document::Document,
+            op::Op,
+            standing::{Eviction, Standing},
+            view::View,
+        },
         time::Timestamp,
     },
     metrics::Metrics,
     ports::{
         clock::{Clock, Entropy},
-        documents::{Answer, Applied, Documents, Error, KEYS_MAX, Listed, Question, RemoteDocuments, Total},
+        documents::{Answer, Applied, Documents, Error, KEYS_MAX, Listed, Met, Question, RemoteDocuments, Total},
         hub::Hub,
         rows::Rows,
     },
@@ -62,6 +69,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the documents of a region are made of.
 pub struct Parts {
+    /// This region.
+    pub home: String,
+    /// All regions of the file.
+    pub regions: Members,
     pub schemas: Schemas,
     pub hub: Arc<dyn Hub>,
     pub shelves: Shelves,
@@ -143,6 +154,7 @@ impl LocalDocuments {
             parts.metrics.state.show_type(of, &parts.schemas[of]);
         }
         let keeping = Keeping {
+            name: parts.home.clone(),
             home: Arc::new(documents.clone()),
             peers: parts.shelves.peers.clone(),
             rounds: shared.rounds.clone(),
@@ -176,6 +188,23 @@ impl LocalDocuments {
         self.shared.heard.load(Ordering::SeqCst)
     }
 
+    /// What is known here of evictions.
+    ///
+    /// # Errors
+    /// The documents do not answer.
+    pub async fn standing(&self) -> Result<Standing, Error> {
+        self.meet(None).await.map(|met| met.standing)
+    }
+
+    /// Has the documents do without a region, in all regions that hear of it; durable when it is answered. An eviction
+    /// that stands is left as it is.
+    ///
+    /// # Errors
+    /// The documents do not answer.
+    pub async fn evict(&self, region: String, eviction: Eviction) -> Result<Standing, Error> {
+        self.ask(|reply| Request::Evict { region, eviction, reply }).await
+    }
+
     /// Comparing with each peer.
     pub fn rounds(&self) -> &BTreeMap<String, Arc<Rounds>> {
         &self.shared.rounds
@@ -206,6 +235,7 @@ impl LocalDocuments {
 
 /// What keeps a region's documents like those of its peers, and lets go what is deleted everywhere.
 struct Keeping {
+    name: String,
     home: Arc<dyn Home>,
     peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
     rounds: BTreeMap<String, Arc<Rounds>>,
@@ -220,6 +250,8 @@ impl Keeping {
     fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
         for (peer, remote) in &self.peers {
             let compare = compare::Compare {
+                name: self.name.clone(),
+                term: AtomicU64::new(0),
                 peer: peer.clone(),
                 rounds: self.rounds.get(peer).cloned().unwrap_or_default(),
                 remote: remote.clone(),
@@ -232,6 +264,7 @@ impl Keeping {
             tasks.spawn(async move { stop.run_until_cancelled(compare.run()).await });
         }
         let collect = collect::Collect {
+            name: self.name,
             remotes: self.peers,
             members: self.members,
             home: self.home,
@@ -284,7 +317,7 @@ impl Documents for LocalDocuments {
         async move {
             let asked = match &question {
                 Question::Sums(ranges) => ranges.len(),
-                Question::List { .. } => 1,
+                Question::List { .. } | Question::Standing { .. } => 1,
                 Question::Digests(keys) | Question::Wholes(keys) => keys.len(),
                 Question::Includes(keys) => keys.len(),
             };
@@ -299,8 +332,16 @@ impl Documents for LocalDocuments {
 }
 
 impl Home for LocalDocuments {
-    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
-        self.ask(|reply| Request::Merge { documents, reply }).boxed()
+    fn merge(&self, from: From, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
+        self.ask(|reply| Request::Merge { from, documents, reply }).boxed()
+    }
+
+    fn meet(&self, met: Option<(String, Met)>) -> BoxFuture<'_, Result<Met, Error>> {
+        self.ask(|reply| Request::Meet { met, reply }).boxed()
+    }
+
+    fn equal(&self, peer: String) -> BoxFuture<'_, Result<(), Error>> {
+        self.ask(|reply| Request::Equal { peer, reply }).boxed()
     }
 
     fn wanted(&self, peer: String) -> BoxFuture<'_, Result<Vec<Key>, Error>> {

@@ -7,7 +7,8 @@
 //! d place type 0 id   digest                       documents, tombstones left out
 //! r place type 0 id   the document and what waits  all
 //! t place type 0 id   time of the last write       tombstones
-//! m name              cursor, alive, hlc
+//! m                   cursor, alive, hlc
+//! m s                 evictions
 //! ```
 
 use std::{
@@ -18,7 +19,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::form::{decode, encode};
+use super::{
+    engine::Kept,
+    form::{decode, encode},
+};
 use crate::{
     core::{
         state::{
@@ -48,6 +52,7 @@ const DIGESTS: u8 = b'd';
 const ROWS: u8 = b'r';
 const TOMBSTONES: u8 = b't';
 const META: u8 = b'm';
+const STANDING: [u8; 2] = [META, b's'];
 
 /// A document, and deltas that came before what they stand on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -159,7 +164,25 @@ impl Shelf {
         Ok((shelf, meta.transpose()?))
     }
 
-    /// Everything goes: the rows are too old to be merged with what others have.
+    /// What is noted of evictions.
+    ///
+    /// # Errors
+    /// The rows failed, or the note cannot be read.
+    pub async fn kept(&self) -> Result<Option<Kept>, Broken> {
+        let note = self.rows.get(vec![STANDING.to_vec()]).await?.pop().flatten();
+        let note = note.map(|bytes| decode(&bytes));
+        note.transpose().map_err(|error| Broken::Row("the note of evictions".to_owned(), error.to_string()))
+    }
+
+    /// Notes it, durably.
+    ///
+    /// # Errors
+    /// The rows failed.
+    pub async fn keep(&self, kept: &Kept) -> Result<(), Broken> {
+        Ok(self.rows.commit(vec![(STANDING.to_vec(), Some(encode(kept)))]).await?)
+    }
+
+    /// Everything goes but that note: the rows are too old to be merged with what others have.
     ///
     /// # Errors
     /// The rows failed.

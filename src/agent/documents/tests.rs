@@ -101,7 +101,10 @@ impl Site {
         let members: Vec<String> = members.iter().map(|name| (*name).to_owned()).collect();
         let metrics = Arc::new(Metrics::new(name, &members).unwrap());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let all = members.iter().cloned().chain([name.to_owned()]).collect();
         let parts = Parts {
+            home: name.to_owned(),
+            regions: Members { regions: all, min_active: 1 },
             schemas: Schemas::from([("profile".to_owned(), schema())]),
             hub: hub.clone(),
             shelves: Shelves { home: Arc::new(rows.clone()), peers: remotes.collect(), options: Options::new(HORIZON) },

@@ -16,12 +16,14 @@
 //! needs another region to do something about it later. Repeats of one request in several regions are settled the same
 //! way: see [`document`].
 
+pub mod again;
 pub mod delta;
 pub mod digest;
 pub mod document;
 mod edit;
 pub mod number;
 pub mod op;
+pub mod standing;
 pub mod view;
 
 use std::{collections::BTreeMap, fmt};

@@ -94,6 +94,61 @@ pub async fn restored(cluster: &mut Cluster, seed: u64) {
     cluster.expect_members(MORTAL, &[]).await;
 }
 
+/// A region is away for weeks, and the others forget without it. Then it is back with what was deleted, and with requests
+/// that nobody else has.
+pub async fn evicted_and_back(cluster: &mut Cluster, seed: u64) {
+    const GONE: &str = "mortal1";
+    cluster.expects_losses = true;
+    let mut kept: Vec<usize> = (0..3).map(|index| cluster.request(index, KEPT, "", index != 1)).collect();
+    cluster.request(0, MORTAL, "", true);
+    cluster.request(2, MORTAL, "", false);
+    cluster.request(2, GONE, "", false);
+    cluster.settle_documents().await;
+    cluster.cut("c", &["a", "b"], true);
+    kept.push(cluster.request(2, KEPT, r#",{"field":"name","op":"set","value":"late"}"#, true));
+    kept.push(cluster.request(2, KEPT, "", false));
+    wait(3_000).await;
+    cluster.delete_document(2, MORTAL);
+    wait(3_000).await;
+    let beside = cluster.request(2, MORTAL, "", false);
+    wait(3_000).await;
+    later::leave_out(cluster, 0, "c").await;
+    for id in [MORTAL, GONE] {
+        cluster.delete_document(0, id);
+    }
+    kept.push(cluster.request(1, KEPT, "", true));
+    wait(3_000).await;
+    // Done by c, tried again elsewhere.
+    cluster.ask(1, kept[3]);
+    if seed % 3 == 0 {
+        cluster.crash(2);
+    }
+    if seed % 2 == 0 {
+        cluster.pass(2 * later::horizon(cluster));
+        later::await_forgotten_by(cluster, &[0, 1]).await;
+    }
+    if seed % 3 == 0 {
+        cluster.up(2).await;
+    }
+    cluster.cut("c", &["a", "b"], false);
+    if seed % 3 == 1 {
+        // In the middle of it.
+        wait(300 * (seed % 40)).await;
+        cluster.crash(2);
+        wait(1_000).await;
+        cluster.up(2).await;
+    }
+    cluster.settle_documents().await;
+    later::take_back(cluster, 0, "c").await;
+    kept.push(cluster.request(2, KEPT, "", true));
+    wait(3_000).await;
+    cluster.settle_documents().await;
+    cluster.expect_members(KEPT, &kept).await;
+    cluster.expect_members(MORTAL, &[beside]).await;
+    cluster.expect_members(GONE, &[]).await;
+    cluster.expect_field(KEPT, "name", "late").await;
+}
+
 fn name(cluster: &mut Cluster, index: usize, name: &str) {
     cluster.request(index, KEPT, &format!(r#",{{"field":"name","op":"set","value":"{name}"}}"#), true);
 }

@@ -9,6 +9,7 @@ use super::{
     super::{
         compare::FETCHED,
         events::{self, Asked, Event},
+        home::From,
         shelf::{Broken, Entry, Shelf},
     },
     BTreeMap, Engine, Wanted,
@@ -67,7 +68,7 @@ impl Engine {
         let read: Vec<(&Record, Event)> =
             records.iter().map(|record| (record, events::read(record, &self.shared.schemas))).collect();
         let keys = read.iter().filter_map(|(_, event)| match event {
-            Event::Delta(key, _) | Event::Operation { key, .. } => Some(key),
+            Event::Delta(key, _, _) | Event::Operation { key, .. } => Some(key),
             _ => None,
         });
         shelf.load(keys).await?;
@@ -75,7 +76,8 @@ impl Engine {
         let last = records.last().map_or(self.cursor, |record| record.header.offset);
         for (record, event) in read {
             match event {
-                Event::Delta(key, delta) => self.hear(shelf, key, *delta, &mut conflicts),
+                Event::Delta(key, _, term) if self.leaves_out(record, &key, term) => {}
+                Event::Delta(key, delta, _) => self.hear(shelf, key, *delta, &mut conflicts),
                 Event::Operation { key, asked, request } => match &mut later {
                     Some(later) => later.push((key, asked, request)),
                     None if !self.operate(shelf, key, asked, request, stop).await? => return Ok(false),
@@ -115,7 +117,7 @@ impl Engine {
         match self.perform(shelf, &key, &asked, Some(&request), &mut undo) {
             Ok((applied, delta)) => {
                 self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
-                let drafts: Vec<Draft> = delta.map(|delta| events::of_delta(&key, &delta)).into_iter().collect();
+                let drafts: Vec<Draft> = delta.map(|delta| self.of_delta(&key, &delta)).into_iter().collect();
                 if !drafts.is_empty() && !self.publish_surely(drafts, stop).await? {
                     undo.into_iter().for_each(|(key, before)| shelf.restore(&key, before));
                     return Ok(false);
@@ -133,6 +135,10 @@ impl Engine {
     fn hear(&mut self, shelf: &mut Shelf, key: Key, delta: Delta, conflicts: &mut Vec<(Key, Conflict)>) {
         let now = self.clock.now();
         self.hlc.observe(delta.at, now);
+        if !self.takes_in() {
+            // Comparing brings it, once others know that this region is back.
+            return;
+        }
         let Some(entry) = shelf.get(&key) else { return };
         if entry.document.clock().covers(delta.dot()) {
             return;
@@ -204,12 +210,12 @@ impl Engine {
         let asked: Vec<Key> = self
             .wanted
             .iter()
-            .filter(|(_, wanted)| wanted.asked.len() >= self.peers)
+            .filter(|(_, wanted)| wanted.asked.len() >= self.peers.len())
             .map(|(key, _)| key.clone())
             .collect();
         asked.iter().for_each(|key| self.give_up_old(shelf, key));
         for (key, wanted) in &mut self.wanted {
-            if wanted.asked.len() >= self.peers {
+            if wanted.asked.len() >= self.peers.len() {
                 let waits = shelf.get(key).is_some_and(|entry| !entry.parked.is_empty());
                 if !waits {
                     over.push(key.clone());
@@ -226,7 +232,16 @@ impl Engine {
     }
 
     /// Merges whole documents of a peer.
-    pub(super) async fn merge(&mut self, shelf: &mut Shelf, documents: Vec<(Key, Document)>) -> Result<usize, Broken> {
+    pub(super) async fn merge(
+        &mut self,
+        shelf: &mut Shelf,
+        from: &From,
+        documents: Vec<(Key, Document)>,
+    ) -> Result<usize, Broken> {
+        if !self.takes_in() || from.term < self.kept.standing.term(&from.peer) {
+            tracing::debug!(peer = from.peer, "documents of a region that is evicted, or for one, are not merged");
+            return Ok(0);
+        }
         shelf.load(documents.iter().map(|(key, _)| key)).await?;
         let mut conflicts = Vec::new();
         let mut changed = 0;

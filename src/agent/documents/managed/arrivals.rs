@@ -109,7 +109,7 @@ impl Inner {
         };
         let said = match (&event.provenance, event.is_reserved(), event.detail_type.as_str()) {
             (Provenance::Stamped { origin, .. }, true, DELTA) => match events::delta(&event.detail) {
-                events::Event::Delta(key, delta) => Ok(Said::Delta { key, delta, origin: origin.clone() }),
+                events::Event::Delta(key, delta, _) => Ok(Said::Delta { key, delta, origin: origin.clone() }),
                 events::Event::Unreadable(why) => Err(why),
                 _ => return None,
             },

@@ -185,6 +185,7 @@ impl ManagedDocuments {
         }));
         let inner = &documents.0;
         let keeping = Keeping {
+            name: inner.region.clone(),
             home: Arc::new(documents.clone()),
             peers: inner.peers.clone(),
             rounds: BTreeMap::new(),
@@ -394,7 +395,7 @@ impl Inner {
 
     /// Tells the other regions of a write that is in the table.
     async fn send(&self, key: &Key, delta: &Delta) {
-        if let Err(why) = self.put(events::of_delta(key, delta)).await {
+        if let Err(why) = self.put(events::of_delta(key, delta, 0)).await {
             tracing::warn!(document = %key, why, "the bus takes no delta: comparing brings the document to the peers");
             self.metrics.state.unsent.inc();
         }

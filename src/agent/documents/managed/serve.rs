@@ -8,7 +8,7 @@ use super::{ManagedDocuments, edit::Edit, later, store};
 use crate::{
     agent::documents::{
         events::Asked,
-        home::{Chore, Home, Tombstone, Tombstones},
+        home::{Chore, From, Home, Tombstone, Tombstones},
     },
     core::{
         state::{
@@ -19,7 +19,7 @@ use crate::{
         },
         time::Timestamp,
     },
-    ports::documents::{Answer, Applied, Documents, Error, Page, Question, Total},
+    ports::documents::{Answer, Applied, Documents, Error, Met, Page, Question, Total},
 };
 
 impl Documents for ManagedDocuments {
@@ -71,7 +71,7 @@ impl Documents for ManagedDocuments {
 }
 
 impl Home for ManagedDocuments {
-    fn merge(&self, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
+    fn merge(&self, _: From, documents: Vec<(Key, Document)>) -> BoxFuture<'_, Result<usize, Error>> {
         async move {
             let mut changed = 0;
             for (key, document) in documents {
@@ -81,6 +81,15 @@ impl Home for ManagedDocuments {
             Ok(changed)
         }
         .boxed()
+    }
+
+    /// Regions over managed services know of no evictions.
+    fn meet(&self, _: Option<(String, Met)>) -> BoxFuture<'_, Result<Met, Error>> {
+        std::future::ready(Ok(Met { takes_part: true, ..Met::default() })).boxed()
+    }
+
+    fn equal(&self, _: String) -> BoxFuture<'_, Result<(), Error>> {
+        std::future::ready(Ok(())).boxed()
     }
 
     /// What waits for something is in the queue, and fetched by whoever receives it.

@@ -37,7 +37,7 @@ use crate::{
         time::Timestamp,
     },
     ports::{
-        documents::{ANSWER_BYTES_MAX, Answer, Listed, PAGE_MAX, Page, Question},
+        documents::{ANSWER_BYTES_MAX, Answer, Listed, Met, PAGE_MAX, Page, Question},
         items::{CHANGES_MAX, Change, Item, Items, Place},
     },
 };
@@ -442,6 +442,7 @@ impl Store {
                 }
                 Answer::Wholes(wholes)
             }
+            Question::Standing { .. } => Answer::Standing(Met { takes_part: true, ..Met::default() }),
             Question::Includes(asked) => {
                 let keys: Vec<Key> = asked.iter().map(|(key, _)| key.clone()).collect();
                 let held = self.look(&keys).await?;

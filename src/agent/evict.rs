@@ -1,0 +1,120 @@
+//! Having the documents do without a region that does not come back.
+
+use std::sync::PoisonError;
+
+use serde::Serialize;
+
+use super::Agent;
+use crate::{
+    config::Backend,
+    core::{
+        region::State,
+        state::standing::{Eviction, Standing},
+    },
+    ports::documents::Error,
+};
+
+/// Why a region is not evicted; nothing is changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotEvicted {
+    #[error("region `{0}` is not in the topology file")]
+    Unknown(String),
+    #[error("{0} cannot evict itself: ask another region's agent")]
+    Itself(String),
+    #[error("the topology file has no document types")]
+    NoDocuments,
+    #[error(
+        "{region} is {state}: only a region that is evacuated can be evicted; `hubweave failover execute --region {region} \
+         --mode ungraceful` comes first", state = .state.as_str()
+    )]
+    Serves { region: String, state: State },
+    #[error("{0} keeps its documents in a managed table, and such a region knows of no evictions yet")]
+    Managed(String),
+    #[error(transparent)]
+    Documents(#[from] Error),
+}
+
+/// A region that the documents do without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evicted {
+    pub region: String,
+    /// Counts its evictions.
+    pub term: u64,
+    /// It has begun anew, and takes part.
+    pub back: bool,
+    /// RFC 3339.
+    pub at: String,
+    pub by: String,
+    pub reason: String,
+}
+
+impl Agent {
+    /// Why the documents cannot do without `region`, if they cannot.
+    ///
+    /// # Errors
+    /// See [`NotEvicted`].
+    pub fn may_evict(&self, region: &str) -> Result<(), NotEvicted> {
+        let regions = &self.regions;
+        if !regions.members.contains(region) {
+            return Err(NotEvicted::Unknown(region.to_owned()));
+        }
+        if region == self.region {
+            return Err(NotEvicted::Itself(region.to_owned()));
+        }
+        if self.documents.is_none() {
+            return Err(NotEvicted::NoDocuments);
+        }
+        let managed = {
+            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+            config.regions.iter().find(|region| region.backend != Backend::Embedded).map(|region| region.name.clone())
+        };
+        if let Some(managed) = managed {
+            return Err(NotEvicted::Managed(managed));
+        }
+        match regions.view().state(region, &regions.members) {
+            State::Evacuated => Ok(()),
+            state => Err(NotEvicted::Serves { region: region.to_owned(), state }),
+        }
+    }
+
+    /// Has the documents of all regions do without `region`: what is deleted is forgotten without its having seen it, and
+    /// what it has is not merged any more. Durable here when it is answered; the others learn it as they compare. One that
+    /// stands is left as it is.
+    ///
+    /// # Errors
+    /// See [`NotEvicted`]; nothing is changed.
+    pub async fn evict(&self, region: &str, by: &str, reason: &str) -> Result<Vec<Evicted>, NotEvicted> {
+        self.may_evict(region)?;
+        let documents = self.documents.as_ref().ok_or(NotEvicted::NoDocuments)?;
+        let eviction = Eviction {
+            term: 0,
+            back: false,
+            of: self.regions.view().ballot_of(region),
+            at: self.clock.now(),
+            by: by.to_owned(),
+            reason: reason.to_owned(),
+        };
+        Ok(shown(&documents.evict(region.to_owned(), eviction).await?))
+    }
+
+    /// The evictions that are known here.
+    ///
+    /// # Errors
+    /// The documents do not answer, or there are none.
+    pub async fn evicted(&self) -> Result<Vec<Evicted>, NotEvicted> {
+        let documents = self.documents.as_ref().ok_or(NotEvicted::NoDocuments)?;
+        Ok(shown(&documents.standing().await?))
+    }
+}
+
+fn shown(standing: &Standing) -> Vec<Evicted> {
+    let shown = standing.0.iter().map(|(region, eviction)| Evicted {
+        region: region.clone(),
+        term: eviction.term,
+        back: eviction.back,
+        at: eviction.at.to_rfc3339(),
+        by: eviction.by.clone(),
+        reason: eviction.reason.clone(),
+    });
+    shown.collect()
+}

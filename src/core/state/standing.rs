@@ -1,0 +1,140 @@
+//! Regions that the documents do without, and how one of them takes part again.
+//!
+//! # The problem
+//! What is deleted may be forgotten only when every region has seen the delete. A region that is gone for good keeps
+//! everything for ever; but if the others forget without it and it comes back, it brings back what was deleted.
+//!
+//! # The method
+//! An [`Eviction`] says that the others forget without it. Evictions of one region are counted; the count is the `term`
+//! that a region writes into its deltas once it has given up all that it had, and has begun anew with what the others have.
+//! What an evicted region wrote in an earlier term is not merged any more, nor are documents fetched from it. Each region
+//! notes what of it had come before ([`Taken`]), so that the region, when it is back, can tell which of its own requests
+//! nobody has: those it does again.
+//!
+//! Standings are joined like everything else here, so whoever heard of an eviction spreads it. A region collects without
+//! another one only when all the rest have said that they know.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{
+    position::{Incarnation, Position},
+    region::Ballot,
+    time::Timestamp,
+};
+
+/// A region was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Counts the evictions of this region, from 1.
+    pub term: u64,
+    /// The region has given up what it had, and takes part again. It says so itself, and nobody else does.
+    pub back: bool,
+    /// The decision by which it was evacuated: it does nothing about its eviction before it knows of that.
+    pub of: Ballot,
+    pub at: Timestamp,
+    pub by: String,
+    pub reason: String,
+}
+
+/// Who was left out, by region. Two of them join to what both know, whatever the order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing(pub BTreeMap<String, Eviction>);
+
+impl Standing {
+    /// How often the region was evicted.
+    pub fn term(&self, region: &str) -> u64 {
+        self.0.get(region).map_or(0, |eviction| eviction.term)
+    }
+
+    /// The documents do without it now.
+    pub fn is_out(&self, region: &str) -> bool {
+        self.0.get(region).is_some_and(|eviction| !eviction.back)
+    }
+
+    pub fn out(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, eviction)| !eviction.back).map(|(region, _)| region.as_str())
+    }
+
+    /// Takes in what another region knows; answers whether anything of it is new.
+    pub fn join(&mut self, other: &Standing) -> bool {
+        let before = self.clone();
+        for (region, theirs) in &other.0 {
+            let rank = |eviction: &Eviction| (eviction.term, eviction.back, eviction.of, eviction.at);
+            match self.0.get_mut(region) {
+                Some(ours) if rank(ours) >= rank(theirs) => {}
+                Some(ours) => ours.clone_from(theirs),
+                None => drop(self.0.insert(region.clone(), theirs.clone())),
+            }
+        }
+        *self != before
+    }
+}
+
+/// What a region had of an evicted one when it learned of the eviction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    pub term: u64,
+    /// In the log of the region that notes this: what stands after it and was written in an earlier term is not merged.
+    pub after: u64,
+    /// How far it had each life of the evicted region, and what of that it had not.
+    pub marks: Vec<(Incarnation, u64)>,
+    pub holes: Vec<Position>,
+}
+
+impl Taken {
+    /// Whether an event of the evicted region had come.
+    pub fn covers(&self, event: &Position) -> bool {
+        let reaches = |(life, sequence): &(Incarnation, u64)| *life == event.incarnation && *sequence >= event.sequence;
+        self.marks.iter().any(reaches) && !self.holes.contains(event)
+    }
+
+    /// Whether what was written in `term` and stands at `offset` is left out.
+    pub fn refuses(&self, term: u64, offset: u64) -> bool {
+        term < self.term && offset > self.after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn eviction(term: u64, back: bool, at: u64) -> Standing {
+        let of = Ballot { epoch: 1, proposal: 1 };
+        let at = Timestamp::from_millis(at);
+        Standing([("d".to_owned(), Eviction { term, back, of, at, by: String::new(), reason: String::new() })].into())
+    }
+
+    #[test]
+    fn standings_join_to_the_same_in_any_order() {
+        let all = [eviction(1, false, 5), eviction(1, false, 9), eviction(1, true, 2), eviction(2, false, 1)];
+        for one in &all {
+            for other in &all {
+                let (mut left, mut right) = (one.clone(), other.clone());
+                left.join(other);
+                right.join(one);
+                assert_eq!(left, right);
+                assert!(!left.join(one) && !left.join(other));
+            }
+        }
+        let mut joined = eviction(1, false, 5);
+        assert!(joined.is_out("d") && joined.join(&eviction(1, true, 2)) && !joined.is_out("d"));
+        assert!(joined.join(&eviction(2, false, 1)) && joined.is_out("d"));
+        assert_eq!((joined.term("d"), joined.term("a"), joined.out().collect::<Vec<_>>()), (2, 0, vec!["d"]));
+    }
+
+    #[test]
+    fn what_had_come_is_told_by_life_and_what_is_left_out_by_term() {
+        let place = |life, sequence| Position { incarnation: Incarnation(life), sequence };
+        let taken = Taken {
+            term: 2,
+            after: 100,
+            marks: vec![(Incarnation(1), 10), (Incarnation(2), 20)],
+            holes: vec![place(2, 15)],
+        };
+        let covered = [place(1, 10), place(2, 16), place(1, 11), place(2, 15), place(3, 1)].map(|at| taken.covers(&at));
+        assert_eq!(covered, [true, true, false, false, false]);
+        assert!(taken.refuses(1, 101) && !taken.refuses(1, 100) && !taken.refuses(2, 101));
+    }
+}
