@@ -53,7 +53,13 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
     }
     sleep(Duration::from_secs(3)).await;
     if early {
+        // What it wrote before may come last of all.
+        let late = chance.hits(0.5);
+        hold_back(cluster, away, late).await;
         cluster.net.heal();
+        cluster.settle_documents().await;
+        hold_back(cluster, away, false).await;
+        sleep(Duration::from_secs(3)).await;
         cluster.settle_documents().await;
         take_back(cluster, others[0], REGIONS[away]).await;
     }
@@ -84,6 +90,14 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
     }
     cluster.check_agents();
     cluster.trace.note(&format!("{} violations", cluster.violations.len()));
+}
+
+/// The region's links stand still, or go on.
+async fn hold_back(cluster: &Cluster, index: usize, still: bool) {
+    let Some(agent) = cluster.agent(index).cloned() else { return };
+    for peer in REGIONS.into_iter().filter(|peer| *peer != REGIONS[index]) {
+        let _ = agent.pause(peer, still).await;
+    }
 }
 
 /// The others leave a region as it is, and their documents do without it.
