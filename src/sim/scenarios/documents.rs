@@ -120,14 +120,14 @@ pub async fn evicted_and_back(cluster: &mut Cluster, seed: u64) {
     wait(3_000).await;
     // Done by c, tried again elsewhere.
     cluster.ask(1, kept[3]);
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         cluster.crash(2);
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         cluster.pass(2 * later::horizon(cluster));
         later::await_forgotten_by(cluster, &[0, 1]).await;
     }
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         cluster.up(2).await;
     }
     cluster.cut("c", &["a", "b"], false);
