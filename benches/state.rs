@@ -251,8 +251,8 @@ fn durable(criterion: &mut Criterion) {
         std::thread::spawn(move || handle.block_on(writer.run()));
         let rows = LocalRows::open(directory.path()).expect("rows");
         let parts = Parts {
-            home: "a".to_owned(),
-            regions: hubweave::core::region::Members { regions: vec!["a".to_owned()], min_active: 1 },
+            home: "r".to_owned(),
+            regions: hubweave::core::region::Members { regions: vec!["r".to_owned()], min_active: 1 },
             schemas: Schemas::from([("profile".to_owned(), schema())]),
             hub: Arc::new(hub.clone()),
             shelves: Shelves {
