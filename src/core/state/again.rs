@@ -90,9 +90,12 @@ impl Document {
         let mut bases = Vec::new();
         for ((slot, replica), tally) in &self.tallies {
             let old = delta.bases.iter().find(|(of, by, _)| of == slot && by == replica).map(|(_, _, base)| *base);
-            // A count that was forgotten and begun anew is another one: what was deleted of it is not here.
-            let old =
-                old.filter(|base| tally.number >= base.number && tally.plus >= base.plus && tally.minus >= base.minus);
+            let old = old.and_then(|base| match tally.number <= base.number {
+                // All of it was seen; what the old replica added after it is done again, and deleted with that.
+                true => Some(*tally),
+                // A count that was forgotten and begun anew is another one: what was deleted of it is not here.
+                false => Some(base).filter(|base| tally.plus >= base.plus && tally.minus >= base.minus),
+            });
             let done_again = moved.iter().filter(|(old, new)| new.replica == *replica && saw(old)).map(|(_, new)| new);
             let done_again = done_again.map(|dot| dot.number).max().filter(|last| tally.number <= *last);
             let base = old.or(done_again.map(|_| *tally));
