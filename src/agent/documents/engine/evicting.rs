@@ -135,6 +135,11 @@ impl Engine {
         for region in &self.members.regions {
             let is_out = self.kept.standing.is_out(region);
             self.metrics.state.evicted.with_label_values(&[region]).set(f64::from(u8::from(is_out)));
+            // 0 from the start, so that a rise is seen.
+            self.metrics.state.left_out.with_label_values(&[region]);
+        }
+        for outcome in ["again", "known", "lost"] {
+            self.metrics.state.redone.with_label_values(&[outcome]);
         }
     }
 
