@@ -56,11 +56,12 @@ pub async fn evict(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
         let why = format!("by and reason: together at most {WORDS_MAX} bytes");
         return answer::error(StatusCode::BAD_REQUEST, &why);
     }
-    if let Err(error) = admin.agent.may_evict(&asked.region) {
-        return refused(&error);
+    let agent = &admin.agent;
+    if !asked.dry_run {
+        return shown(agent.evict(&asked.region, &asked.by, &asked.reason).await);
     }
-    shown(match asked.dry_run {
-        true => admin.agent.evicted().await,
-        false => admin.agent.evict(&asked.region, &asked.by, &asked.reason).await,
-    })
+    match agent.may_evict(&asked.region) {
+        Ok(()) => shown(agent.evicted().await),
+        Err(error) => refused(&error),
+    }
 }

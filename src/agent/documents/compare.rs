@@ -285,8 +285,8 @@ pub async fn meet(home: &dyn Home, remote: &dyn RemoteDocuments, name: &str, pee
     let question = Question::Standing { of: name.to_owned(), standing: ours.standing };
     let theirs = match remote.ask(question).await {
         Ok(Answer::Standing(theirs)) => theirs,
-        Err(Failure::Unanswered(why)) => return Err(why),
-        Ok(_) | Err(_) => Met { takes_part: true, ..Met::default() },
+        Ok(_) | Err(Failure::Refused(_)) => Met { takes_part: true, ..Met::default() },
+        Err(failure) => return Err(failure.to_string()),
     };
     let ours = home.meet(Some((peer.to_owned(), theirs.clone()))).await.map_err(|error| error.to_string())?;
     Ok(Meeting { ours, theirs })

@@ -72,10 +72,9 @@ impl Standing {
     }
 }
 
-/// What a region had of an evicted one when it learned of the eviction.
+/// What a region had of an evicted one when it learned of an eviction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
-    pub term: u64,
+pub struct Had {
     /// In the log of the region that notes this: what stands after it and was written in an earlier term is not merged.
     pub after: u64,
     /// How far it had each life of the evicted region, and what of that it had not.
@@ -83,16 +82,31 @@ pub struct Taken {
     pub holes: Vec<Position>,
 }
 
+/// The same for each eviction of a region, by term. What it wrote is judged by the first eviction that followed: what was left
+/// out then had come by the next one, and was merged by neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken(pub BTreeMap<u64, Had>);
+
 impl Taken {
-    /// Whether an event of the evicted region had come.
-    pub fn covers(&self, event: &Position) -> bool {
+    /// Of the last eviction; 0 where there was none.
+    pub fn term(&self) -> u64 {
+        self.0.last_key_value().map_or(0, |(term, _)| *term)
+    }
+
+    /// What there was at the first eviction after something was written in `term`.
+    fn then(&self, term: u64) -> Option<&Had> {
+        self.0.range(term + 1..).next().map(|(_, had)| had)
+    }
+
+    /// Whether an event that the evicted region wrote in `term` had come.
+    pub fn covers(&self, term: u64, event: &Position) -> bool {
         let reaches = |(life, sequence): &(Incarnation, u64)| *life == event.incarnation && *sequence >= event.sequence;
-        self.marks.iter().any(reaches) && !self.holes.contains(event)
+        self.then(term).is_some_and(|had| had.marks.iter().any(reaches) && !had.holes.contains(event))
     }
 
     /// Whether what was written in `term` and stands at `offset` is left out.
     pub fn refuses(&self, term: u64, offset: u64) -> bool {
-        term < self.term && offset > self.after
+        self.then(term).is_some_and(|had| offset > had.after)
     }
 }
 
@@ -127,14 +141,17 @@ mod tests {
     #[test]
     fn what_had_come_is_told_by_life_and_what_is_left_out_by_term() {
         let place = |life, sequence| Position { incarnation: Incarnation(life), sequence };
-        let taken = Taken {
-            term: 2,
-            after: 100,
-            marks: vec![(Incarnation(1), 10), (Incarnation(2), 20)],
-            holes: vec![place(2, 15)],
-        };
-        let covered = [place(1, 10), place(2, 16), place(1, 11), place(2, 15), place(3, 1)].map(|at| taken.covers(&at));
-        assert_eq!(covered, [true, true, false, false, false]);
+        let first =
+            Had { after: 100, marks: vec![(Incarnation(1), 10), (Incarnation(2), 20)], holes: vec![place(2, 15)] };
+        let second = Had { after: 200, marks: vec![(Incarnation(1), 10), (Incarnation(2), 40)], holes: Vec::new() };
+        let mut taken = Taken([(2, first)].into());
+        let events = [place(1, 10), place(2, 16), place(1, 11), place(2, 15), place(3, 1)];
+        assert_eq!(events.map(|at| taken.covers(1, &at)), [true, true, false, false, false]);
         assert!(taken.refuses(1, 101) && !taken.refuses(1, 100) && !taken.refuses(2, 101));
+        // What the first eviction left out had come by the second, and is left out all the same.
+        taken.0.insert(3, second);
+        assert!(!taken.covers(1, &place(2, 30)) && taken.covers(2, &place(2, 30)) && !taken.covers(3, &place(2, 30)));
+        assert!(taken.refuses(1, 150) && !taken.refuses(2, 150) && taken.refuses(2, 201) && !taken.refuses(3, 201));
+        assert_eq!((taken.term(), Taken::default().term(), Taken::default().refuses(0, 9)), (3, 0, false));
     }
 }

@@ -138,6 +138,14 @@ pub async fn evicted_and_back(cluster: &mut Cluster, seed: u64) {
         wait(1_000).await;
         cluster.up(2).await;
     }
+    if seed % 5 == 4 {
+        // Once more, before it has done everything again.
+        wait(250 * (seed % 40)).await;
+        if let Some(agent) = cluster.agent(1).cloned() {
+            let again = agent.evict("c", "a simulated operator", "").await;
+            cluster.trace.note(&format!("evicted again: {again:?}"));
+        }
+    }
     cluster.settle_documents().await;
     later::take_back(cluster, 0, "c").await;
     kept.push(cluster.request(2, KEPT, "", true));

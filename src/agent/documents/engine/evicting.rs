@@ -27,7 +27,7 @@ use crate::{
             Dot, Key, Replica,
             again::Past,
             delta::Delta,
-            standing::{Eviction, Standing, Taken},
+            standing::{Eviction, Had, Standing, Taken},
         },
     },
     marks::{self, Mark},
@@ -91,7 +91,7 @@ pub struct Redoing {
 impl Engine {
     /// The eviction after which this region began anew.
     fn term(&self) -> u64 {
-        self.kept.taken.get(&self.home).map_or(0, |taken| taken.term)
+        self.kept.taken.get(&self.home).map_or(0, Taken::term)
     }
 
     pub(super) fn of_delta(&self, key: &Key, delta: &Delta) -> Draft {
@@ -151,9 +151,8 @@ impl Engine {
     }
 
     /// What this region has of another one as it evicts it.
-    fn taken(&self, region: &str, term: u64) -> Taken {
-        read_state(&*self.hub, |state| Taken {
-            term,
+    fn had(&self, region: &str) -> Had {
+        read_state(&*self.hub, |state| Had {
             after: state.head.offset,
             marks: state.high_waters.get(region).cloned().unwrap_or_default(),
             holes: state.holes.get(region).cloned().unwrap_or_default(),
@@ -162,11 +161,15 @@ impl Engine {
 
     async fn join(&mut self, shelf: &Shelf, theirs: &Standing) -> Result<(), Broken> {
         let mut kept = self.kept.clone();
-        if !kept.standing.join(theirs) {
+        // Of regions that the file has not nothing is asked, and nothing kept.
+        let known = theirs.0.iter().filter(|(region, _)| self.members.contains(region));
+        let known = known.map(|(region, eviction)| (region.clone(), eviction.clone()));
+        if !kept.standing.join(&Standing(known.collect())) {
             return Ok(());
         }
         for (region, eviction) in kept.standing.0.iter().filter(|(region, _)| **region != self.home) {
-            if kept.taken.get(region).is_none_or(|taken| taken.term < eviction.term) {
+            let taken = kept.taken.entry(region.clone()).or_default();
+            if taken.term() < eviction.term {
                 tracing::warn!(
                     region,
                     term = eviction.term,
@@ -174,7 +177,7 @@ impl Engine {
                     reason = eviction.reason,
                     "a region is evicted: deletes are forgotten without it, and what it wrote before is not merged"
                 );
-                kept.taken.insert(region.clone(), self.taken(region, eviction.term));
+                taken.0.insert(eviction.term, self.had(region));
             }
         }
         self.keep(shelf, kept).await
@@ -203,7 +206,7 @@ impl Engine {
     pub(super) async fn meet(&mut self, shelf: &Shelf, met: Option<(String, Met)>) -> Result<Met, Broken> {
         let Some((peer, met)) = met else { return Ok(self.met()) };
         self.join(shelf, &met.standing).await?;
-        if let Some(taken) = met.taken.filter(|taken| taken.term == self.term()) {
+        if let Some(taken) = met.taken.filter(|taken| taken.term() == self.term()) {
             self.told.insert(peer.clone(), taken);
         }
         let theirs = met.standing.0.get(&self.home);
@@ -263,15 +266,19 @@ impl Engine {
         let term = self.kept.standing.term(&self.home);
         let (_, decided, state) = self.decided();
         let mut kept = self.kept.clone();
+        let own = |kept: &mut Kept, after| {
+            let taken = kept.taken.entry(self.home.clone()).or_default();
+            taken.0.insert(term, Had { after, ..Had::default() });
+        };
         if decided != State::Active && state == State::Active && self.step().is_none() {
             // Two sides that could not talk evicted each other: the one that serves keeps what it has.
             tracing::warn!(term, "this region was evicted and serves all the same: it keeps its documents");
-            kept.taken.insert(self.home.clone(), Taken { term, after: u64::MAX, ..Taken::default() });
+            own(&mut kept, u64::MAX);
             kept.standing.0.get_mut(&self.home).into_iter().for_each(|eviction| eviction.back = true);
             return self.keep(shelf, kept).await;
         }
         let until = self.cursor;
-        kept.taken.insert(self.home.clone(), Taken { term, after: until, ..Taken::default() });
+        own(&mut kept, until);
         kept.coming = Some(Coming { until, step: Step::GivesUp });
         self.keep(shelf, kept.clone()).await?;
         let documents = if planted::is(Bug::EvictedKeeps) { 0 } else { shelf.discard().await? };
@@ -333,7 +340,7 @@ impl Engine {
             let offset = record.header.offset;
             let Event::Delta(key, delta, term) = events::read(record, &self.shared.schemas) else { continue };
             if term < self.term() && offset <= coming.until {
-                drafts.extend(self.redo_one(shelf, &mut redoing, offset, key, &delta).await?);
+                drafts.extend(self.redo_one(shelf, &mut redoing, (term, offset), key, &delta).await?);
             }
         }
         if !drafts.is_empty() && !self.publish_surely(drafts, stop).await? {
@@ -362,14 +369,13 @@ impl Engine {
         &mut self,
         shelf: &mut Shelf,
         redoing: &mut Redoing,
-        offset: u64,
+        (term, offset): (u64, u64),
         key: Key,
         delta: &Delta,
     ) -> Result<Option<Draft>, Broken> {
         let counts = redoing.past.counts(&key, delta);
         let event = redoing.lives.at(offset).map(|incarnation| Position { incarnation, sequence: offset });
-        let had = event.is_none_or(|event| self.told.values().any(|taken| taken.covers(&event)));
-        if had {
+        if event.is_some_and(|event| self.told.values().any(|taken| taken.covers(term, &event))) {
             return Ok(None);
         }
         shelf.load([&key]).await?;
@@ -383,13 +389,14 @@ impl Engine {
             count("known");
             return Ok(None);
         }
-        let Some(counts) = counts else {
+        // Of a life that is forgotten nobody can say whether he had it.
+        let Some(counts) = counts.filter(|_| event.is_some()) else {
             tracing::error!(
                 document = %key,
                 offset,
                 written = delta.at.to_rfc3339(),
-                "a request of before the eviction cannot be done again: what its counts stand on is not in the log any more; \
-                 `hubweave explain` shows the event at this offset"
+                "a request of before the eviction cannot be done again: what it stands on is not in the log any more; the event \
+                 is at this offset"
             );
             redoing.lost += 1;
             count("lost");
