@@ -42,7 +42,7 @@ pub async fn evict(context: &Context, evict: Evict) -> Result<(), Error> {
     for listener in context.admins().into_iter().filter(|listener| listener.region != region) {
         match context.http.json::<Value>(&listener, Call::post("/v1/evictions", &body).timeout(TIMEOUT)).await {
             Ok(mut answer) => {
-                answer["by"] = json!(listener.region);
+                answer["noted_by"] = json!(listener.region);
                 return context.print(&answer, || match dry_run {
                     true => {
                         format!("{} can evict {region}; nothing was changed.\n{}", listener.region, meaning(&region))

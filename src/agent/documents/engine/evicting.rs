@@ -416,3 +416,41 @@ impl Engine {
         Ok(again.map(|delta| self.of_delta(&key, &delta)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        agent::documents::form,
+        core::{key::hex, position::Incarnation, time::Timestamp},
+        ports::documents::{self, Question},
+    };
+
+    #[test]
+    fn what_is_noted_and_asked_of_evictions_keeps_its_form() {
+        let eviction = Eviction {
+            term: 2,
+            back: false,
+            of: Ballot { epoch: 3, proposal: 5 },
+            at: Timestamp(1_700_000_000_000_000_000),
+            by: "me".to_owned(),
+            reason: "gone".to_owned(),
+        };
+        let standing = Standing([("d".to_owned(), eviction)].into());
+        let place = Position { incarnation: Incarnation(7), sequence: 8 };
+        let had = Had { after: 9, marks: vec![(Incarnation(7), 10)], holes: vec![place] };
+        let taken = Taken([(2, had)].into());
+        let kept = Kept {
+            standing: standing.clone(),
+            taken: [("d".to_owned(), taken)].into(),
+            coming: Some(Coming { until: 11, step: Step::Fetches }),
+        };
+        let question = Question::Standing { of: "a".to_owned(), standing };
+        let fixture = include_str!("../../../../tests/fixtures/state/version-1.txt");
+        let lines: BTreeMap<&str, &str> = fixture.lines().filter_map(|line| line.split_once(' ')).collect();
+        assert_eq!(lines.get("evictions"), Some(&hex(&form::encode(&kept)).as_str()));
+        assert_eq!(lines.get("question"), Some(&hex(&documents::encode(&question)).as_str()));
+        assert_eq!(form::decode::<Kept>(&form::encode(&kept)), Ok(kept));
+        assert_eq!(documents::decode(&documents::encode(&question)), Ok(question));
+    }
+}
