@@ -74,22 +74,31 @@ impl Clients {
 
     /// With region, credentials and time-outs at hand.
     pub(super) fn of(shared: &SdkConfig, aws: &Aws, caller: &str, options: &Options) -> Clients {
+        // What the file leaves out keeps what the environment says (`AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`).
         let endpoint = |service| aws.endpoint(service, caller).map(str::to_owned);
         let counted = |service| options.requests.clone().map(|requests| Counted { service, requests });
         let intercepted = |service| counted(service).map(SharedInterceptor::new);
 
         let mut events = eventbridge::config::Builder::from(shared);
-        events.set_endpoint_url(endpoint(Service::Events));
+        if let Some(url) = endpoint(Service::Events) {
+            events.set_endpoint_url(Some(url));
+        }
         events.set_interceptors(intercepted("events"));
         let mut queues = sqs::config::Builder::from(shared);
-        queues.set_endpoint_url(endpoint(Service::Sqs));
+        if let Some(url) = endpoint(Service::Sqs) {
+            queues.set_endpoint_url(Some(url));
+        }
         queues.set_interceptors(intercepted("sqs"));
         let polling = queues.clone().timeout_config(time_outs(options.attempt_timeout + POLL_MAX));
         let mut tables = dynamodb::config::Builder::from(shared);
-        tables.set_endpoint_url(endpoint(Service::Dynamodb));
+        if let Some(url) = endpoint(Service::Dynamodb) {
+            tables.set_endpoint_url(Some(url));
+        }
         tables.set_interceptors(intercepted("dynamodb"));
         let mut objects = s3::config::Builder::from(shared).force_path_style(true);
-        objects.set_endpoint_url(endpoint(Service::S3));
+        if let Some(url) = endpoint(Service::S3) {
+            objects.set_endpoint_url(Some(url));
+        }
         objects.set_interceptors(intercepted(S3));
 
         Clients {
