@@ -319,6 +319,7 @@ fn event(number: u64) -> Draft {
         resources: Vec::new(),
         stamp_stripped: false,
         has_payload: false,
+        trace: None,
     }
 }
 

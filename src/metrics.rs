@@ -3,6 +3,8 @@
 //! A registry belongs to one agent, so that several can run in one process (tests, simulation). Families whose labels
 //! are bounded are there from the start, at 0. Children that the event path touches are looked up once and kept.
 
+use std::{sync::Arc, time::Duration};
+
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -12,11 +14,16 @@ use crate::core::{
     batch::Reason,
     invariant::Invariant,
     link::{Skip, Status},
+    time::Timestamp,
 };
 
+pub mod exemplars;
+pub mod open_metrics;
+pub mod otlp;
 mod regions;
 mod state;
 
+use exemplars::{Exemplar, Exemplars};
 pub use regions::RegionMetrics;
 pub use state::StateMetrics;
 
@@ -25,6 +32,9 @@ const LAG_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0,
     2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0, 900.0,
 ];
+
+/// The family whose buckets have exemplars.
+const LAG: &str = "hubweave_replication_lag_seconds";
 
 /// What crosses links, as the label `stream` says it.
 pub const STREAMS: [&str; 4] = ["events", "state", "objects", "heartbeat"];
@@ -90,6 +100,8 @@ pub struct Metrics {
     pub ledger_rows_read: IntCounter,
     pub state: StateMetrics,
     pub regions: RegionMetrics,
+    pub otlp_pushes: IntCounterVec,
+    exemplars: Arc<Exemplars>,
 }
 
 /// The children of one link.
@@ -130,6 +142,7 @@ pub struct LinkMetrics {
     pub claims_unmarked: IntCounter,
     state: IntGaugeVec,
     dead_lettered: IntCounterVec,
+    exemplars: Arc<Exemplars>,
     peer: String,
 }
 
@@ -235,7 +248,7 @@ impl Metrics {
                 &["peer", "result"],
             )?,
             lag: declare.histograms(
-                "hubweave_replication_lag_seconds",
+                LAG,
                 "From acceptance at home to the durable answer of the peer, by the home region's clock.",
                 LAG_BUCKETS,
                 &["peer", "stream"],
@@ -350,6 +363,12 @@ impl Metrics {
             )?,
             state: StateMetrics::declare(&declare)?,
             regions: RegionMetrics::declare(&declare, peers)?,
+            otlp_pushes: declare.counters(
+                "hubweave_otlp_pushes_total",
+                "Pushes of metrics to a collector: taken, partial (it left some out) or failed.",
+                &["outcome"],
+            )?,
+            exemplars: Arc::default(),
             registry: registry.clone(),
         };
         for state in REGION_STATES {
@@ -366,6 +385,9 @@ impl Metrics {
         }
         for result in LOCAL_ENTRIES {
             metrics.local_entries.with_label_values(&[result]);
+        }
+        for outcome in ["taken", "partial", "failed"] {
+            metrics.otlp_pushes.with_label_values(&[outcome]);
         }
         for result in ["repeat", "conflict"] {
             metrics.deduplicated.with_label_values(&[result]);
@@ -429,10 +451,18 @@ impl Metrics {
             claims_unmarked: self.claims_unmarked.with_label_values(&[peer]),
             state: self.link_state.clone(),
             dead_lettered: self.dead_lettered.clone(),
+            exemplars: self.exemplars.clone(),
             peer: peer.to_owned(),
         };
         link.set_state("active");
         link
+    }
+
+    /// How many events and heartbeats the link to `peer` delivered since the start, and the sum of their lags in seconds.
+    pub fn delivered_so_far(&self, peer: &str) -> (u64, f64) {
+        let of = |stream| self.lag.with_label_values(&[peer, stream]);
+        let prompt = [of(STREAMS[0]), of(STREAMS[3])];
+        (prompt.iter().map(Histogram::get_sample_count).sum(), prompt.iter().map(Histogram::get_sample_sum).sum())
     }
 
     /// Services' events on a managed bus that this agent saw: local ones at the ledger, and arrivals.
@@ -452,6 +482,16 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
         String::from_utf8(out).unwrap_or_default()
     }
+
+    /// The same with exemplars, in OpenMetrics's.
+    pub fn open_metrics(&self) -> String {
+        open_metrics::text(&self.registry.gather(), &self.exemplars)
+    }
+
+    /// The same for an OpenTelemetry collector, in JSON.
+    pub fn otlp(&self, resource: &otlp::Resource, now: Timestamp) -> String {
+        otlp::request(&self.registry.gather(), &self.exemplars, resource, now).to_string()
+    }
 }
 
 impl LinkMetrics {
@@ -465,6 +505,19 @@ impl LinkMetrics {
     pub fn set_state(&self, state: &str) {
         for name in Status::NAMES {
             self.state.with_label_values(&[self.peer.as_str(), name]).set(i64::from(name == state));
+        }
+    }
+
+    /// What a service published is at the peer, `lag` after the home region accepted it; as part of this trace.
+    pub fn observe_lag(&self, has_payload: bool, lag: Duration, trace: Option<String>, at: Timestamp) {
+        let (histogram, stream) = match has_payload {
+            true => (&self.lag_objects, STREAMS[2]),
+            false => (&self.lag_events, STREAMS[0]),
+        };
+        let value = lag.as_secs_f64();
+        histogram.observe(value);
+        if let Some(trace) = trace {
+            self.exemplars.note(&self.peer, stream, Exemplar { trace, value, at });
         }
     }
 
@@ -524,21 +577,4 @@ impl Declare<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bounded_families_are_there_from_the_start() {
-        let text = Metrics::new("a", &["b".to_owned()]).unwrap().text();
-        for line in [
-            r#"hubweave_events_accepted_total{region="a"} 0"#,
-            r#"hubweave_events_forwarded_total{peer="b",result="duplicate",region="a"} 0"#,
-            r#"hubweave_link_state{peer="b",state="active",region="a"} 1"#,
-            r#"hubweave_region_state{state="active",region="a"} 1"#,
-            r#"hubweave_replication_lag_seconds_count{peer="b",stream="heartbeat",region="a"} 0"#,
-            r#"hubweave_dead_letters{peer="b",region="a"} 0"#,
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-    }
-}
+mod tests;

@@ -4,10 +4,10 @@
 Reads: dashboards are what generate.py makes, panels are described and have units, each metric of a query exists, each
 exported metric is shown or listed in debugging.txt, each alert has its section of the runbook and cases for promtool.
 Tries: promtool's checks and tests; a Prometheus that scrapes three live regions under load, where each query must find
-series and no alert may fire; then one agent is stopped, and its alerts must fire and end; and an operation on a document
+series and no alert may fire, traces must show as exemplars, and a collector must get all metrics; then one agent is stopped, and its alerts must fire and end; and an operation on a document
 cannot be done, and its alert must fire.
 
-Needs target/debug/hubweave, and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
+Needs target/debug/hubweave and .venv's Python (`make tools`), and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
 met; `--read` leaves out what needs programs.
 """
 
@@ -29,6 +29,13 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+try:
+    from google.protobuf import json_format
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+except ImportError:
+    json_format = None  # reading needs none of them
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "dashboards"
 RULES = FOLDER / "prometheus"
@@ -46,6 +53,10 @@ SHORTER = [
     (r"for: 30s", "for: 2s"),
     (r"for: 1m", "for: 10s"),  # Prometheus finds its targets after 5
 ]
+
+# Some of the load belongs to this trace: as AWS writes it, and its id as tools for traces show it.
+X_RAY = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+TRACE = "5759e988bd862e3fe1be46a994272793"
 
 # Queries that find nothing in a healthy cluster: (dashboard, panel), why.
 EMPTY = {
@@ -321,6 +332,31 @@ def until(patience, holds):
     return answer
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes pushes as an OpenTelemetry collector does, by the protocol's own messages; keeps the last of each region."""
+
+    pushed = {}
+    wrong = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        try:
+            assert self.path == "/v1/metrics" and self.headers["Content-Type"] == "application/json", self.path
+            request = json_format.Parse(body, ExportMetricsServiceRequest())
+            resource = request.resource_metrics[0].resource
+            names = {attribute.key: attribute.value.string_value for attribute in resource.attributes}
+            self.pushed[names["cloud.region"]] = request.resource_metrics[0].scope_metrics[0].metrics
+        except Exception as error:
+            self.wrong.append(f"{error}: {body[:300]}")
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        pass
+
+
 class AgentOnAws(BaseHTTPRequestHandler):
     """Its `/metrics`."""
 
@@ -342,6 +378,7 @@ class Live:
     def __init__(self, binary, folder):
         self.binary, self.folder = binary, folder
         self.on_aws = ThreadingHTTPServer(("127.0.0.1", 0), AgentOnAws)
+        self.collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
         ports = free_ports(2 * len(REGIONS) + 1)
         self.api, self.admin = dict(zip(REGIONS, ports)), dict(zip(REGIONS, ports[3:]))
         self.prometheus = f"http://127.0.0.1:{ports[-1]}"
@@ -350,7 +387,8 @@ class Live:
         for at, name in enumerate(REGIONS, 1):
             text = text.replace(f":740{at}", f":{self.api[name]}").replace(f":750{at}", f":{self.admin[name]}")
         self.file = folder / "topology.toml"
-        self.file.write_text(text)
+        pushes = f'[otlp]\nendpoint = "http://127.0.0.1:{self.collector.server_port}"\ninterval = "1s"\n'
+        self.file.write_text(f"{text}\n{pushes}")
         for name in ("prometheus.yml", "recording.yml", "alerts.yml"):
             text = (RULES / name).read_text()
             for long, short in SHORTER:
@@ -362,7 +400,8 @@ class Live:
             (folder / name).write_text(text)
 
     def __enter__(self):
-        threading.Thread(target=self.on_aws.serve_forever, daemon=True).start()
+        for server in (self.on_aws, self.collector):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             self.start("up", [self.binary, "up", "--config", self.file])
             for name in REGIONS:
@@ -375,6 +414,7 @@ class Live:
                     "prometheus",
                     "--config.file=prometheus.yml",
                     "--storage.tsdb.path=series",
+                    "--enable-feature=exemplar-storage",
                     f"--web.listen-address={listen}",
                     "--log.level=warn",
                 ],
@@ -387,7 +427,8 @@ class Live:
         return self
 
     def __exit__(self, *_):
-        self.on_aws.shutdown()
+        for server in (self.on_aws, self.collector):
+            server.shutdown()
         for process in reversed(self.started):
             process.terminate()
         for process in self.started:
@@ -448,7 +489,8 @@ class Live:
         entry = {"Source": "shop", "DetailType": "Order", "Detail": json.dumps({"idempotencyKey": f"{name}-{number}"})}
         other = {**entry, "Detail": json.dumps({"idempotencyKey": f"{name}-{number}", "other": 1})}
         empty = {**entry, "Source": ""}
-        self.publish(name, entry, other, empty)
+        traced = {**entry, "Detail": json.dumps({"idempotencyKey": f"traced-{name}-{number}"}), "TraceHeader": X_RAY}
+        self.publish(name, entry, other, empty, traced)
         try:
             get(f"http://127.0.0.1:{self.api[name]}/payloads/nothing-here-{number}")
         except urllib.error.HTTPError:
@@ -541,6 +583,10 @@ def check_live(checks, binary, found, known):
         checks.done(f"{count} queries, {series} series, {len(EMPTY)} panels that are empty for a reason", before)
 
         before = len(checks.wrong)
+        check_traces_and_pushes(checks, live, exports)
+        checks.done("traces show in Prometheus, and a collector takes all that is exported", before)
+
+        before = len(checks.wrong)
         fired = live.ask(
             'count by (alertname, region, instance) (count_over_time(ALERTS{alertstate="firing"}[10m]))', True
         )
@@ -557,6 +603,27 @@ def check_live(checks, binary, found, known):
         before = len(checks.wrong)
         ask_what_cannot_be(checks, live)
         checks.done("an operation on a document that cannot be done: its alert fires", before)
+
+
+def check_traces_and_pushes(checks, live, exports):
+    expr = f'hubweave_replication_lag_seconds_bucket{{region="{REGIONS[0]}", stream="events"}}'
+    now = time.time()
+    found = json.loads(get(f"{live.prometheus}/api/v1/query_exemplars", query=expr, start=now - 120, end=now))["data"]
+    traces = {exemplar["labels"].get("trace_id") for series in found for exemplar in series["exemplars"]}
+    checks.that(traces == {TRACE}, f"Prometheus has the trace of an event as an exemplar: {traces}")
+    checks.that(not Collector.wrong, f"what is pushed is OTLP: {Collector.wrong[:1]}")
+    checks.that(set(Collector.pushed) == set(REGIONS), f"each region pushes: {sorted(Collector.pushed)}")
+    families = set(re.findall(r"^# TYPE (\S+)", exports, re.MULTILINE))
+    pushed = {metric.name: metric for metric in Collector.pushed.get(REGIONS[0], [])}
+    missing = families - set(pushed)
+    checks.that(not missing, f"all that /metrics has is pushed: {sorted(missing)}")
+    lag = pushed["hubweave_replication_lag_seconds"].histogram
+    cumulative = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    checks.that(lag.aggregation_temporality == cumulative, "histograms are cumulative")
+    for point in lag.data_points:
+        whole = point.count == sum(point.bucket_counts) and len(point.bucket_counts) == len(point.explicit_bounds) + 1
+        checks.that(whole, f"the buckets of a histogram add up: {point}")
+    checks.that(any(point.exemplars for point in lag.data_points), "a push has exemplars")
 
 
 def stop_an_agent(checks, live):
@@ -606,9 +673,10 @@ def main():
     checks.done(f"{len(found)} dashboards, {panels} panels, {alerts} alerts, {len(known[0])} metrics", 0)
     if not arguments.read:
         installed = checks.that(install(), "prometheus and promtool are there: apt-get install prometheus")
+        checks.that(json_format, "OpenTelemetry's messages are there: make tools, then .venv/bin/python tests/dashboards.py")
         built = checks.that(arguments.binary.exists(), f"{arguments.binary} is there: cargo build")
         promtool = start_promtool() if installed else []
-        if installed and built:
+        if installed and built and json_format:
             check_live(checks, arguments.binary, found, known)
         end_promtool(checks, promtool)
     print(f"{len(checks.wrong)} not met" if checks.wrong else "dashboards and rules: all met", flush=True)

@@ -43,7 +43,7 @@ STAGES = [
     ("planted bugs", simulate("--plant", "all", "--seeds", "0..600"), 900, False),
     ("end to end", ["cargo", "test", "--test", "e2e", "--", f"--test-threads={E2E_THREADS}"], 900, True),
     # With the build that the tests have made.
-    ("dashboards", [sys.executable, "tests/dashboards.py"], 300, False),
+    ("dashboards", [".venv/bin/python", "tests/dashboards.py"], 300, False),
 ]
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")

@@ -93,7 +93,7 @@ LINK_DETAIL = dashboard(
             "s",
             "Quantiles of the lag of events and heartbeats; the line is the objective.",
             *(
-                query(quantile(q, "region, peer"), name)
+                query(quantile(q, "region, peer"), name, exemplars=name == "p99")
                 for q, name in [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9")]
             ),
             thresholds=OBJECTIVE,
@@ -103,7 +103,7 @@ LINK_DETAIL = dashboard(
             "Lag by stream, p99",
             "s",
             "Events, events with payloads (objects), heartbeats. With payloads as long as they take.",
-            query(quantile(0.99, "stream", 'stream=~".+"'), "{{stream}}"),
+            query(quantile(0.99, "stream", 'stream=~".+"'), "{{stream}}", exemplars=True),
             thresholds=OBJECTIVE,
             custom=DRAWN,
         ),
@@ -116,6 +116,7 @@ LINK_DETAIL = dashboard(
                 f"sum by (le) (rate(hubweave_replication_lag_seconds_bucket{{@link, {PROMPT}}}{RATE}))",
                 "{{le}}",
                 heatmap=True,
+                exemplars=True,
             ),
         ),
         row("Deliveries"),

@@ -101,7 +101,7 @@ OBJECTS = dashboard(
             "Lag of events with payloads, p99",
             "s",
             "From acceptance to the peer's answer, with the payload's way in it.",
-            query(quantile(0.99, which='stream="objects"'), LINK),
+            query(quantile(0.99, which='stream="objects"'), LINK, exemplars=True),
             thresholds=OBJECTIVE,
             custom=DRAWN,
         ),

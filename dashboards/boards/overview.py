@@ -208,7 +208,7 @@ OVERVIEW = dashboard(
             "Lag, p99",
             "s",
             "99th percentile of the lag of events and heartbeats. The line is the objective.",
-            query(quantile(0.99), LINK),
+            query(quantile(0.99), LINK, exemplars=True),
             thresholds=OBJECTIVE,
             custom=DRAWN,
             w=12,

@@ -18,13 +18,16 @@ OBJECTIVES = "5,0.1,0.25,0.5,1,2.5,10,15,30,60,120,300"
 WITHIN = 'le=~"$objective(\\\\.0)?"'
 
 
-def query(expr, legend="", instant=False, table=False, ref=None, heatmap=False):
+def query(expr, legend="", instant=False, table=False, ref=None, heatmap=False, exemplars=False):
+    """`exemplars` marks the traces of single events, where events have traces and Prometheus keeps exemplars."""
     for token, matcher in MATCHERS.items():
         expr = expr.replace(token, matcher)
     form = "table" if table else "heatmap" if heatmap else "time_series"
     target = {"datasource": DATASOURCE, "expr": expr, "format": form, "refId": ref}
     if legend:
         target["legendFormat"] = legend
+    if exemplars:
+        target["exemplar"] = True
     target.update({"instant": True, "range": False} if instant or table else {"instant": False, "range": True})
     return target
 

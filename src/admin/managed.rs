@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `GET /` | a status page for people, no token; it asks for one |
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
+//! | `GET /v1/watch` | all that the page shows, each second |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
 //! | `GET /v1/keys`, `POST /v1/keys` | the ledger's rows, all or some, for `verify` |
@@ -20,28 +21,33 @@ use axum::{
     Extension, Router,
     body::Bytes,
     extract::{Path, Query, Request, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
+    authorized,
     control::{self, parse},
-    documents, drills, probe, unauthorized, with_fallbacks,
+    documents, drills, probe,
+    watch::{History, Watched, watch},
+    with_fallbacks,
 };
 use crate::{
     agent::managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
-    api::{answer, listener::Connection, shows},
+    api::{answer, listener::Connection},
     config::Auth,
     faults::{Direction, Order},
+    metrics::Metrics,
 };
 
 /// What the handlers share.
 pub struct ManagedAdmin {
     pub agent: Arc<Managed>,
     pub auth: Auth,
+    pub history: Arc<History>,
 }
 
 type Shared = State<Arc<ManagedAdmin>>;
@@ -62,6 +68,7 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
+        .route("/v1/watch", get(watch::<ManagedAdmin>))
         .route("/v1/explain", get(explain))
         .route("/v1/keys", get(keys).post(found_keys))
         .route("/v1/documents", get(documents::list))
@@ -93,9 +100,20 @@ fn probes() -> Router<Arc<ManagedAdmin>> {
 }
 
 async fn authorize(State(admin): Shared, request: Request, next: Next) -> Response {
-    match shows(request.headers(), admin.auth.admin_token.as_ref()) {
-        true => next.run(request).await,
-        false => unauthorized(),
+    authorized(&admin.auth, request, next).await
+}
+
+impl Watched for ManagedAdmin {
+    fn look(&self) -> Value {
+        json!({ "status": self.agent.status(), "regions": null, "faults": self.agent.faults.list() })
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.agent.metrics
+    }
+
+    fn history(&self) -> &Arc<History> {
+        &self.history
     }
 }
 
@@ -135,9 +153,9 @@ async fn health(State(admin): Shared) -> Response {
     probe::health(&status.region, status.state, unhealthy, &lag)
 }
 
-async fn metrics(State(admin): Shared) -> Response {
+async fn metrics(State(admin): Shared, headers: HeaderMap) -> Response {
     admin.agent.refresh_gauges();
-    probe::metrics(admin.agent.metrics.text())
+    probe::metrics(&admin.agent.metrics, &headers)
 }
 
 async fn status(State(admin): Shared) -> Response {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /` | a status page for people, no token; it asks for one |
 //! | `GET /livez`, `/readyz`, `/region/health` | probes, no token |
+//! | `GET /v1/watch` | all that the page shows, each second |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/keys`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `POST /v1/objects/stat`, `GET /v1/objects` | objects, for `verify` |
 //! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
@@ -26,26 +27,30 @@ mod objects;
 mod probe;
 mod read;
 mod regions;
+pub mod watch;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
     routing::{get, post},
 };
 use futures::future::BoxFuture;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
     agent::{self, Agent},
     api::{answer, shows},
     config::{Auth, Config},
+    metrics::Metrics,
     ports::{backup::Backup, store::Store},
 };
+use watch::{History, Watched};
 
 /// Reads the topology file again.
 pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<Config, String>> + Send + Sync>;
@@ -62,6 +67,7 @@ pub struct Admin {
     long: Semaphore,
     /// Failovers under way, which go on when nobody waits for them.
     failovers: Arc<Semaphore>,
+    history: Arc<History>,
 }
 
 /// Long answers at a time.
@@ -77,6 +83,7 @@ impl Admin {
             reload,
             long: Semaphore::new(LONG_MAX),
             failovers: Arc::new(Semaphore::new(regions::COMMANDS_MAX)),
+            history: Arc::default(),
         }
     }
 
@@ -95,6 +102,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(read::metrics))
         .route("/v1/status", get(read::status))
+        .route("/v1/watch", get(watch::watch::<Admin>))
         .route("/v1/explain", get(read::explain))
         .route("/v1/keys", get(read::keys))
         .route("/v1/documents", get(documents::list))
@@ -143,11 +151,58 @@ fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
         .fallback(async || answer::error(StatusCode::NOT_FOUND, "no such path"))
 }
 
-async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    if shows(request.headers(), admin.auth.admin_token.as_ref()) {
-        return next.run(request).await;
+impl Watched for Admin {
+    fn look(&self) -> Value {
+        json!({
+            "status": self.agent.status(),
+            "regions": regions::known(&self.agent),
+            "faults": self.agent.faults.list(),
+        })
     }
-    unauthorized()
+
+    fn metrics(&self) -> &Metrics {
+        &self.agent.metrics
+    }
+
+    fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+}
+
+async fn authorize(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    authorized(&admin.auth, request, next).await
+}
+
+/// Whether the request may change something; those that look are told, so that the page offers what can be done.
+#[derive(Clone, Copy)]
+pub(super) struct MayChange(pub bool);
+
+/// Lets a request through whose token allows it.
+async fn authorized(auth: &Auth, mut request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let may_change = shows(headers, auth.admin_token.as_ref());
+    let may_look = may_change || (auth.viewer_token.is_some() && shows(headers, auth.viewer_token.as_ref()));
+    if !may_look {
+        return unauthorized();
+    }
+    if !request.method().is_safe() {
+        if !may_change {
+            return answer::error(StatusCode::FORBIDDEN, "`auth.viewer_token` may look and change nothing");
+        }
+        if is_foreign(headers) {
+            return answer::error(StatusCode::FORBIDDEN, "the page of another site may change nothing here");
+        }
+    }
+    request.extensions_mut().insert(MayChange(may_change));
+    next.run(request).await
+}
+
+/// A browser sends it for a page of somewhere else: a listener on loopback asks for no token, and any page can call it.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return false };
+    let host = |value: &HeaderValue| value.to_str().ok().map(str::to_ascii_lowercase);
+    let of_page = host(origin).and_then(|origin| origin.split_once("://").map(|(_, host)| host.to_owned()));
+    of_page.is_none() || of_page != headers.get(header::HOST).and_then(host)
 }
 
 fn unauthorized() -> Response {

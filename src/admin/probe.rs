@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
 use serde_json::json;
 
-use crate::api::answer;
+use crate::{
+    api::answer,
+    metrics::{Metrics, open_metrics},
+};
 
 pub async fn live() -> Response {
     plain(StatusCode::OK, "ok\n".to_owned())
@@ -47,8 +50,13 @@ pub async fn page() -> Response {
     response
 }
 
-pub fn metrics(text: String) -> Response {
-    answer::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+/// In the format that the scrape prefers: exemplars are in OpenMetrics only.
+pub fn metrics(metrics: &Metrics, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    match open_metrics::is_wanted(accept) {
+        true => answer::with_type(StatusCode::OK, open_metrics::CONTENT_TYPE, metrics.open_metrics().into()),
+        false => answer::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics.text().into()),
+    }
 }
 
 fn plain(status: StatusCode, text: String) -> Response {

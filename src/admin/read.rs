@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
 use serde::Deserialize;
@@ -33,9 +33,9 @@ pub async fn health(State(admin): Shared) -> Response {
     probe::health(&status.region, status.state, unhealthy, &lag)
 }
 
-pub async fn metrics(State(admin): Shared) -> Response {
+pub async fn metrics(State(admin): Shared, headers: HeaderMap) -> Response {
     admin.agent.refresh_gauges();
-    probe::metrics(admin.agent.metrics.text())
+    probe::metrics(&admin.agent.metrics, &headers)
 }
 
 pub async fn status(State(admin): Shared) -> Response {

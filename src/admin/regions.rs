@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Admin, control::parse, refused};
 use crate::{
@@ -39,7 +39,12 @@ pub const WORDS_MAX: usize = 500;
 
 /// `GET /v1/regions`.
 pub async fn regions(State(admin): Shared) -> Response {
-    let regions = &admin.agent.regions;
+    answer::json(StatusCode::OK, &known(&admin.agent))
+}
+
+/// What this region knows of who serves users.
+pub fn known(agent: &Agent) -> Value {
+    let regions = &agent.regions;
     let view = regions.view();
     let log: Vec<_> = view
         .log
@@ -63,15 +68,14 @@ pub async fn regions(State(admin): Shared) -> Response {
     let drills = view.drills.iter().flat_map(|(drill, verdicts)| {
         verdicts.iter().map(move |(verdict, at)| json!({ "drill": drill, "verdict": verdict, "at": at.to_rfc3339() }))
     });
-    let body = json!({
+    json!({
         "region": regions.home,
         "epoch": view.epoch(),
         "regions": regions.shown(),
         "suspects": regions.heard.suspects(),
         "log": log,
         "drills": drills.collect::<Vec<_>>(),
-    });
-    answer::json(StatusCode::OK, &body)
+    })
 }
 
 /// What an operator wants to be done.

@@ -114,6 +114,7 @@ impl Ends {
             key = record.key(),
             source = record.source(),
             sequence = record.header.offset,
+            trace = record.trace_id(),
             reason = reason.as_str(),
             "event goes to the dead letters"
         );

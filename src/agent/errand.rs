@@ -309,14 +309,14 @@ impl Errand {
                     Err(Unready::Missing(what)) => (Reason::PayloadMissing, format!("{what} is not here")),
                     Err(Unready::Never(reason, why)) => (reason, why),
                 };
-                let (peer, key) = (&self.ends.peer_name, record.key());
+                let (peer, key, trace) = (&self.ends.peer_name, record.key(), record.trace_id());
                 // Its own region lost the event: half is better than none.
                 if matches!(kind, Kind::Repair) {
                     marks::hit(Mark::PayloadForwarded);
-                    tracing::warn!(peer, key, why, "an event goes back to its region without its payload");
+                    tracing::warn!(peer, key, trace, why, "an event goes back to its region without its payload");
                     return Ok(Ok(record.without_payload()));
                 }
-                tracing::warn!(peer, key, why, "an event cannot be sent without its payload");
+                tracing::warn!(peer, key, trace, why, "an event cannot be sent without its payload");
                 return Ok(Err(Outcome::Rejected(reason)));
             }
         };

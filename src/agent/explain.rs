@@ -30,6 +30,8 @@ pub struct Entry {
     pub origin: Option<String>,
     /// `home -> peer`.
     pub link: Option<String>,
+    /// The id of the trace that the event belongs to, where it came in.
+    pub trace: Option<String>,
     pub reason: Option<String>,
     #[serde(skip)]
     pub(super) time: Timestamp,
@@ -123,6 +125,7 @@ impl Agent {
             detail_type: Some(record.detail_type().to_owned()),
             origin: record.origin_region().map(str::to_owned),
             link: record.origin_region().map(|origin| format!("{origin} -> {}", self.region)),
+            trace: record.trace_id(),
             reason: header.is_repaired().then(|| "by a repair".to_owned()),
             ..Entry::at(header.accepted)
         }

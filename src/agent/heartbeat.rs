@@ -45,6 +45,7 @@ pub async fn run(
             resources: Vec::new(),
             stamp_stripped: false,
             has_payload: false,
+            trace: None,
         };
         told(None);
         let published = hub.publish(vec![draft]).await;

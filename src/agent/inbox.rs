@@ -188,16 +188,22 @@ impl RegionInbox {
                     None => applied += 1,
                 },
                 Outcome::Duplicate => duplicates += 1,
-                Outcome::Rejected(_) => conflicts += 1,
+                Outcome::Rejected(_) => {
+                    conflicts += 1;
+                    let (key, trace) = (record.key(), record.trace_id());
+                    tracing::warn!(
+                        sender,
+                        key,
+                        trace,
+                        "an event is refused: its key is known here with another payload"
+                    );
+                }
                 Outcome::Retry { .. } => {}
             }
         }
         self.metrics.applied.with_label_values(&[sender]).inc_by(applied);
         self.metrics.suppressed.with_label_values(&[sender, "duplicate"]).inc_by(duplicates);
         self.metrics.suppressed.with_label_values(&[sender, "conflict"]).inc_by(conflicts);
-        if conflicts > 0 {
-            tracing::warn!(sender, conflicts, "events refused: their keys are known here with another payload");
-        }
     }
 }
 

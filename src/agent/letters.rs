@@ -46,6 +46,8 @@ pub struct Shown {
     pub accepted: String,
     pub dead: String,
     pub attempts: u32,
+    /// The id of the trace that the event belongs to, where the event itself was read.
+    pub trace: Option<String>,
 }
 
 impl From<&Letter> for Shown {
@@ -61,6 +63,7 @@ impl From<&Letter> for Shown {
             accepted: letter.accepted.to_rfc3339(),
             dead: letter.dead.to_rfc3339(),
             attempts: letter.attempts,
+            trace: None,
         }
     }
 }
@@ -109,7 +112,9 @@ impl Agent {
             return Ok(None);
         };
         let event = self.hub.letter_event(id).await?;
-        Ok(Some((Shown::from(&letter), event.map(|event| self.envelope(&event)))))
+        let trace = event.as_ref().and_then(Record::trace_id);
+        let shown = Shown { trace, ..Shown::from(&letter) };
+        Ok(Some((shown, event.map(|event| self.envelope(&event)))))
     }
 
     fn select(&self, selection: &Selection) -> Result<Vec<Letter>, errand::Error> {

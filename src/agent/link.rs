@@ -326,20 +326,19 @@ impl LinkTask {
             }
             return;
         }
-        let lag = now.since(record.header.accepted).as_secs_f64();
+        let lag = now.since(record.header.accepted);
         if record.header.is_reserved() {
             if outcome == Outcome::Delivered {
                 let is_state = record.detail_type() == documents::events::DELTA;
-                (if is_state { &metrics.lag_state } else { &metrics.lag_heartbeat }).observe(lag);
+                let histogram = if is_state { &metrics.lag_state } else { &metrics.lag_heartbeat };
+                histogram.observe(lag.as_secs_f64());
             }
             return;
         }
         match outcome {
             Outcome::Delivered => {
                 metrics.delivered.inc();
-                let has_payload = record.header.has_payload();
-                let stream = if has_payload { &metrics.lag_objects } else { &metrics.lag_events };
-                stream.observe(lag);
+                metrics.observe_lag(record.header.has_payload(), lag, record.trace_id(), now);
             }
             Outcome::Duplicate => metrics.duplicate.inc(),
             Outcome::Rejected(_) => metrics.rejected.inc(),

@@ -406,7 +406,7 @@ fn entry(draft: &Draft) -> Entry {
         detail: draft.detail.clone(),
         time: draft.time,
         resources: draft.resources.clone(),
-        trace: None,
+        trace: draft.trace.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `type` becomes the detail-type, `source` and `time` keep their names, `id` is the idempotency key. `data` becomes
 //! `detail` where it is an object, else `{"data": …}`; binary data becomes `{"data_base64": …}`. All other attributes
-//! are kept in `detail.cloudevents`, which replaces a member of that name in `data`: it was copied from an event.
+//! are kept in `detail.cloudevents`, `traceparent` among them, which replaces a member of that name in `data`: it was copied from an event.
 //!
 //! A request is taken or refused as a whole.
 
@@ -18,6 +18,7 @@ use crate::core::{
     ingress::{Ingress, TOO_LARGE},
     json::{self, Json, quote},
     time::Timestamp,
+    trace::is_traceparent,
 };
 
 /// Events that one batch may have.
@@ -302,10 +303,14 @@ impl Attributes {
         let kept = self.list.iter().filter(|(name, _)| !mapped.contains(&name.as_str()));
         let kept: Vec<String> = kept.map(|(name, value)| format!("{}:{value}", quote(name))).collect();
         let detail = json::with_top_level(&data, ATTRIBUTES, &format!("{{{}}}", kept.join(",")));
-        ingress.draft_with_key(Some(&id), &source, &kind, &detail, time, Vec::new()).map_err(|error| {
+        // One that is malformed is an attribute like others: its producer's trace is no reason to lose an event.
+        let trace = self.get("traceparent").and_then(|value| json::pointer_string(value, ""));
+        let trace = trace.filter(|header| is_traceparent(header));
+        let draft = ingress.draft_with_key(Some(&id), &source, &kind, &detail, time, Vec::new()).map_err(|error| {
             let status = if error.code == TOO_LARGE { 413 } else { 400 };
             RequestError { status, message: error.message }
-        })
+        })?;
+        Ok(Draft { trace, ..draft })
     }
 }
 

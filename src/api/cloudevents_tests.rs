@@ -39,7 +39,21 @@ fn a_structured_event_keeps_data_and_attributes_as_written() {
         r#"{"n":1.10,"cloudevents":{"specversion":"1.0","id":"é-1","subject":"42","#,
         r#""priority":7,"sampled":true}}"#
     );
-    assert_eq!(draft.detail, expected);
+    assert_eq!((draft.detail.as_str(), draft.trace), (expected, None));
+}
+
+#[test]
+fn the_attribute_of_a_trace_is_the_events_trace_where_it_is_well_formed() {
+    const PARENT: &str = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01";
+    let event = |parent: &str| {
+        let event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "traceparent": parent});
+        read(JSON, &event.to_string()).unwrap().remove(0)
+    };
+    assert_eq!(event(PARENT).trace.as_deref(), Some(PARENT));
+    assert!(event(PARENT).detail.contains(PARENT), "readers find it among the attributes");
+    assert_eq!(event("someone's own").trace, None);
+    assert!(event("someone's own").detail.contains("someone's own"));
+    assert_eq!(read_binary(None, &[("ce-traceparent", PARENT)], b"").unwrap().trace.as_deref(), Some(PARENT));
 }
 
 #[test]

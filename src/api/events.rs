@@ -31,6 +31,7 @@ use crate::{
     core::{
         event::{EMBEDDED_ACCOUNT, Record},
         journal::{Head, Mark},
+        json,
         pattern::{EventView, Pattern},
         position::{Incarnation, Lives},
     },
@@ -167,6 +168,8 @@ struct Page {
 struct Found {
     offset: u64,
     envelope: String,
+    /// The header of the event's trace.
+    trace: Option<String>,
 }
 
 impl Cursor {
@@ -224,7 +227,11 @@ impl Cursor {
                         self.reader.seek(self.next - 1);
                         return Ok(page);
                     }
-                    page.events.push(Found { offset: record.header.offset, envelope });
+                    page.events.push(Found {
+                        offset: record.header.offset,
+                        envelope,
+                        trace: record.trace().map(str::to_owned),
+                    });
                 }
                 self.next = record.header.offset + 1;
                 if page.events.len() == events_max {
@@ -353,6 +360,10 @@ impl Found {
         out.push_str(",\"envelope\":");
         // As it is: what a producer wrote is not spelled anew.
         out.push_str(&self.envelope);
+        if let Some(trace) = &self.trace {
+            out.push_str(",\"trace\":");
+            out.push_str(&json::quote(trace));
+        }
         out.push('}');
     }
 

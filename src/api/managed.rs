@@ -20,7 +20,7 @@ use axum::{
 use super::{
     Observer,
     answer::{self, read_body},
-    publish::{TARGET, aws_error, aws_json, target},
+    publish::{TARGET, aws_error, aws_json, target, trace_by_request},
     put_events::{self, ResponseEntry},
     shows, state, unauthorized_service,
 };
@@ -110,7 +110,8 @@ impl ManagedApi {
         let (mut drafts, mut refused) = (Vec::with_capacity(parsed.len()), Vec::new());
         for (index, entry) in parsed.into_iter().enumerate() {
             match entry {
-                Ok(draft) => {
+                Ok(mut draft) => {
+                    trace_by_request(&mut draft, headers);
                     if draft.stamp_stripped {
                         self.observer.stamp_stripped();
                     }

@@ -15,7 +15,11 @@ use super::{
     put_events::{self, ResponseEntry},
 };
 use crate::{
-    core::{event::Draft, position::uuid},
+    core::{
+        event::Draft,
+        position::uuid,
+        trace::{self, TRACE_BYTES_MAX},
+    },
     ports::hub::{self, Published},
 };
 
@@ -28,7 +32,7 @@ pub async fn put_events(State(api): State<Arc<Api>>, request: Request) -> Respon
     let (head, body) = request.into_parts();
     let mut response = match target(&head.headers) {
         Some(TARGET) => match read_body(&head.headers, body, api.options.limits.max_request_bytes).await {
-            Ok(body) => api.take_entries(&body).await,
+            Ok(body) => api.take_entries(&head.headers, &body).await,
             Err(error) => aws_error(error.status(), "RequestEntityTooLargeException", &error.to_string()),
         },
         target => {
@@ -70,7 +74,7 @@ pub async fn cloud_events(State(api): State<Arc<Api>>, request: Request) -> Resp
         None => None,
     };
     let headers = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let drafts = match cloudevents::parse(content_type, headers, &body, &api.options.ingress) {
+    let mut drafts = match cloudevents::parse(content_type, headers, &body, &api.options.ingress) {
         Ok(drafts) => drafts,
         Err(error) => {
             api.options.observer.event_refused("CloudEvent");
@@ -78,6 +82,9 @@ pub async fn cloud_events(State(api): State<Arc<Api>>, request: Request) -> Resp
             return answer::json(status, &error.body());
         }
     };
+    for draft in &mut drafts {
+        trace_by_request(draft, &head.headers);
+    }
     // A CloudEvent's id is its key.
     let ids: Vec<String> = drafts.iter().map(|draft| draft.key.clone().unwrap_or_default()).collect();
     match api.publish(drafts).await {
@@ -90,6 +97,19 @@ pub async fn cloud_events(State(api): State<Arc<Api>>, request: Request) -> Resp
     }
 }
 
+/// An event that names no trace of its own belongs to that of its request, as with EventBridge: instrumented clients say it
+/// in a header.
+pub(super) fn trace_by_request(draft: &mut Draft, headers: &HeaderMap) {
+    if draft.trace.is_none() {
+        let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let named = [header("x-amzn-trace-id"), header("traceparent")].into_iter().flatten();
+        draft.trace = named
+            .filter(|trace| trace::id(trace).is_some())
+            .find(|trace| trace.len() <= TRACE_BYTES_MAX)
+            .map(str::to_owned);
+    }
+}
+
 fn outcome(published: Published) -> Outcome {
     match published {
         Published::Accepted(_) => Outcome::Accepted,
@@ -99,7 +119,7 @@ fn outcome(published: Published) -> Outcome {
 }
 
 impl Api {
-    async fn take_entries(&self, body: &[u8]) -> Response {
+    async fn take_entries(&self, headers: &HeaderMap, body: &[u8]) -> Response {
         let parsed = match put_events::parse(body, &self.hub_names, &self.options.ingress) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -112,7 +132,10 @@ impl Api {
         let mut refused = Vec::new();
         for (index, entry) in parsed.into_iter().enumerate() {
             match entry {
-                Ok(draft) => drafts.push(draft),
+                Ok(mut draft) => {
+                    trace_by_request(&mut draft, headers);
+                    drafts.push(draft);
+                }
                 Err(error) => {
                     self.options.observer.event_refused(error.code);
                     refused.push((index, ResponseEntry::from(error)));

@@ -11,6 +11,7 @@ use crate::core::{
     ingress::{EntryError, Ingress, entry_bytes},
     json::{self, Decimal, Json},
     time::Timestamp,
+    trace::TRACE_BYTES_MAX,
 };
 
 /// The content type of requests and answers.
@@ -120,6 +121,7 @@ struct Entry<'a> {
     detail_type: &'a str,
     detail: &'a str,
     event_bus_name: Option<&'a str>,
+    trace: Option<&'a str>,
 }
 
 impl<'a> Entry<'a> {
@@ -147,6 +149,7 @@ impl<'a> Entry<'a> {
             detail_type: text(entry, "DetailType")?.unwrap_or_default(),
             detail: text(entry, "Detail")?.unwrap_or_default(),
             event_bus_name: text(entry, "EventBusName")?,
+            trace: trace(entry)?,
         })
     }
 
@@ -169,7 +172,8 @@ impl<'a> Entry<'a> {
                 None => return Err(EntryError::invalid("Time", "Time is out of range or no time.")),
             },
         };
-        ingress.draft(self.source, self.detail_type, self.detail, time, self.resources)
+        let draft = ingress.draft(self.source, self.detail_type, self.detail, time, self.resources)?;
+        Ok(Draft { trace: self.trace.map(str::to_owned), ..draft })
     }
 }
 
@@ -177,6 +181,17 @@ fn text<'a>(entry: &'a Json<'a>, member: &str) -> Result<Option<&'a str>, Reques
     match entry.get(member) {
         None | Some(Json::Null) => Ok(None),
         Some(value) => value.as_str().map(Some).ok_or_else(|| no_string(member)),
+    }
+}
+
+/// A trace's header, of 1 to 500 characters.
+fn trace<'a>(entry: &'a Json<'a>) -> Result<Option<&'a str>, RequestError> {
+    match text(entry, "TraceHeader")? {
+        Some(header) if header.is_empty() || header.len() > TRACE_BYTES_MAX => {
+            let message = format!("TraceHeader has {} characters; it can have 1 to {TRACE_BYTES_MAX}.", header.len());
+            Err(RequestError::validation(message))
+        }
+        header => Ok(header),
     }
 }
 

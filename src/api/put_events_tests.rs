@@ -36,6 +36,19 @@ fn a_request_of_the_cli_becomes_drafts_in_its_order() {
     assert_eq!((draft.source.as_str(), draft.detail_type.as_str()), ("app", "Order"));
     assert_eq!(draft.time, Some(Timestamp(1_795_400_000_000_000_000)));
     assert_eq!(draft.resources, ["arn:a"]);
+    assert_eq!(draft.trace.as_deref(), Some("Root=1"));
+}
+
+#[test]
+fn a_trace_header_has_1_to_500_characters() {
+    for length in [0, 501] {
+        let entry = json!({"Source": "app", "DetailType": "T", "Detail": "{}", "TraceHeader": "x".repeat(length)});
+        let error = parse_text(&json!({ "Entries": [entry] }).to_string()).unwrap_err();
+        assert_eq!(error.code, "ValidationException");
+        assert!(error.message.contains(&format!("TraceHeader has {length} characters")), "{error}");
+    }
+    assert_eq!(one(json!({"TraceHeader": null})).unwrap().trace, None);
+    assert_eq!(one(json!({"TraceHeader": "x".repeat(500)})).unwrap().trace.unwrap().len(), 500);
 }
 
 #[test]

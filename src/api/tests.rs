@@ -44,6 +44,28 @@ async fn one_request_is_one_publish_and_its_answers_keep_the_order() {
 }
 
 #[tokio::test]
+async fn an_event_without_a_trace_belongs_to_that_of_its_request() {
+    const ROOT: &str = "Root=1-5759e988-bd862e3fe1be46a994272793";
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = start().await;
+    let mut own = entry("{}");
+    own["TraceHeader"] = json!("of its own");
+    let entries = json!({ "Entries": [entry("{}"), own] }).to_string();
+    for header in [format!("x-amzn-trace-id: {ROOT}"), format!("traceparent: {PARENT}"), "traceparent: 1".to_owned()] {
+        let answer = server.call("POST /", &[TARGET, &header], entries.as_bytes()).await;
+        assert_eq!(answer.json()["FailedEntryCount"], 0);
+    }
+    let event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t"}).to_string();
+    let headers = ["content-type: application/cloudevents+json", &format!("traceparent: {PARENT}")];
+    assert_eq!(server.call("POST /v1/events", &headers, event.as_bytes()).await.status, 200);
+    let page = server.get("/v1/events").await.json();
+    let events = page["events"].as_array().unwrap().iter();
+    let traces: Vec<Option<&str>> = events.map(|event| event["trace"].as_str()).collect();
+    let own = Some("of its own");
+    assert_eq!(traces, [Some(ROOT), own, Some(PARENT), own, None, own, Some(PARENT)]);
+}
+
+#[tokio::test]
 async fn put_events_takes_any_content_type_and_signature_and_the_names_of_its_hub() {
     let server = start().await;
     for name in ["default", "eu", "arn:aws:events:eu:000000000000:event-bus/default"] {

@@ -79,7 +79,9 @@ fn row(region: &str, entry: &Value) -> Vec<String> {
     let origin = if origin.is_empty() { origin } else { format!("from {origin}") };
     let link = text("link");
     let link = if link.is_empty() { link } else { format!("link {link}") };
-    let more: Vec<String> = [origin, link, text("reason")].into_iter().filter(|part| !part.is_empty()).collect();
+    let trace = text("trace");
+    let trace = if trace.is_empty() { trace } else { format!("trace {trace}") };
+    let more: Vec<String> = [origin, link, text("reason"), trace].into_iter().filter(|part| !part.is_empty()).collect();
     vec![text("at"), region.to_owned(), text("what"), text("offset"), text("id"), event, more.join(", ")]
 }
 
@@ -102,13 +104,13 @@ mod tests {
 
     #[test]
     fn a_timeline_is_in_order_of_time_whichever_region_speaks() {
-        let late = json!({"what": "applied", "at": "2026-11-23T10:00:01Z", "offset": 7, "origin": "eu"});
+        let late = json!({"what": "applied", "at": "2026-11-23T10:00:01Z", "offset": 7, "origin": "eu", "trace": "5f"});
         let early = json!({"what": "accepted", "at": "2026-11-23T10:00:00Z", "source": "s", "detail_type": "t"});
         let mut rows = vec![row("us", &late), row("eu", &early)];
         rows.sort();
         let text = timeline(&rows);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].contains("accepted") && lines[1].ends_with("s / t"), "{text}");
-        assert!(lines[2].contains("applied") && lines[2].ends_with("from eu"), "{text}");
+        assert!(lines[2].contains("applied") && lines[2].ends_with("from eu, trace 5f"), "{text}");
     }
 }

@@ -5,12 +5,20 @@ use std::{future::Future, sync::Arc};
 use tokio::signal::unix::Signal;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::process::{Counted, Error, STOP_WAIT};
+use super::{
+    process::{Counted, Error, STOP_WAIT},
+    push::{self, push},
+};
 use crate::{
-    admin::managed::{ManagedAdmin, health_router, router},
+    admin::{
+        managed::{ManagedAdmin, health_router, router},
+        watch::keep_history,
+    },
     agent::assemble::aws::{AssembledAws, assemble_aws},
     api::{self, listener, managed::ManagedApi},
     config::{Address, Config, Listener},
+    core::position::uuid,
+    metrics::otlp::Resource,
     ports::documents::Documents,
 };
 
@@ -48,9 +56,21 @@ pub async fn run(
         None => None,
     };
     let (options, limits) = (listener::Options::from(&config.limits), config.limits.clone());
+    let otlp = config.otlp.clone();
     let AssembledAws { agent, publisher, hub_names, ingress, entropy } =
         assemble_aws(config, &region, api_listener.is_some()).await?;
     let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
+    // Several agents of a region count apart, and none of them has a name.
+    let instance = uuid(4, entropy.next_u64(), entropy.next_u64());
+    let counted = agent.clone();
+    let source = push::Source {
+        metrics: agent.metrics.clone(),
+        resource: Resource { region: region.clone(), instance, started: agent.clock.now() },
+        refresh: Box::new(move || counted.refresh_gauges()),
+        clock: agent.clock.clone(),
+        entropy: entropy.clone(),
+    };
+    servers.spawn(push(otlp, source, stop.clone()));
     // Ended after the servers: requests leave marks behind.
     let (unmarked, marking) = (CancellationToken::new(), TaskTracker::new());
     if let (Some(listener), Some(publisher)) = (api_listener, publisher) {
@@ -63,7 +83,8 @@ pub async fn run(
         let router = api::managed::router(api);
         servers.spawn(listener::serve(listener, router, options.clone(), stop.clone()));
     }
-    let admin = Arc::new(ManagedAdmin { agent: agent.clone(), auth });
+    let admin = Arc::new(ManagedAdmin { agent: agent.clone(), auth, history: Arc::default() });
+    servers.spawn(keep_history(admin.clone(), stop.clone()));
     servers.spawn(listener::serve(admin_listener, router(admin.clone()), options.clone(), stop.clone()));
     if let Some(listener) = health_listener {
         servers.spawn(listener::serve(listener, health_router(admin), options, stop.clone()));

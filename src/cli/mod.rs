@@ -32,6 +32,7 @@ mod process;
 #[cfg(feature = "aws")]
 mod provision;
 mod publish;
+mod push;
 mod run;
 mod simulate;
 mod state;

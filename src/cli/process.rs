@@ -7,9 +7,12 @@ use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::topology;
+use super::{
+    push::{self, push},
+    topology,
+};
 use crate::{
-    admin::{self, Admin, Reload},
+    admin::{self, Admin, Reload, watch::keep_history},
     agent::{
         assemble::{self, Assembled, assemble},
         ordered,
@@ -17,7 +20,7 @@ use crate::{
     api::{self, Api, Observer, listener},
     config::{Address, Config, Listener},
     core::ingress::Ingress,
-    metrics::Metrics,
+    metrics::{Metrics, otlp::Resource},
     ports::{documents::Documents, hub::Published},
 };
 
@@ -109,10 +112,20 @@ pub async fn run(
         config.auth.clone(),
         reload_from(path),
     ));
+    servers.spawn(keep_history(admin.clone(), stop.clone()));
     servers.spawn(listener::serve(admin_listener, admin::router(admin.clone()), options.clone(), stop.clone()));
     if let Some(listener) = health_listener {
         servers.spawn(listener::serve(listener, admin::health_router(admin.clone()), options, stop.clone()));
     }
+    let (counted, clock) = (assembled.agent.clone(), assembled.agent.clock.clone());
+    let source = push::Source {
+        metrics: counted.metrics.clone(),
+        resource: Resource { region: region.clone(), instance: region.clone(), started: clock.now() },
+        refresh: Box::new(move || counted.refresh_gauges()),
+        clock,
+        entropy: assembled.entropy.clone(),
+    };
+    servers.spawn(push(config.otlp.clone(), source, stop.clone()));
     tracing::info!(
         region,
         api = api_address.map(|address| address.to_string()),

@@ -13,6 +13,7 @@ mod explain;
 mod interpolate;
 mod link;
 mod options;
+mod otlp;
 mod reader;
 mod region;
 mod retention;
@@ -39,6 +40,7 @@ pub use link::{Link, Mode, Replication};
 pub use options::{
     Auth, ClaimCheck, Cluster, Failover, Faults, Heartbeat, Idempotency, Limits, Log, Missing, Objective, Secret,
 };
+pub use otlp::Otlp;
 pub use region::{Aws, Backend, Endpoints, Region, Service};
 pub use retention::{BYTES_PER_KEY, Redelivery, Term};
 pub use state::{Dynamodb, Kind, StateType};
@@ -83,6 +85,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[auth]`.
     pub auth: Auth,
+    /// `[otlp]`.
+    pub otlp: Otlp,
 }
 
 impl Config {
@@ -195,6 +199,7 @@ fn read(context: &reader::Context<'_>, document: &DeTable<'_>, check: PatternChe
         log: Log::read(root.table("log")),
         limits: Limits::read(root.table("limits")),
         auth: Auth::read(root.table("auth")),
+        otlp: Otlp::read(root.table("otlp")),
     };
     root.finish();
     config

@@ -326,6 +326,8 @@ pub struct Auth {
     pub api_token: Option<Secret>,
     /// What operators show the admin listener. Default: none.
     pub admin_token: Option<Secret>,
+    /// What shows there who may look and change nothing: a Prometheus, a status page on a wall. Default: none.
+    pub viewer_token: Option<Secret>,
 }
 
 impl Auth {
@@ -334,6 +336,7 @@ impl Auth {
             peer_token: section.parsed("peer_token", secret),
             api_token: section.parsed("api_token", secret),
             admin_token: section.parsed("admin_token", secret),
+            viewer_token: section.parsed("viewer_token", secret),
         };
         section.finish();
         auth
@@ -363,6 +366,15 @@ fn secret(text: &str) -> Result<Secret, String> {
         false => {
             Err("a token is not empty and has visible ASCII characters only, as it travels in a header".to_owned())
         }
+    }
+}
+
+/// What a header may carry, kept to itself: it may be a token.
+pub(super) fn header_value(text: &str) -> Result<Secret, String> {
+    let visible = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    match !text.trim().is_empty() && text.bytes().all(visible) {
+        true => Ok(Secret(text.trim().to_owned())),
+        false => Err("a header's value is not empty and has visible ASCII characters only".to_owned()),
     }
 }
 

@@ -1,11 +1,11 @@
 //! An event: as a draft before the hub took it, as a record in the log and on the wire, as an envelope for readers.
 //!
-//! A [`Record`] is one contiguous run of bytes. What a producer wrote (key, source, detail-type, resources, detail) is
+//! A [`Record`] is one contiguous run of bytes. What a producer wrote (key, source, detail-type, resources, detail, trace) is
 //! kept as its text in one piece, the *portable part*: a link passes it on without looking inside, and the receiving
 //! hub copies it behind a header of its own. Only readers turn a record into JSON.
 //!
 //! ```text
-//! header (160 bytes, little endian) | portable part: key source detail-type resources detail | provenance: origin id account
+//! header (160 bytes, little endian) | portable part: key source detail-type resources detail trace | provenance: origin id account
 //! ```
 
 use bytes::{BufMut, Bytes};
@@ -15,6 +15,7 @@ use super::{
     position::{EventId, Incarnation, Position},
     stamp::Stamp,
     time::Timestamp,
+    trace,
 };
 
 /// The account of an embedded region, which has none: EventBridge's envelope wants twelve digits.
@@ -50,6 +51,8 @@ pub struct Draft {
     pub stamp_stripped: bool,
     /// The detail refers to objects, which go ahead of the event.
     pub has_payload: bool,
+    /// The header of the [trace](super::trace) that the event belongs to.
+    pub trace: Option<String>,
 }
 
 /// The fixed part of a record.
@@ -86,7 +89,7 @@ const PENDING: u8 = 16;
 /// Flags that an event keeps wherever it goes.
 const PORTABLE: u8 = RESERVED | PAYLOAD | PENDING;
 
-/// Bytes of the fixed part with its seven lengths.
+/// Bytes of the fixed part with its nine lengths, and zeros for what may come.
 pub const HEADER_BYTES: usize = 160;
 
 /// Where in it the length of the detail stands: behind flags, hops, three short lengths and that of the resources.
@@ -137,8 +140,8 @@ const OFFSET_AT: usize = 16;
 pub struct Record {
     pub header: Header,
     raw: Bytes,
-    /// Ends of key, source, detail-type, resources, detail, origin, origin id, account within `raw`.
-    ends: [u32; 8],
+    /// Ends of key, source, detail-type, resources, detail, trace, origin, origin id, account within `raw`.
+    ends: [u32; 9],
 }
 
 impl Record {
@@ -171,9 +174,11 @@ impl Record {
         let origin = u32::from(fields.u16());
         let id = u32::from(fields.u16());
         let account = u32::from(fields.u16());
-        let mut ends = [0; 8];
+        let trace = u32::from(fields.u16());
+        let mut ends = [0; 9];
         let mut end = HEADER_BYTES as u32;
-        for (slot, length) in ends.iter_mut().zip([key, source, detail_type, resources, detail, origin, id, account]) {
+        let lengths = [key, source, detail_type, resources, detail, trace, origin, id, account];
+        for (slot, length) in ends.iter_mut().zip(lengths) {
             end = end.checked_add(length).ok_or(Malformed("lengths overflow"))?;
             *slot = end;
         }
@@ -220,6 +225,16 @@ impl Record {
         self.text(self.ends[3] as usize, self.ends[4])
     }
 
+    /// The header of the trace that the event belongs to, as its producer gave it.
+    pub fn trace(&self) -> Option<&str> {
+        Some(self.text(self.ends[4] as usize, self.ends[5])).filter(|trace| !trace.is_empty())
+    }
+
+    /// The id of that trace, for logs.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace().and_then(trace::id)
+    }
+
     /// The same event with another detail, an object's text: references that lead to where the payload is at a peer. The
     /// payload hash leaves references out, so it stays.
     pub fn with_detail(&self, detail: &str) -> Record {
@@ -246,7 +261,7 @@ impl Record {
 
     /// The origin region; `None` for a local event.
     pub fn origin_region(&self) -> Option<&str> {
-        self.header.is_remote().then(|| self.text(self.ends[4] as usize, self.ends[5]))
+        self.header.is_remote().then(|| self.text(self.ends[5] as usize, self.ends[6]))
     }
 
     /// Whether this is an event of `region` itself that its peers sent back after it was restored.
@@ -256,7 +271,7 @@ impl Record {
 
     /// The id that the event has at its origin.
     pub fn origin_id(&self) -> String {
-        match self.text(self.ends[5] as usize, self.ends[6]) {
+        match self.text(self.ends[6] as usize, self.ends[7]) {
             "" => EventId(self.header.origin).to_string(),
             id => id.to_owned(),
         }
@@ -323,7 +338,7 @@ impl Record {
         let stamp = Stamp {
             origin: self.origin_region().unwrap_or_default(),
             id: &self.origin_id(),
-            account: self.text(self.ends[6] as usize, self.ends[7]),
+            account: self.text(self.ends[7] as usize, self.ends[8]),
             key: self.key(),
             hash: self.header.payload_hash,
             sequence: Some(self.header.origin.sequence).filter(|sequence| *sequence > 0),
@@ -384,7 +399,8 @@ pub fn encode_local(
         key_hash,
         payload_hash: draft.payload_hash,
     };
-    let texts = [key, &draft.source, &draft.detail_type, &resources, &draft.detail];
+    let trace = draft.trace.as_deref().unwrap_or_default();
+    let texts = [key, &draft.source, &draft.detail_type, &resources, &draft.detail, trace];
     let lengths = texts.map(|text| text.len() as u32);
     put_header(out, &header, lengths, ["", "", ""]);
     texts.iter().for_each(|text| out.put_slice(text.as_bytes()));
@@ -393,7 +409,8 @@ pub fn encode_local(
 
 /// How many bytes [`encode_local`] will append, near enough to count a backlog in bytes.
 pub fn local_size(draft: &Draft, key: &str) -> usize {
-    HEADER_BYTES + key.len() + draft.source.len() + draft.detail_type.len() + draft.detail.len()
+    let trace = draft.trace.as_deref().unwrap_or_default();
+    HEADER_BYTES + key.len() + draft.source.len() + draft.detail_type.len() + draft.detail.len() + trace.len()
 }
 
 /// Appends the record of an event that arrived at `receiver` from `sender` to `out`: the portable part as it is, one hop
@@ -417,7 +434,7 @@ pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, receiver
         local_bytes: at.local_bytes,
         ..*from
     };
-    let mut lengths = [0; 5];
+    let mut lengths = [0; 6];
     let mut start = HEADER_BYTES as u32;
     for (length, end) in lengths.iter_mut().zip(record.ends) {
         *length = end - start;
@@ -425,29 +442,30 @@ pub fn encode_arrival(out: &mut Vec<u8>, record: &Record, sender: &str, receiver
     }
     let provenance = if repaired {
         [
-            record.text(record.ends[4] as usize, record.ends[5]),
             record.text(record.ends[5] as usize, record.ends[6]),
             record.text(record.ends[6] as usize, record.ends[7]),
+            record.text(record.ends[7] as usize, record.ends[8]),
         ]
     } else {
         [sender, "", EMBEDDED_ACCOUNT]
     };
     put_header(out, &header, lengths, provenance);
-    out.put_slice(&record.raw[HEADER_BYTES..record.ends[4] as usize]);
+    out.put_slice(&record.raw[HEADER_BYTES..record.ends[5] as usize]);
     provenance.iter().for_each(|text| out.put_slice(text.as_bytes()));
     header
 }
 
-fn put_header(out: &mut Vec<u8>, header: &Header, portable: [u32; 5], provenance: [&str; 3]) {
+fn put_header(out: &mut Vec<u8>, header: &Header, portable: [u32; 6], provenance: [&str; 3]) {
     let start = out.len();
     out.put_u8(header.flags);
     out.put_u8(header.hops);
-    // Ingress bounds key, source and detail-type to 1,024, 256 and 128 bytes and region names to 63.
-    for length in &portable[..3] {
-        out.put_u16_le(*length as u16);
+    // Ingress bounds key, source, detail-type and trace to 1,024, 256, 128 and 500 bytes and region names to 63.
+    let [key, source, detail_type, resources, detail, trace] = portable;
+    for length in [key, source, detail_type] {
+        out.put_u16_le(length as u16);
     }
-    for length in &portable[3..] {
-        out.put_u32_le(*length);
+    for length in [resources, detail] {
+        out.put_u32_le(length);
     }
     for number in [
         header.offset,
@@ -464,6 +482,7 @@ fn put_header(out: &mut Vec<u8>, header: &Header, portable: [u32; 5], provenance
     out.put_slice(&header.key_hash.0);
     out.put_slice(&header.payload_hash.0);
     provenance.iter().for_each(|text| out.put_u16_le(text.len() as u16));
+    out.put_u16_le(trace as u16);
     out.resize(start + HEADER_BYTES, 0);
 }
 

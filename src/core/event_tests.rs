@@ -11,6 +11,7 @@ fn draft(detail: &str) -> Draft {
         payload_hash: PayloadHash([7; 32]),
         stamp_stripped: false,
         has_payload: false,
+        trace: None,
     }
 }
 
@@ -66,6 +67,28 @@ fn an_arrival_keeps_what_the_producer_wrote_and_gains_the_stamp() {
         assert_eq!(stamp["account"], EMBEDDED_ACCOUNT);
         assert_ne!(envelope["id"], stamp["id"]);
         assert_eq!(arrived.detail(), detail);
+    }
+}
+
+#[test]
+fn a_trace_goes_along_unchanged_and_is_not_in_the_envelope() {
+    const TRACE: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1";
+    let mut out = Vec::new();
+    let traced = Draft { trace: Some(TRACE.to_owned()), ..draft(r#"{"a":1}"#) };
+    encode_local(&mut out, &traced, "k-1", KeyHash::of("s", "t", "k-1"), Incarnation(9), placement(42));
+    let home = Record::parse(Bytes::from(out)).unwrap();
+    let without = local(r#"{"a":1}"#);
+    assert_eq!((without.trace(), home.trace()), (None, Some(TRACE)));
+    assert_eq!(home.trace_id().as_deref(), Some("5759e988bd862e3fe1be46a994272793"));
+    assert!(home.envelope_json("a", Incarnation(9)).ends_with(r#""detail":{"a":1}}"#));
+    let mut out = Vec::new();
+    encode_arrival(&mut out, &home.with_detail(r#"{"a":"longer"}"#), "a", "b", placement(7));
+    let at_b = Record::parse(Bytes::from(out)).unwrap();
+    let mut out = Vec::new();
+    encode_arrival(&mut out, &at_b, "b", "c", placement(8));
+    for arrived in [at_b, Record::parse(Bytes::from(out)).unwrap()] {
+        assert_eq!((arrived.trace(), arrived.detail()), (Some(TRACE), r#"{"a":"longer"}"#));
+        assert_eq!((arrived.origin_region(), arrived.origin_id()), (Some("a"), home.id(Incarnation(0)).to_string()));
     }
 }
 

@@ -129,6 +129,7 @@ impl Ingress {
             payload_hash,
             stamp_stripped,
             has_payload,
+            trace: None,
         })
     }
 

@@ -29,3 +29,4 @@ pub mod state;
 #[cfg(test)]
 pub mod testing;
 pub mod time;
+pub mod trace;

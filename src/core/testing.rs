@@ -22,6 +22,7 @@ pub fn draft(key: &str, detail: &str) -> Draft {
         payload_hash: PayloadHash(Sha256::digest(detail).into()),
         stamp_stripped: false,
         has_payload: false,
+        trace: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::BoxFuture;
 
-use crate::core::{link::Failure, time::Timestamp};
+use crate::core::{link::Failure, time::Timestamp, trace};
 
 /// Messages that one call may carry, in either direction (SQS).
 pub const CALL_MESSAGES_MAX: usize = 10;
@@ -25,6 +25,13 @@ pub struct Message {
     pub attributes: BTreeMap<String, String>,
     /// X-Ray trace header.
     pub trace: Option<String>,
+}
+
+impl Message {
+    /// The id of the trace that the event belongs to, for logs.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace.as_deref().and_then(trace::id)
+    }
 }
 
 /// A message to send.

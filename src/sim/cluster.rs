@@ -393,5 +393,6 @@ fn draft(key: &str, detail: &str) -> Draft {
         payload_hash: json::canonical_hash(SOURCE, DETAIL_TYPE, detail, &[REFERENCE.to_owned()]),
         stamp_stripped: false,
         has_payload: payload::of(detail).is_some(),
+        trace: None,
     }
 }

@@ -90,6 +90,7 @@ fn draft(detail_type: &str, key: Option<String>, detail: String) -> Draft {
         resources: Vec::new(),
         stamp_stripped: false,
         has_payload: false,
+        trace: None,
     }
 }
 

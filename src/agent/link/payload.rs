@@ -118,7 +118,8 @@ impl LinkTask {
                 None
             }
             Err(Unready::Never(reason, why)) => {
-                tracing::warn!(peer = self.ends.peer_name, key = record.key(), why, "a reference cannot be followed");
+                let (peer, key, trace) = (&self.ends.peer_name, record.key(), record.trace_id());
+                tracing::warn!(peer, key, trace, why, "a reference cannot be followed");
                 self.give_up(record, reason, effects);
                 None
             }
@@ -146,16 +147,16 @@ impl LinkTask {
             self.again(&record, payloads::look_again(attempts).as_millis());
             return None;
         }
-        let (peer, key) = (&self.ends.peer_name, record.key());
+        let (peer, key, trace) = (&self.ends.peer_name, record.key(), record.trace_id());
         // Nobody has the payload of a copy that is here without: its own region lost the event, so half is better than
         // none.
         if policy == Missing::Forward || copy {
             marks::hit(Mark::PayloadForwarded);
-            tracing::warn!(peer, key, what, "the payload did not come up in time: the event goes without it");
+            tracing::warn!(peer, key, trace, what, "the payload did not come up in time: the event goes without it");
             return Some(Ready { sent: record.without_payload(), original: record });
         }
         marks::hit(Mark::PayloadGivenUp);
-        tracing::warn!(peer, key, what, "the payload did not come up in time");
+        tracing::warn!(peer, key, trace, what, "the payload did not come up in time");
         self.give_up(record, Reason::PayloadMissing, effects);
         None
     }

@@ -82,6 +82,8 @@ pub struct Shown {
     /// When it came into its first queue where SQS moved it.
     pub dead: String,
     pub attempts: Option<u32>,
+    /// The id of the trace that the event belongs to.
+    pub trace: Option<String>,
     #[serde(skip)]
     pub(super) dead_at: Timestamp,
 }
@@ -301,6 +303,7 @@ impl Managed {
             accepted: accepted(message).to_rfc3339(),
             dead: message.sent.to_rfc3339(),
             attempts: None,
+            trace: message.trace_id(),
             dead_at: message.sent,
         }
     }

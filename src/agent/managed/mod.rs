@@ -166,7 +166,7 @@ pub struct Managed {
     pub faults: Arc<Faults>,
     /// Where the file has types of them.
     pub documents: Option<ManagedDocuments>,
-    clock: Arc<dyn Clock>,
+    pub clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     shared: Arc<dyn Shared>,
     bus: Arc<dyn Bus>,

@@ -152,6 +152,7 @@ impl Work {
                     key = event.map(|event| event.key.as_str()),
                     source = event.map(|event| event.source.as_str()),
                     message = item.message.id,
+                    trace = item.message.trace_id(),
                     reason = reason.as_str(),
                     why,
                     "event goes to the dead letters"
@@ -268,8 +269,8 @@ impl Work {
                 item.took_over = !item.tokens.contains(&from);
                 if item.took_over {
                     item.since = None;
-                    let peer = &self.options.peer;
-                    tracing::warn!(peer, key = event.key, "a claim that nobody keeps is taken over");
+                    let (peer, trace) = (&self.options.peer, item.message.trace_id());
+                    tracing::warn!(peer, key = event.key, trace, "a claim that nobody keeps is taken over");
                 }
                 self.schedule(seq, Stage::TakeOver(from), now);
             }
@@ -416,6 +417,7 @@ impl Work {
                     tracing::warn!(
                         peer = self.options.peer,
                         message = item.message.id,
+                        trace = item.message.trace_id(),
                         "a claim was lost before its mark"
                     );
                     item.restart(fresh);
@@ -456,14 +458,13 @@ impl Work {
         let metrics = &self.ports.metrics;
         let reserved = item.event.as_ref().is_some_and(|event| event.is_reserved());
         if outcome == Outcome::Delivered {
-            let lag = self.ports.clock.now().since(item.accepted).as_secs_f64();
+            let at = self.ports.clock.now();
+            let lag = at.since(item.accepted);
             let has_payload = item.event.as_ref().is_some_and(|event| event.has_payload);
-            let histogram = match (reserved, has_payload) {
-                (true, _) => &metrics.lag_heartbeat,
-                (false, true) => &metrics.lag_objects,
-                (false, false) => &metrics.lag_events,
-            };
-            histogram.observe(lag);
+            match reserved {
+                true => metrics.lag_heartbeat.observe(lag.as_secs_f64()),
+                false => metrics.observe_lag(has_payload, lag, item.message.trace_id(), at),
+            }
         }
         if !reserved {
             let counter = if outcome == Outcome::Delivered { &metrics.delivered } else { &metrics.duplicate };

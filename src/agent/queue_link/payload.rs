@@ -138,7 +138,8 @@ impl Work {
             self.schedule(seq, Stage::Send, now);
         } else if policy == Missing::Forward {
             marks::hit(Mark::PayloadForwarded);
-            tracing::warn!(peer, key, what, "the payload did not come up in time: the event goes without it");
+            let trace = item.message.trace_id();
+            tracing::warn!(peer, key, trace, what, "the payload did not come up in time: the event goes without it");
             event.pending = true;
             self.schedule(seq, Stage::Claim, now);
         } else {

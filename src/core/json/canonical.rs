@@ -11,8 +11,11 @@ const DOMAIN: &str = "hubweave payload 1";
 /// The member of `detail` that carries the stamp and is never part of the payload.
 const STAMP: &str = "hubweave";
 
+/// CloudEvents' attributes that tell of a trace. A producer that tries again does so in another span of it.
+const TRACE: [[&str; 2]; 2] = [["cloudevents", "traceparent"], ["cloudevents", "tracestate"]];
+
 /// SHA-256 over source, detail-type and the canonical form of `detail`: members sorted by key, strings unescaped,
-/// numbers by value, no white space, without the stamp and without the values at the `exclude` pointers.
+/// numbers by value, no white space, without the stamp, the attributes of a trace and the values at the `exclude` pointers.
 ///
 /// Pointers are relative to the envelope, so those that matter begin with `/detail/`; others and malformed ones are
 /// ignored. An excluded member is left out; an excluded array element leaves its place behind. A `detail` that
@@ -32,6 +35,7 @@ pub fn canonical_hash(source: &str, detail_type: &str, detail: &str, exclude: &[
 pub(crate) fn hash_parsed(source: &str, detail_type: &str, detail: &Json, exclude: &[String]) -> PayloadHash {
     let mut canonical = Canonical::new(source, detail_type);
     let mut excluded = vec![vec![STAMP.to_owned()]];
+    excluded.extend(TRACE.map(|path| path.map(str::to_owned).to_vec()));
     for pointer in exclude {
         if let Some(mut path) = tokens(pointer)
             && path.first().is_some_and(|first| first == "detail")

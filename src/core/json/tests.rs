@@ -182,6 +182,9 @@ fn the_hash_ignores_spelling_stamp_and_excluded_values() {
     ] {
         assert_ne!(hash(other), known, "{other}");
     }
+    let traced = |span| format!(r#"{{"cloudevents":{{"id":"1","traceparent":"{span}","tracestate":"{span}"}}}}"#);
+    assert_eq!(hash(&traced("x")), hash(&traced("y")), "a producer that tries again does so in another span");
+    assert_ne!(hash(&traced("x")), hash(r#"{"cloudevents":{"id":"2"}}"#));
     assert_ne!(canonical_hash("ab", "c", "{}", &[]), canonical_hash("a", "bc", "{}", &[]));
     assert_ne!(hash(r#"{"a":[[],[]]}"#), hash(r#"{"a":[[[]]]}"#));
     assert_ne!(hash("no json"), hash("no json "));
