@@ -248,7 +248,7 @@ impl Metrics {
                 &["peer", "result"],
             )?,
             lag: declare.histograms(
-                LAG,
+                "hubweave_replication_lag_seconds",
                 "From acceptance at home to the durable answer of the peer, by the home region's clock.",
                 LAG_BUCKETS,
                 &["peer", "stream"],

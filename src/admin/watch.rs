@@ -128,7 +128,7 @@ struct Watcher<W> {
     _one_of_few: OwnedSemaphorePermit,
 }
 
-pub async fn watch<W: Watched>(
+pub(super) async fn watch<W: Watched>(
     State(watched): State<Arc<W>>,
     Extension(connection): Extension<Arc<Connection>>,
     Extension(MayChange(may_change)): Extension<MayChange>,

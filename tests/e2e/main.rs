@@ -55,3 +55,5 @@ mod state;
 mod state_verify;
 mod story;
 mod supervision;
+mod traces;
+mod watching;
