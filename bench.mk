@@ -15,9 +15,9 @@ PYTHON ?= python3
 NATS_SERVER = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v nats-server)
 ROOTLY = $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: bench bench-ledger bench-state bench-simulator bench-peers bench-objects bench-nats bench-aws
+.PHONY: bench bench-ledger bench-state bench-metrics bench-simulator bench-peers bench-objects bench-nats bench-aws
 
-bench: bench-ledger bench-state bench-simulator bench-peers bench-objects bench-aws
+bench: bench-ledger bench-state bench-metrics bench-simulator bench-peers bench-objects bench-aws
 
 # Objects through a link, and beside it rclone between the same two stores. Four minutes.
 bench-objects: tools
@@ -36,6 +36,10 @@ bench-ledger:
 # Merging documents beside the bare types of the crdts crate, and requests to documents beside events.
 bench-state:
 	cargo bench --no-default-features --bench state -- --quick
+
+# What counting costs beside an event's path, and how long a scrape takes.
+bench-metrics:
+	cargo bench --no-default-features --bench metrics
 
 bench-peers: bench-nats
 	cargo build --release --no-default-features

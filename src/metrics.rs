@@ -23,7 +23,7 @@ pub mod otlp;
 mod regions;
 mod state;
 
-use exemplars::{Exemplar, Exemplars};
+use exemplars::{Exemplar, Exemplars, Traced};
 pub use regions::RegionMetrics;
 pub use state::StateMetrics;
 
@@ -142,7 +142,8 @@ pub struct LinkMetrics {
     pub claims_unmarked: IntCounter,
     state: IntGaugeVec,
     dead_lettered: IntCounterVec,
-    exemplars: Arc<Exemplars>,
+    traced_events: Arc<Traced>,
+    traced_objects: Arc<Traced>,
     peer: String,
 }
 
@@ -451,7 +452,8 @@ impl Metrics {
             claims_unmarked: self.claims_unmarked.with_label_values(&[peer]),
             state: self.link_state.clone(),
             dead_lettered: self.dead_lettered.clone(),
-            exemplars: self.exemplars.clone(),
+            traced_events: self.exemplars.traced(peer, STREAMS[0]),
+            traced_objects: self.exemplars.traced(peer, STREAMS[2]),
             peer: peer.to_owned(),
         };
         link.set_state("active");
@@ -510,14 +512,14 @@ impl LinkMetrics {
 
     /// What a service published is at the peer, `lag` after the home region accepted it; as part of this trace.
     pub fn observe_lag(&self, has_payload: bool, lag: Duration, trace: Option<String>, at: Timestamp) {
-        let (histogram, stream) = match has_payload {
-            true => (&self.lag_objects, STREAMS[2]),
-            false => (&self.lag_events, STREAMS[0]),
+        let (histogram, traced) = match has_payload {
+            true => (&self.lag_objects, &self.traced_objects),
+            false => (&self.lag_events, &self.traced_events),
         };
         let value = lag.as_secs_f64();
         histogram.observe(value);
         if let Some(trace) = trace {
-            self.exemplars.note(&self.peer, stream, Exemplar { trace, value, at });
+            traced.note(Exemplar { trace, value, at });
         }
     }
 

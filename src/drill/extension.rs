@@ -28,6 +28,8 @@ pub struct Extension {
     pub limits: Limits,
     /// How long the comparison at the end may wait for differences to settle.
     pub verify_wait_seconds: Option<f64>,
+    /// Alerts that the trouble sets off where it lasts; told in the report.
+    pub alerts: Vec<String>,
 }
 
 /// A name and the line it stands in.
@@ -111,10 +113,11 @@ impl Extension {
                 "needs" => extension.needs = needs(member)?,
                 "limits" => extension.limits = limits(member)?,
                 "verify_wait_seconds" => extension.verify_wait_seconds = Some(wait(member)?),
+                "alerts" => extension.alerts = alerts(member)?,
                 _ => {
                     return Err(member.problem(
                         "the extension hubweave does not know this; it knows region, regions, fault, heal, evacuate, detect, \
-                         journal, needs, limits, verify_wait_seconds",
+                         journal, needs, limits, verify_wait_seconds, alerts",
                     ));
                 }
             }
@@ -146,6 +149,14 @@ fn needs(member: &Member) -> Result<Vec<Need>, Problem> {
         Some("supervisor") => Ok(Need::Supervisor),
         Some("aws") => Ok(Need::Aws),
         _ => Err(Problem::new(node.line, &member.key, "", "expected faults, supervisor or aws")),
+    };
+    member.list()?.iter().map(one).collect()
+}
+
+fn alerts(member: &Member) -> Result<Vec<String>, Problem> {
+    let one = |node: &Node| match node.json().as_str() {
+        Some(name) if name.chars().all(|letter| letter.is_ascii_alphanumeric()) => Ok(name.to_owned()),
+        _ => Err(Problem::new(node.line, &member.key, "", "expected names of alerts")),
     };
     member.list()?.iter().map(one).collect()
 }
@@ -214,6 +225,7 @@ mod tests {
             "\nregions: eu",
             "\ndetect: soon",
             "\nverify_wait_seconds: 1e300",
+            "\nalerts: [{a: b}]",
         ] {
             assert_eq!(read(text).expect_err(text).line, 2);
         }

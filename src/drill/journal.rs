@@ -169,6 +169,9 @@ pub struct Measured {
     /// What `verify` said at the end: `equal`, `different`; `null` where it did not run.
     pub verify: Option<String>,
     pub limits: Value,
+    /// Those that would have fired, had the trouble lasted.
+    #[serde(default)]
+    pub alerts: Vec<String>,
     pub notes: Vec<String>,
     pub steps: Vec<Step>,
     pub timeline: Timeline,

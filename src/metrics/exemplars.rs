@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::LAG_BUCKETS;
@@ -18,21 +18,41 @@ pub struct Exemplar {
     pub at: Timestamp,
 }
 
-/// By peer, stream and bucket; so bounded by the links.
-#[derive(Debug, Default)]
-pub struct Exemplars(Mutex<BTreeMap<(String, &'static str, usize), Exemplar>>);
+/// Those of one link's stream, by bucket; the last bucket has no bound.
+#[derive(Debug)]
+pub struct Traced(Mutex<Vec<Option<Exemplar>>>);
 
-impl Exemplars {
-    pub(super) fn note(&self, peer: &str, stream: &'static str, exemplar: Exemplar) {
+impl Default for Traced {
+    fn default() -> Self {
+        Traced(Mutex::new(vec![None; LAG_BUCKETS.len() + 1]))
+    }
+}
+
+impl Traced {
+    pub(super) fn note(&self, exemplar: Exemplar) {
         let bucket = LAG_BUCKETS.partition_point(|bound| *bound < exemplar.value);
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.insert((peer.to_owned(), stream, bucket), exemplar);
+        if let Some(place) = noted.get_mut(bucket) {
+            *place = Some(exemplar);
+        }
+    }
+}
+
+/// All of them, by peer and stream.
+#[derive(Debug, Default)]
+pub struct Exemplars(Mutex<BTreeMap<(String, &'static str), Arc<Traced>>>);
+
+impl Exemplars {
+    /// Those of a link's stream, none if it is new.
+    pub(super) fn traced(&self, peer: &str, stream: &'static str) -> Arc<Traced> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry((peer.to_owned(), stream)).or_default().clone()
     }
 
-    /// Those of one link's stream, by the index of their bucket; the last bucket has no bound.
-    pub(super) fn of(&self, peer: &str, stream: &str) -> BTreeMap<usize, Exemplar> {
-        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = noted.iter().filter(|((of, is, _), _)| of == peer && *is == stream);
-        ours.map(|((_, _, bucket), exemplar)| (*bucket, exemplar.clone())).collect()
+    /// By the index of their bucket.
+    pub(super) fn of(&self, peer: &str, stream: &str) -> Vec<Option<Exemplar>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.iter().find(|((of, is), _)| of == peer && *is == stream);
+        found.map(|(_, traced)| traced.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
     }
 }

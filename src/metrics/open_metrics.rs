@@ -62,7 +62,7 @@ fn push_histogram(out: &mut String, name: &str, metric: &Metric, exemplars: &Exe
     let all = counts.chain([("+Inf".to_owned(), histogram.get_sample_count())]);
     for (index, (bound, count)) in all.enumerate() {
         push_sample(out, &bucket, metric, Some(&bound), count as f64);
-        if let Some(exemplar) = traced.get(&index) {
+        if let Some(exemplar) = traced.get(index).and_then(Option::as_ref) {
             let seconds = exemplar.at.as_millis() as f64 / 1e3;
             let _ = write!(out, " # {{trace_id=\"{}\"}} {} {seconds}", exemplar.trace, exemplar.value);
         }

@@ -120,7 +120,7 @@ impl Points<'_> {
     fn exemplars(&self, metric: &Metric) -> Vec<Value> {
         let label = |name| metric.get_label().iter().find(|label| label.name() == name).map_or("", |it| it.value());
         let traced = self.exemplars.of(label("peer"), label("stream"));
-        let written = traced.values().map(|exemplar| {
+        let written = traced.iter().flatten().map(|exemplar| {
             json!({
                 "traceId": exemplar.trace,
                 "timeUnixNano": exemplar.at.0.to_string(),

@@ -82,6 +82,7 @@ pub async fn finish(context: &Context, ran: Ran, stop: &CancellationToken) -> Jo
     };
     (measured.verdict, measured.reasons) = verdict::judge(&facts);
     measured.limits = Measured::limits_of(&extension.limits);
+    measured.alerts.clone_from(&extension.alerts);
     measured.notes = std::mem::take(&mut ran.notes);
     measured.notes.extend(guard::tell(context, &ran.drill, measured.verdict.as_str()).await);
     measured.steps = ran.steps;
