@@ -29,14 +29,16 @@ $(VENV)/microburst/.installed: tests/requirements-microburst.txt $(VENV)/.instal
 demo:
 	cargo demo
 
-# Many seeds of the simulator, then many rounds of kill -9 and partitions under load, each with verify at its end:
+# Many seeds of the simulator, each experiment with the alerts that it sets off, then many rounds of kill -9 and partitions under
+# load, each with verify at its end:
 # make soak SOAK_SEEDS=0..100000 SOAK="--minutes 5 --kills 20"; or drills in a row: SOAK="--minutes 0 --drills 50".
 SOAK_SEEDS ?= 0..20000
 
-soak:
+soak: tools
 	cargo build --release --no-default-features
 	target/release/hubweave simulate --seeds $(SOAK_SEEDS) --jobs "$$(nproc)"
 	target/release/hubweave simulate --world managed --seeds $(SOAK_SEEDS) --jobs "$$(nproc)"
+	$(VENV)/bin/python tests/dashboards.py --drills --binary target/release/hubweave
 	$(PYTHON) tests/soak.py $(SOAK)
 
 clean:

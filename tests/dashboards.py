@@ -7,6 +7,8 @@ Tries: promtool's checks and tests; a Prometheus that scrapes three live regions
 series and no alert may fire, traces must show as exemplars, and a collector must get all metrics; then one agent is stopped, and its alerts must fire and end; and an operation on a document
 cannot be done, and its alert must fire.
 
+With `--drills`, instead of all that: each experiment in `chaos/` must fire exactly the alerts that it lists.
+
 Needs target/debug/hubweave and .venv's Python (`make tools`), and installs Debian's package `prometheus` where it is absent. Exit code 1 if anything is not
 met; `--read` leaves out what needs programs.
 """
@@ -57,6 +59,17 @@ SHORTER = [
 # Some of the load belongs to this trace: as AWS writes it, and its id as tools for traces show it.
 X_RAY = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
 TRACE = "5759e988bd862e3fe1be46a994272793"
+
+# A drill's trouble lasts for seconds, so that for drills the rules wait for less still: what each alert would say if it lasted.
+SHORTER_FOR_DRILLS = [
+    (r"interval: 15s", "interval: 250ms"),
+    (r"> 30\n", "> 4\n"),  # without heartbeats
+    (r"> 60\n", "> 2\n"),  # of exposure
+    (r"\[2m\]", "[3s]"),
+    (r"offset 2m", "offset 4s"),
+    (r"for: (30s|1m|2m|5m|15m)\n", "for: 0s\n"),
+    (r"for: 1h\n", "for: 7s\n"),  # not serving; 20 minutes of different documents stay
+]
 
 # Queries that find nothing in a healthy cluster: (dashboard, panel), why.
 EMPTY = {
@@ -242,6 +255,11 @@ def check_rules(checks, known):
             " []" in after and "" in after,
             f"{name}: promtool has a case in which it fires and one in which it does not",
         )
+    for path in sorted((ROOT / "chaos").rglob("*.yaml")):
+        listed = re.findall(r"^    alerts: \[(.*)\]$", path.read_text(), re.MULTILINE)
+        checks.that(listed or path.parent.name == "aws", f"{path.name} lists the alerts that it sets off")
+        unknown = {name for names in listed for name in names.split(", ")} - set(of_section.values())
+        checks.that(not unknown, f"alerts that {path.name} lists exist: {sorted(unknown)}")
     return len(set(of_section.values()))
 
 
@@ -378,7 +396,7 @@ class AgentOnAws(BaseHTTPRequestHandler):
 class Live:
     """Three regions as config/local.toml has them, and a Prometheus that watches them, in a folder of their own."""
 
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, shorter=SHORTER):
         self.binary, self.folder = binary, folder
         self.on_aws = ThreadingHTTPServer(("127.0.0.1", 0), AgentOnAws)
         self.collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
@@ -390,11 +408,14 @@ class Live:
         for at, name in enumerate(REGIONS, 1):
             text = text.replace(f":740{at}", f":{self.api[name]}").replace(f":750{at}", f":{self.admin[name]}")
         self.file = folder / "topology.toml"
+        # Answers that are lost are soon asked for again: no heartbeat may be late by that.
+        if shorter is SHORTER_FOR_DRILLS:
+            text += '\n[replication]\nattempt_timeout = "800ms"\n'
         pushes = f'[otlp]\nendpoint = "http://127.0.0.1:{self.collector.server_port}"\ninterval = "1s"\n'
         self.file.write_text(f"{text}\n{pushes}")
         for name in ("prometheus.yml", "recording.yml", "alerts.yml"):
             text = (RULES / name).read_text()
-            for long, short in SHORTER:
+            for long, short in shorter:
                 text = re.sub(long, short, text)
             for at, region in enumerate(REGIONS, 1):
                 text = text.replace(f":750{at}", f":{self.admin[region]}")
@@ -780,13 +801,45 @@ def ask_what_cannot_be(checks, live):
     checks.that(until(ALERT_PATIENCE, lambda: seen() == expected), f"exactly this fires: {expected}, not {seen()}")
 
 
+def check_drills(checks, binary):
+    """Each experiment fires exactly the alerts that it lists; each in a cluster of its own, as some alerts look back."""
+    import yaml
+
+    for path in sorted((ROOT / "chaos").glob("*.yaml")):
+        before = len(checks.wrong)
+        listed = set(yaml.safe_load(path.read_text())["extensions"][0].get("alerts", []))
+        with (
+            tempfile.TemporaryDirectory(prefix="hubweave-drill-") as folder,
+            Live(binary, Path(folder), SHORTER_FOR_DRILLS) as live,
+        ):
+            all_seen = lambda: live.ask("count(up == 1) == 4", True) and not live.firing() and not live.firing("pending")
+            checks.that(until(READY_PATIENCE, all_seen), f"{path.stem}: nothing fires before it: {live.firing()}")
+            began = time.monotonic()
+            command = [binary, "drill", "run", path, "--config", live.file]
+            drill = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+            checks.that(drill.returncode == 0, f"{path.stem} passes: {drill.stdout[-600:]}{drill.stderr[-600:]}")
+            time.sleep(2)  # until the last of it is evaluated
+            window = f"{time.monotonic() - began:.0f}s"
+            fired = live.ask(f'count by (alertname) (max_over_time(ALERTS{{alertstate="firing"}}[{window}]))', True)
+            fired = {each["metric"]["alertname"] for each in fired}
+            checks.that(fired == listed, f"{path.stem} fires exactly {sorted(listed)}, not {sorted(fired)}")
+        checks.done(f"{path.stem}: {', '.join(sorted(listed))}", before)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--read", action="store_true", help="only what needs no programs")
+    parser.add_argument("--drills", action="store_true", help="only: each experiment fires exactly the alerts it lists; six minutes")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/hubweave")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    checks, known = Checks(), exported()
+    checks = Checks()
+    if arguments.drills:
+        if checks.that(install(), f"programs are there: apt-get install {' '.join(sorted(set(PACKAGES.values())))}"):
+            check_drills(checks, arguments.binary.resolve())
+        print(f"{len(checks.wrong)} not met" if checks.wrong else "drills and their alerts: all met", flush=True)
+        return 1 if checks.wrong else 0
+    known = exported()
     found = boards(checks)
     check_folder(checks)
     check_boards(checks, found, known)
@@ -800,7 +853,7 @@ def main():
         built = checks.that(arguments.binary.exists(), f"{arguments.binary} is there: cargo build")
         promtool = start_promtool() if installed else []
         if installed and built and json_format:
-            check_live(checks, arguments.binary, found, known)
+            check_live(checks, arguments.binary.resolve(), found, known)
         end_promtool(checks, promtool)
     print(f"{len(checks.wrong)} not met" if checks.wrong else "dashboards and rules: all met", flush=True)
     return 1 if checks.wrong else 0
