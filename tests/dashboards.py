@@ -829,7 +829,7 @@ def check_drills(checks, binary):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--read", action="store_true", help="only what needs no programs")
-    parser.add_argument("--drills", action="store_true", help="only: each experiment fires exactly the alerts it lists; six minutes")
+    parser.add_argument("--drills", action="store_true", help="only: each experiment fires exactly the alerts it lists; six minutes of a machine that does nothing else")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/debug/hubweave")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
