@@ -357,6 +357,7 @@ class Collector(BaseHTTPRequestHandler):
     """Takes pushes as an OpenTelemetry collector does, by the protocol's own messages; keeps the last of each region."""
 
     pushed = {}
+    traces = set()
     wrong = []
 
     def do_POST(self):
@@ -366,6 +367,8 @@ class Collector(BaseHTTPRequestHandler):
             request = json_format.Parse(body, ExportMetricsServiceRequest())
             resource = request.resource_metrics[0].resource
             names = {attribute.key: attribute.value.string_value for attribute in resource.attributes}
+            # The messages take any base64 for a trace's id, where the protocol's JSON has hexadecimal digits.
+            self.traces.update(re.findall(rb'"traceId":"([^"]*)"', body))
             self.pushed[names["cloud.region"]] = request.resource_metrics[0].scope_metrics[0].metrics
         except Exception as error:
             self.wrong.append(f"{error}: {body[:300]}")
@@ -654,6 +657,7 @@ def check_traces_and_pushes(checks, live, exports):
         whole = point.count == sum(point.bucket_counts) and len(point.bucket_counts) == len(point.explicit_bounds) + 1
         checks.that(whole, f"the buckets of a histogram add up: {point}")
     checks.that(any(point.exemplars for point in lag.data_points), "a push has exemplars")
+    checks.that(Collector.traces == {TRACE.encode()}, f"with the trace of the event: {Collector.traces}")
 
 
 class Browser:

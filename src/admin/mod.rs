@@ -183,6 +183,10 @@ const QUESTIONS: [&str; 2] = ["/v1/keys", "/v1/objects/stat"];
 /// Lets a request through whose token allows it.
 async fn authorized(auth: &Auth, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
+    if auth.admin_token.is_none() && !is_by_address(headers) {
+        let why = "without `auth.admin_token` this listener is asked by address or as `localhost`, not by another name";
+        return answer::error(StatusCode::FORBIDDEN, why);
+    }
     let may_change = shows(headers, auth.admin_token.as_ref());
     let may_look = may_change || (auth.viewer_token.is_some() && shows(headers, auth.viewer_token.as_ref()));
     if !may_look {
@@ -198,6 +202,18 @@ async fn authorized(auth: &Auth, mut request: Request, next: Next) -> Response {
     }
     request.extensions_mut().insert(MayChange(may_change));
     next.run(request).await
+}
+
+/// Whether the caller named the listener in a way that no other site's name server can have made it do: where no token is asked
+/// for, a page whose name leads to loopback for a moment (DNS rebinding) could do everything.
+fn is_by_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Some(host) = host.to_str().ok() else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// A browser sends it for a page of somewhere else: a listener on loopback asks for no token, and any page can call it.

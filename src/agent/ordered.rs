@@ -20,6 +20,7 @@ use crate::{
         key::KeyHash,
         link::Failure,
         time::Timestamp,
+        trace,
     },
     metrics::LinkMetrics,
     ports::{
@@ -406,7 +407,7 @@ fn entry(draft: &Draft) -> Entry {
         detail: draft.detail.clone(),
         time: draft.time,
         resources: draft.resources.clone(),
-        trace: draft.trace.clone(),
+        trace: draft.trace.as_deref().map(trace::for_x_ray),
     }
 }
 

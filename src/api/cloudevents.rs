@@ -18,7 +18,7 @@ use crate::core::{
     ingress::{Ingress, TOO_LARGE},
     json::{self, Json, quote},
     time::Timestamp,
-    trace::is_traceparent,
+    trace::{TRACE_BYTES_MAX, is_traceparent},
 };
 
 /// Events that one batch may have.
@@ -305,7 +305,7 @@ impl Attributes {
         let detail = json::with_top_level(&data, ATTRIBUTES, &format!("{{{}}}", kept.join(",")));
         // One that is malformed is an attribute like others: its producer's trace is no reason to lose an event.
         let trace = self.get("traceparent").and_then(|value| json::pointer_string(value, ""));
-        let trace = trace.filter(|header| is_traceparent(header));
+        let trace = trace.filter(|header| header.len() <= TRACE_BYTES_MAX && is_traceparent(header));
         let draft = ingress.draft_with_key(Some(&id), &source, &kind, &detail, time, Vec::new()).map_err(|error| {
             let status = if error.code == TOO_LARGE { 413 } else { 400 };
             RequestError { status, message: error.message }

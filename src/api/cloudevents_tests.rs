@@ -52,6 +52,10 @@ fn the_attribute_of_a_trace_is_the_events_trace_where_it_is_well_formed() {
     assert_eq!(event(PARENT).trace.as_deref(), Some(PARENT));
     assert!(event(PARENT).detail.contains(PARENT), "readers find it among the attributes");
     assert_eq!(event("someone's own").trace, None);
+    // A later version may have more at its end, but not without an end.
+    let later = |length: usize| format!("01{}-{}", &PARENT[2..], "a".repeat(length - PARENT.len() - 1));
+    assert_eq!(event(&later(500)).trace.map(|trace| trace.len()), Some(500));
+    assert_eq!((event(&later(501)).trace, event(&later(70_000)).trace), (None, None));
     assert!(event("someone's own").detail.contains("someone's own"));
     assert_eq!(read_binary(None, &[("ce-traceparent", PARENT)], b"").unwrap().trace.as_deref(), Some(PARENT));
 }

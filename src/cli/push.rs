@@ -55,11 +55,15 @@ pub async fn push(otlp: Otlp, source: Source, stop: CancellationToken) {
     loop {
         // Agents that started together do not push together.
         let pause = collector.otlp.interval.mul_f64(0.9 + 0.2 * source.entropy.next_f64());
-        let last = tokio::select! {
-            () = tokio::time::sleep(pause) => false,
-            () = stop.cancelled() => true,
+        let on_time = async {
+            tokio::time::sleep(pause).await;
+            collector.push(&source, PUSH_TIMEOUT).await
         };
-        let pushed = collector.push(&source, if last { LAST_TIMEOUT } else { PUSH_TIMEOUT }).await;
+        // A stop waits for no collector that does not answer: the last push has all that the one given up had.
+        let (pushed, last) = tokio::select! {
+            pushed = on_time => (pushed, false),
+            () = stop.cancelled() => (collector.push(&source, LAST_TIMEOUT).await, true),
+        };
         let outcome = match &pushed {
             Ok(None) => "taken",
             Ok(Some(_)) => "partial",

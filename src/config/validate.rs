@@ -97,6 +97,9 @@ fn listeners(config: &Config, context: &Context<'_>) {
     if config.auth.viewer_token.is_some() && config.auth.admin_token.is_none() {
         context.refuse("auth.viewer_token", MISSING, "without `admin_token` everybody may do everything");
     }
+    if config.auth.viewer_token.is_some() && config.auth.viewer_token == config.auth.admin_token {
+        context.refuse("auth.viewer_token", MISSING, "the same as `admin_token`: viewers could do everything");
+    }
     let mut taken: BTreeMap<&Address, (String, bool)> = BTreeMap::new();
     for (index, region) in config.regions.iter().enumerate() {
         let api = region.api.as_ref().map(|address| ("api", address));

@@ -15,7 +15,7 @@ use super::{
     position::{EventId, Incarnation, Position},
     stamp::Stamp,
     time::Timestamp,
-    trace,
+    trace::{self, TRACE_BYTES_MAX},
 };
 
 /// The account of an embedded region, which has none: EventBridge's envelope wants twelve digits.
@@ -399,7 +399,8 @@ pub fn encode_local(
         key_hash,
         payload_hash: draft.payload_hash,
     };
-    let trace = draft.trace.as_deref().unwrap_or_default();
+    // One that is too long was refused or left out at the door; here it must not spoil the record.
+    let trace = draft.trace.as_deref().filter(|trace| trace.len() <= TRACE_BYTES_MAX).unwrap_or_default();
     let texts = [key, &draft.source, &draft.detail_type, &resources, &draft.detail, trace];
     let lengths = texts.map(|text| text.len() as u32);
     put_header(out, &header, lengths, ["", "", ""]);

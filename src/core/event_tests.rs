@@ -93,6 +93,17 @@ fn a_trace_goes_along_unchanged_and_is_not_in_the_envelope() {
 }
 
 #[test]
+fn a_trace_that_is_too_long_spoils_no_record() {
+    for length in [TRACE_BYTES_MAX, TRACE_BYTES_MAX + 1, 70_000] {
+        let traced = Draft { trace: Some("x".repeat(length)), ..draft("{}") };
+        let mut out = Vec::new();
+        encode_local(&mut out, &traced, "k-1", KeyHash::of("s", "t", "k-1"), Incarnation(9), placement(42));
+        let record = Record::parse(Bytes::from(out)).unwrap();
+        assert_eq!(record.trace().map(str::len), (length <= TRACE_BYTES_MAX).then_some(length));
+    }
+}
+
+#[test]
 fn a_repaired_event_keeps_its_first_origin() {
     let home = local("{}");
     let mut out = Vec::new();

@@ -18,6 +18,15 @@ pub fn is_traceparent(header: &str) -> bool {
     w3c(header).is_some()
 }
 
+/// The header in X-Ray's form, which is the only one that EventBridge passes on; what is of neither form stays as it is.
+pub fn for_x_ray(header: &str) -> String {
+    let Some(trace) = w3c(header) else { return header.to_owned() };
+    let mut rest = header.split('-').skip(2);
+    let (parent, flags) = (rest.next().unwrap_or_default(), rest.next().unwrap_or_default());
+    let sampled = u8::from_str_radix(flags, 16).unwrap_or_default() & 1;
+    format!("Root=1-{}-{};Parent={parent};Sampled={sampled}", &trace[..8], &trace[8..])
+}
+
 /// `version-trace-parent-flags`; versions after 00 may add to the end.
 fn w3c(header: &str) -> Option<&str> {
     let mut parts = header.split('-');
@@ -56,6 +65,14 @@ mod tests {
         ] {
             assert_eq!(id(header), named, "{header}");
         }
+    }
+
+    #[test]
+    fn event_bridge_gets_the_form_that_it_passes_on() {
+        let parent = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01";
+        let x_ray = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
+        assert_eq!((for_x_ray(parent), for_x_ray(x_ray), for_x_ray("own")), (x_ray.into(), x_ray.into(), "own".into()));
+        assert_eq!(id(parent), id(&for_x_ray(parent)));
     }
 
     #[test]

@@ -14,7 +14,11 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Whether a request that accepts this wants this format.
 pub fn is_wanted(accept: &str) -> bool {
-    accept.split(',').any(|kind| kind.trim().starts_with("application/openmetrics-text"))
+    accept.split(',').any(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        // Who writes a weight of 0 does not want it.
+        parts.next() == Some("application/openmetrics-text") && !parts.any(|part| matches!(part, "q=0" | "q=0.0"))
+    })
 }
 
 pub(super) fn text(families: &[MetricFamily], exemplars: &Exemplars) -> String {

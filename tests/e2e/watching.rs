@@ -62,8 +62,27 @@ fn a_viewer_sees_everything_and_changes_nothing() {
 }
 
 #[test]
+fn without_a_token_only_who_names_the_listener_by_address_is_answered() {
+    let cluster = Cluster::start_with(2, "");
+    let admin = cluster.region(EU).admin;
+    for (host, status) in
+        [("127.0.0.1:7501", 200), ("localhost:7501", 200), ("[::1]:7501", 200), ("elsewhere.example:7501", 403)]
+    {
+        let mut stream = TcpStream::connect(("127.0.0.1", admin)).expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let head = format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        let first = BufReader::new(stream).lines().next().expect("an answer").expect("text");
+        assert!(first.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {first}");
+    }
+}
+
+#[test]
 fn a_viewers_token_alone_protects_nothing_and_is_refused() {
     let cluster = Cluster::describe(2, "[auth]\nviewer_token = \"of-viewers\"\n");
     let done = cluster.run(&["check"]).expect_code(2);
     assert!(done.stderr.contains("auth.viewer_token") && done.stderr.contains("admin_token"), "{}", done.stderr);
+    let cluster = Cluster::describe(2, "[auth]\nadmin_token = \"one\"\nviewer_token = \"one\"\n");
+    let done = cluster.run(&["check"]).expect_code(2);
+    assert!(done.stderr.contains("viewers could do everything"), "{}", done.stderr);
 }

@@ -88,6 +88,7 @@ impl Managed {
                 reason: Some(letter.reason),
                 source: Some(letter.source),
                 detail_type: Some(letter.detail_type),
+                trace: letter.trace,
                 ..Entry::at(letter.dead_at)
             });
         }
