@@ -141,7 +141,7 @@ FAILOVER = dashboard(
         row("Drills"),
         table(
             "When each drill last ended",
-            "By verdict. The alert is at 90 days without a pass, for drills that ever passed.",
+            "By verdict. The alert is at 30 days without a pass, for drills that ever passed, and for a cluster of that age where none did.",
             [("passed", "s", age("passed"), None), ("failed", "s", age("failed"), None)],
             h=12,
         ),

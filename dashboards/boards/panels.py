@@ -18,6 +18,21 @@ OBJECTIVES = "5,0.1,0.25,0.5,1,2.5,10,15,30,60,120,300"
 WITHIN = 'le=~"$objective(\\\\.0)?"'
 
 
+def annotation(name, color, expr, title, **more):
+    """A mark on all panels over time."""
+    return {
+        "name": name,
+        "datasource": DATASOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": color,
+        "expr": query(expr)["expr"],
+        "titleFormat": title,
+        "step": "15s",
+        **more,
+    }
+
+
 def query(expr, legend="", instant=False, table=False, ref=None, heatmap=False, exemplars=False):
     """`exemplars` marks the traces of single events, where events have traces and Prometheus keeps exemplars."""
     for token, matcher in MATCHERS.items():
@@ -351,7 +366,23 @@ def dashboard(uid, title, description, tags, variables, panels):
         "options": [],
         "current": {},
     }
-    faults = query("sum by (region, kind) (hubweave_faults_active{@region}) > 0")["expr"]
+    marks = [
+        annotation("Injected faults", "orange", "sum by (region, kind) (hubweave_faults_active{@region}) > 0", "{{region}}: injected {{kind}}"),
+        annotation(
+            "Regions that do not serve",
+            "red",
+            'max by (region, state) (hubweave_region_state{@region, state!="active"}) == 1',
+            "{{region}} is {{state}}",
+        ),
+        # The value is the time of the mark, in milliseconds.
+        annotation(
+            "Drills",
+            "blue",
+            "1000 * (max by (drill, verdict) (hubweave_drill_last_run_timestamp_seconds) > 0)",
+            "drill {{drill}} {{verdict}}",
+            useValueForTime=True,
+        ),
+    ]
     return {
         "id": None,
         "uid": uid,
@@ -371,20 +402,7 @@ def dashboard(uid, title, description, tags, variables, panels):
         "time": {"from": "now-1h", "to": "now"},
         "timepicker": {},
         "templating": {"list": [source, *variables]},
-        "annotations": {
-            "list": [
-                {
-                    "name": "Injected faults",
-                    "datasource": DATASOURCE,
-                    "enable": True,
-                    "hide": False,
-                    "iconColor": "orange",
-                    "expr": faults,
-                    "titleFormat": "{{region}}: injected {{kind}}",
-                    "step": "15s",
-                }
-            ]
-        },
+        "annotations": {"list": marks},
         "links": [
             {
                 "type": "dashboards",
