@@ -1,6 +1,6 @@
 //! What counting costs beside the path that an event takes, and how long a scrape takes. `cargo bench --bench metrics`.
 //!
-//! The path is half of one: a hub on a disk takes events in, 256 at a time, each durable when it is answered; without HTTP,
+//! The path is half of one: events are read and a hub on a disk takes them in, 256 at a time, each durable when it is answered; without HTTP,
 //! links and the peer. Its cost is CPU time of the whole process, so waiting for the disk does not flatter the ratio.
 //! Counting is all that an agent counts for an event on its whole way: taken in at home, delivered, applied at the peer.
 
@@ -10,7 +10,7 @@ use std::{fs, hint::black_box, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use hubweave::{
-    core::{event::Draft, json::canonical_hash, time::Timestamp},
+    core::{event::Draft, ingress::Ingress, time::Timestamp},
     embedded::{
         disk::LocalDisk,
         hub::{self, EmbeddedHub},
@@ -63,19 +63,13 @@ fn metrics(region: &str, peers: &[&str]) -> Metrics {
 }
 
 fn event(number: usize) -> Draft {
-    let detail = format!(r#"{{"orderId":"o{number}","note":"{}"}}"#, "A".repeat(980));
-    Draft {
-        key: Some(number.to_string()),
-        source: "shop".to_owned(),
-        detail_type: "Order".to_owned(),
-        payload_hash: canonical_hash("shop", "Order", &detail, &[]),
-        detail,
-        time: None,
-        resources: Vec::new(),
-        stamp_stripped: false,
-        has_payload: false,
-        trace: None,
-    }
+    let detail = format!(r#"{{"idempotencyKey":"o{number}","note":"{}"}}"#, "A".repeat(980));
+    let ingress = Ingress {
+        key_pointers: vec!["/detail/idempotencyKey".to_owned()],
+        reference_pointers: Vec::new(),
+        max_entry_bytes: 1 << 20,
+    };
+    ingress.draft("shop", "Order", &detail, None, Vec::new()).expect("an event")
 }
 
 /// Nanoseconds of CPU for each event.

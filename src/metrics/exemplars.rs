@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::LAG_BUCKETS;
+use prometheus::proto::{LabelPair, Metric};
+
+use super::{LAG, LAG_BUCKETS};
 use crate::core::time::Timestamp;
 
 /// One measurement and the trace of its event.
@@ -49,8 +51,13 @@ impl Exemplars {
         all.entry((peer.to_owned(), stream)).or_default().clone()
     }
 
-    /// By the index of their bucket.
-    pub(super) fn of(&self, peer: &str, stream: &str) -> Vec<Option<Exemplar>> {
+    /// Those of a histogram, by the index of their bucket; none where it is another family's.
+    pub(super) fn of(&self, family: &str, metric: &Metric) -> Vec<Option<Exemplar>> {
+        if family != LAG {
+            return Vec::new();
+        }
+        let label = |name| metric.get_label().iter().find(|label| label.name() == name).map_or("", LabelPair::value);
+        let (peer, stream) = (label("peer"), label("stream"));
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().find(|((of, is), _)| of == peer && *is == stream);
         found.map(|(_, traced)| traced.0.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()

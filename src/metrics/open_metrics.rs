@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{LAG, exemplars::Exemplars};
+use super::exemplars::Exemplars;
 
 /// Media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -56,10 +56,7 @@ fn push_family(out: &mut String, family: &MetricFamily, exemplars: &Exemplars) {
 
 fn push_histogram(out: &mut String, name: &str, metric: &Metric, exemplars: &Exemplars) {
     let histogram = metric.get_histogram();
-    let traced = match name {
-        LAG => exemplars.of(label(metric, "peer"), label(metric, "stream")),
-        _ => Default::default(),
-    };
+    let traced = exemplars.of(name, metric);
     let bucket = format!("{name}_bucket");
     let finite = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
     let counts = finite.map(|bucket| (bucket.upper_bound().to_string(), bucket.cumulative_count()));
@@ -96,10 +93,6 @@ fn push_sample(out: &mut String, name: &str, metric: &Metric, bound: Option<&str
         value => value.to_string(),
     };
     let _ = write!(out, " {value}");
-}
-
-fn label<'a>(metric: &'a Metric, name: &str) -> &'a str {
-    metric.get_label().iter().find(|label| label.name() == name).map_or("", LabelPair::value)
 }
 
 fn escaped(text: &str) -> String {

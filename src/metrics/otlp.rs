@@ -9,7 +9,7 @@
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use serde_json::{Value, json};
 
-use super::{LAG, exemplars::Exemplars};
+use super::exemplars::Exemplars;
 use crate::core::time::Timestamp;
 
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`.
@@ -113,13 +113,12 @@ impl Points<'_> {
             "sum": histogram.get_sample_sum(),
             "explicitBounds": bounds,
             "bucketCounts": counts,
-            "exemplars": if name == LAG { self.exemplars(metric) } else { Vec::new() },
+            "exemplars": self.exemplars(name, metric),
         })
     }
 
-    fn exemplars(&self, metric: &Metric) -> Vec<Value> {
-        let label = |name| metric.get_label().iter().find(|label| label.name() == name).map_or("", |it| it.value());
-        let traced = self.exemplars.of(label("peer"), label("stream"));
+    fn exemplars(&self, name: &str, metric: &Metric) -> Vec<Value> {
+        let traced = self.exemplars.of(name, metric);
         let written = traced.iter().flatten().map(|exemplar| {
             json!({
                 "traceId": exemplar.trace,

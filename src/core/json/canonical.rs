@@ -1,5 +1,7 @@
 //! The payload hash: equal for two texts of the same event, however they are spelled.
 
+use std::sync::LazyLock;
+
 use sha2::{Digest, Sha256};
 
 use super::{Json, parse, tokens};
@@ -8,11 +10,12 @@ use crate::core::key::PayloadHash;
 /// Bound into every hash: a later canonical form gets another name, so hashes of two forms never pass for each other.
 const DOMAIN: &str = "hubweave payload 1";
 
-/// The member of `detail` that carries the stamp and is never part of the payload.
-const STAMP: &str = "hubweave";
-
-/// CloudEvents' attributes that tell of a trace. A producer that tries again does so in another span of it.
-const TRACE: [[&str; 2]; 2] = [["cloudevents", "traceparent"], ["cloudevents", "tracestate"]];
+/// What is never part of the payload: the stamp, and CloudEvents' attributes that tell of a trace. A producer that tries again
+/// does so in another span of it.
+static NO_PAYLOAD: LazyLock<[Vec<String>; 3]> = LazyLock::new(|| {
+    let path = |path: &[&str]| path.iter().map(|part| (*part).to_owned()).collect();
+    [path(&["hubweave"]), path(&["cloudevents", "traceparent"]), path(&["cloudevents", "tracestate"])]
+});
 
 /// SHA-256 over source, detail-type and the canonical form of `detail`: members sorted by key, strings unescaped,
 /// numbers by value, no white space, without the stamp, the attributes of a trace and the values at the `exclude` pointers.
@@ -34,17 +37,10 @@ pub fn canonical_hash(source: &str, detail_type: &str, detail: &str, exclude: &[
 /// [`canonical_hash`] of a detail that is parsed already.
 pub(crate) fn hash_parsed(source: &str, detail_type: &str, detail: &Json, exclude: &[String]) -> PayloadHash {
     let mut canonical = Canonical::new(source, detail_type);
-    let mut excluded = vec![vec![STAMP.to_owned()]];
-    excluded.extend(TRACE.map(|path| path.map(str::to_owned).to_vec()));
-    for pointer in exclude {
-        if let Some(mut path) = tokens(pointer)
-            && path.first().is_some_and(|first| first == "detail")
-        {
-            path.remove(0);
-            excluded.push(path);
-        }
-    }
-    let excluded: Vec<&[String]> = excluded.iter().map(Vec::as_slice).collect();
+    let pointed: Vec<Vec<String>> = exclude.iter().filter_map(|pointer| tokens(pointer)).collect();
+    let within_detail = pointed.iter().filter_map(|path| path.split_first()).filter(|(first, _)| *first == "detail");
+    let excluded: Vec<&[String]> =
+        NO_PAYLOAD.iter().map(Vec::as_slice).chain(within_detail.map(|(_, path)| path)).collect();
     canonical.value(detail, &excluded);
     canonical.finish()
 }
