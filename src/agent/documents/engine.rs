@@ -267,6 +267,7 @@ impl Engine {
         }
         self.kept = shelf.kept().await?.unwrap_or_default();
         self.show_evicted();
+        self.hurry();
         self.last_hlc = meta.hlc.max(head.hlc);
         self.hlc = HybridClock::restored(self.last_hlc);
         self.cursor = meta.cursor.min(head.offset);

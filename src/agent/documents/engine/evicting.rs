@@ -145,9 +145,20 @@ impl Engine {
 
     async fn keep(&mut self, shelf: &Shelf, kept: Kept) -> Result<(), Broken> {
         shelf.keep(&kept).await?;
+        let is_further = kept.coming != self.kept.coming;
         self.kept = kept;
         self.show_evicted();
+        if is_further {
+            self.hurry();
+        }
         Ok(())
+    }
+
+    /// On its way back a region waits for its peers at every step: it does not wait for the next comparison as well.
+    pub(super) fn hurry(&self) {
+        if self.kept.coming.is_some() {
+            self.shared.rounds.values().for_each(|rounds| _ = rounds.ask());
+        }
     }
 
     /// What this region has of another one as it evicts it.
