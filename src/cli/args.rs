@@ -119,6 +119,12 @@ pub struct Cost {
     /// Of one event
     #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub size: u32,
+    /// Requests of services to documents a second, over all AWS regions
+    #[arg(long, value_name = "N", default_value_t = 0.0, value_parser = rate, conflicts_with = "measured")]
+    pub requests: f64,
+    /// Of one document in its table
+    #[arg(long, value_name = "BYTES", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=399_360))]
+    pub document: u32,
     /// In each region
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub agents: u32,

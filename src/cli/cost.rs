@@ -24,15 +24,18 @@ pub async fn cost(context: &Context, args: Cost) -> Result<(), Error> {
             Prices::parse(&text).map_err(|error| file(&error))?
         }
     };
-    let size = f64::from(args.size);
+    let load = |events_per_second| Load {
+        events_per_second,
+        event_bytes: f64::from(args.size),
+        requests_per_second: args.requests,
+        document_bytes: f64::from(args.document),
+        agents: args.agents,
+    };
     let bill = match args.rate {
-        Some(rate) => {
-            let load = Load { events_per_second: rate, event_bytes: size, agents: args.agents };
-            bill(&context.config, load, &prices).map_err(Error::usage)?
-        }
+        Some(rate) => bill(&context.config, load(rate), &prices).map_err(Error::usage)?,
         None => {
             let (counted, seconds) = watch(context, &args).await?;
-            measured(&context.config, &counted, seconds, size, &prices).map_err(Error::usage)?
+            measured(&context.config, &counted, seconds, load(0.0), &prices).map_err(Error::usage)?
         }
     };
     context.print(&bill, || bill.to_string().trim_end().to_owned())

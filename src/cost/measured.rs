@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Bill, CHUNK_BYTES, ENVELOPE_BYTES, GIB, Item, Load, MILLION, MONTH_SECONDS, NOT_COUNTED, STAMP_BYTES, prices,
+    Bill, CHUNK_BYTES, ENVELOPE_BYTES, GIB, Item, Load, MILLION, MONTH_SECONDS, NOT_COUNTED, STAMP_BYTES, documents,
+    prices,
 };
 use crate::config::{Backend, Config};
 
@@ -17,6 +18,8 @@ const CALLS: &str = "hubweave_aws_requests_total";
 const FORWARDED: &str = "hubweave_events_forwarded_total";
 const ENTERED: &str = "hubweave_local_entries_total";
 const AUDITED: &str = "hubweave_stamps_audited_total";
+const MERGED: &str = "hubweave_state_merges_total";
+const REQUESTS: &str = "hubweave_state_requests_total";
 const ROWS_READ: &str = "hubweave_ledger_rows_read_total";
 
 /// A read that need not be the latest charges one unit for so many bytes.
@@ -33,7 +36,8 @@ pub struct Counted(Counters);
 impl Counted {
     /// Takes in the lines of one agent's `/metrics`; several agents of a region add up.
     pub fn add(&mut self, line: &str) {
-        let is_one = [CALLS, FORWARDED, ENTERED, AUDITED, ROWS_READ].iter().any(|name| line.starts_with(name));
+        let is_one =
+            [CALLS, FORWARDED, ENTERED, AUDITED, MERGED, REQUESTS, ROWS_READ].iter().any(|name| line.starts_with(name));
         if let Some((counter, Ok(value))) =
             line.rsplit_once(' ').map(|(counter, value)| (counter, value.parse::<f64>()))
             && is_one
@@ -65,7 +69,7 @@ impl Counted {
     }
 }
 
-/// A month of what the agents of each region counted in `seconds`.
+/// A month of what the agents of each region counted in `seconds`; of `load` the sizes count.
 ///
 /// # Errors
 /// The file has no AWS region.
@@ -73,9 +77,10 @@ pub fn measured(
     config: &Config,
     counted: &BTreeMap<String, Counted>,
     seconds: f64,
-    event_bytes: f64,
+    load: Load,
     prices: &prices::Prices,
 ) -> Result<Bill, String> {
+    let event_bytes = load.event_bytes;
     let month = MONTH_SECONDS / seconds;
     let mut items: Vec<Item> = Vec::new();
     let mut published = 0.0;
@@ -149,6 +154,10 @@ pub fn measured(
         add(&region.name, "agents' queue calls", of_agents, "requests", requests(of_agents));
         let (single, reads) = (calls("dynamodb", &WRITES), calls("dynamodb", &READS));
         add(&region.name, "single rows written", single, "writes", writes(single));
+        // One transaction may have several of them, and charges for each.
+        let documents = (counted.sum(MERGED, &[]) + counted.sum(REQUESTS, &[("result", "applied")])) * month;
+        let dollars = documents::written(documents, &load, &price);
+        add(&region.name, "documents written", documents, "documents", dollars);
         // A call counts as one unit, which holds for a few small rows; verify's pages are larger, and are counted by rows.
         let scanned = counted.sum(ROWS_READ, &[]) * month * super::ROW_BYTES / READ_BYTES;
         let reads_dollars = |count: f64| count / MILLION * price.dynamodb_read_million;
@@ -166,7 +175,7 @@ pub fn measured(
     let millions = published / MILLION;
     Ok(Bill {
         prices_of: prices.date.clone(),
-        load: Load { events_per_second: published / MONTH_SECONDS, event_bytes, agents: 0 },
+        load: Load { events_per_second: published / MONTH_SECONDS, ..load },
         measured_seconds: Some(seconds),
         month_dollars: dollars,
         million_events_dollars: if millions > 0.0 { dollars / millions } else { 0.0 },
@@ -182,6 +191,14 @@ pub fn measured(
 mod tests {
     use super::*;
     use crate::cost::Prices;
+
+    const SIZES: Load = Load {
+        events_per_second: 0.0,
+        event_bytes: 1_000.0,
+        requests_per_second: 0.0,
+        document_bytes: 1_000.0,
+        agents: 0,
+    };
 
     fn counted(lines: &[&str]) -> Counted {
         let mut counted = Counted::default();
@@ -202,6 +219,9 @@ mod tests {
             "hubweave_aws_requests_total{service=\"sqs\",operation=\"ReceiveMessage\",outcome=\"ok\"} 100",
             "hubweave_aws_requests_total{service=\"sqs\",operation=\"DeleteMessageBatch\",outcome=\"throttled\"} 20",
             "hubweave_aws_requests_total{service=\"dynamodb\",operation=\"PutItem\",outcome=\"ok\"} 5",
+            "hubweave_state_merges_total{type=\"profile\"} 2",
+            "hubweave_state_requests_total{type=\"profile\",result=\"applied\"} 1",
+            "hubweave_state_requests_total{type=\"profile\",result=\"duplicate\"} 9",
             "hubweave_events_forwarded_total{peer=\"us\",result=\"delivered\"} 1000",
             "hubweave_events_forwarded_total{peer=\"us\",result=\"duplicate\"} 10",
             "hubweave_local_entries_total{result=\"new\"} 1010",
@@ -209,7 +229,7 @@ mod tests {
         ]);
         let prices = Prices::shipped().unwrap();
         let all = BTreeMap::from([("eu".to_owned(), eu)]);
-        let bill = measured(&config(), &all, MONTH_SECONDS / 2.0, 1_000.0, &prices).unwrap();
+        let bill = measured(&config(), &all, MONTH_SECONDS / 2.0, SIZES, &prices).unwrap();
         let count = |region: &str, what: &str| {
             let item = bill.items.iter().find(|item| item.region == region && item.what == what);
             item.map(|item| item.count)
@@ -242,7 +262,7 @@ mod tests {
         ]);
         let prices = Prices::shipped().unwrap();
         let all = BTreeMap::from([("eu".to_owned(), eu), ("us".to_owned(), us)]);
-        let bill = measured(&config, &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        let bill = measured(&config, &all, MONTH_SECONDS, SIZES, &prices).unwrap();
         assert!(
             (bill.load.events_per_second - 1_500.0 / MONTH_SECONDS).abs() < 1e-12,
             "{}",
@@ -253,7 +273,7 @@ mod tests {
         let offered = format!("audit = false in [region.aws] of us ({audit:.2} a month)");
         assert!(bill.savings.iter().any(|saving| saving.starts_with(&offered)), "{:?}", bill.savings);
         let other = Config::parse(&format!("{}{}", of("eu", ""), of("us", "")), "x.toml", &|_| None).unwrap();
-        let bill = measured(&other, &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        let bill = measured(&other, &all, MONTH_SECONDS, SIZES, &prices).unwrap();
         assert!(bill.savings.iter().any(|saving| saving.starts_with("audit = false in [region.aws] (")));
     }
 
@@ -262,7 +282,7 @@ mod tests {
         let eu = counted(&["hubweave_ledger_rows_read_total 1000000"]);
         let prices = Prices::shipped().unwrap();
         let all = BTreeMap::from([("eu".to_owned(), eu)]);
-        let bill = measured(&config(), &all, MONTH_SECONDS, 1_000.0, &prices).unwrap();
+        let bill = measured(&config(), &all, MONTH_SECONDS, SIZES, &prices).unwrap();
         let read = bill.items.iter().find(|item| item.what == "ledger read by verify").unwrap();
         assert_eq!(read.count, 1e6 * crate::cost::ROW_BYTES / READ_BYTES);
     }

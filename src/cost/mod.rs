@@ -4,6 +4,7 @@
 //! topology and a rate; prices come from a table with a date. Nobody is asked ([`measured()`] goes by what agents
 //! counted). Batches are taken to be full, which they are under load; at low rates idle polls outweigh what half-empty batches cost.
 
+mod documents;
 mod measured;
 mod prices;
 
@@ -63,8 +64,15 @@ const DEPTH_QUEUES: f64 = 3.0;
 /// The table of a region's agents is read at least so often.
 const SHARED_SECONDS: f64 = 5.0;
 
+/// Units (4 KiB) of reading it: who serves users stands there, and what the region's agents tell.
+const SHARED_UNITS: f64 = 2.0;
+
+/// Units (1 KiB) of writing what they tell, once a heartbeat.
+const REPORT_UNITS: f64 = 2.0;
+
 /// What is on no bill; the last only on one that was not measured.
-const NOT_COUNTED: [&str; 5] = [
+const NOT_COUNTED: [&str; 6] = [
+    "what documents and payloads take up",
     "what services themselves pay for publishing",
     "NAT gateways and interface endpoints, which charge by the hour and by the GiB",
     "the agents' own machines, logs and metrics",
@@ -79,6 +87,10 @@ pub struct Load {
     pub events_per_second: f64,
     /// Of one event's detail.
     pub event_bytes: f64,
+    /// Requests of services to documents in a second, the sum over the AWS regions, evenly spread.
+    pub requests_per_second: f64,
+    /// Of one document in its table.
+    pub document_bytes: f64,
     /// In each region.
     pub agents: u32,
 }
@@ -173,10 +185,23 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
         let beats = heartbeats + beats_arriving;
         let beat_dollars = beats / MILLION * price.custom_event_million
             + requests((heartbeats * leaving + beats_arriving) * through_queue)
-            + writes(heartbeats + 2.0 * beats_arriving);
+            + writes(heartbeats * (1.0 + REPORT_UNITS) + 2.0 * beats_arriving);
         add("heartbeats", beats, "events", beat_dollars);
+        if !config.state.is_empty() {
+            let part = documents::Part {
+                requests: load.requests_per_second / regions.len() as f64 * MONTH_SECONDS,
+                leaving,
+                delivering,
+                has_audit: region.aws.as_ref().is_none_or(|aws| aws.audit),
+            };
+            for (what, count, unit, dollars) in documents::items(&part, &load, &price) {
+                add(what, count, unit, dollars);
+            }
+        }
         let period = (config.heartbeat_interval(name).as_secs_f64() / 4.0).min(SHARED_SECONDS);
-        let reads = agents * MONTH_SECONDS / period;
+        // Each agent looks at the own table, and once a heartbeat at those of all other regions.
+        let others = (config.regions.len().max(1) - 1) as f64;
+        let reads = agents * (MONTH_SECONDS / period + heartbeats * others) * SHARED_UNITS;
         add("agents' shared table", reads, "reads", reads / MILLION * price.dynamodb_read_million);
         let rows = (entered + arrived) / MONTH_SECONDS * config.idempotency.retention.as_secs_f64();
         let stored = rows * ROW_BYTES / GIB;
@@ -186,7 +211,8 @@ pub fn bill(config: &Config, load: Load, prices: &Prices) -> Result<Bill, String
     }
     let month_dollars = items.iter().map(|item| item.dollars).sum();
     let steady = ["idle polls", "queue depths", "heartbeats", "agents' shared table", "ledger storage"];
-    let by_rate: f64 = items.iter().filter(|item| !steady.contains(&item.what)).map(|item| item.dollars).sum();
+    let of_rate = |item: &&Item| !steady.contains(&item.what) && !documents::WHATS.contains(&item.what);
+    let by_rate: f64 = items.iter().filter(of_rate).map(|item| item.dollars).sum();
     let millions = load.events_per_second * MONTH_SECONDS / MILLION;
     Ok(Bill {
         prices_of: prices.date.clone(),
@@ -252,7 +278,7 @@ fn needed(items: &[Item]) -> Vec<String> {
 
 impl fmt::Display for Bill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Load { events_per_second, event_bytes, agents } = self.load;
+        let Load { events_per_second, event_bytes, requests_per_second, document_bytes, agents } = self.load;
         match self.measured_seconds {
             Some(seconds) => write!(
                 f,
@@ -264,6 +290,9 @@ impl fmt::Display for Bill {
                 "{events_per_second} events/s of {event_bytes} bytes over all regions, {agents} agents in each"
             ),
         }?;
+        if requests_per_second > 0.0 {
+            write!(f, ", {requests_per_second} requests/s to documents of {document_bytes} bytes")?;
+        }
         writeln!(f, "; prices of {}, in dollars a month\n", self.prices_of)?;
         let width = self.items.iter().map(|item| item.region.len()).max().unwrap_or_default();
         for item in &self.items {
@@ -294,6 +323,29 @@ impl fmt::Display for Bill {
 mod tests {
     use super::*;
 
+    const NONE: Load = Load {
+        events_per_second: 0.0,
+        event_bytes: 1_024.0,
+        requests_per_second: 0.0,
+        document_bytes: 1_024.0,
+        agents: 2,
+    };
+
+    #[test]
+    fn a_request_to_a_document_costs_a_read_and_a_transaction_here_and_at_each_peer() {
+        let load = Load { requests_per_second: 2.0, ..NONE };
+        let bill = bill(&config("[state.profile]\nplays = \"counter\"\n"), load, &Prices::shipped().unwrap()).unwrap();
+        let millions = 2.0 * MONTH_SECONDS / MILLION;
+        // Two reads of 0.125 and four writes of 0.625.
+        let expected = millions * (2.0 * 0.125 + 4.0 * 0.625);
+        assert!((of(&bill, "document requests") - expected).abs() < 1e-9, "{}", of(&bill, "document requests"));
+        // With two regions there is one peer.
+        assert!((of(&bill, "documents merged") - expected).abs() < 1e-9);
+        assert!(of(&bill, "document deltas") > millions && of(&bill, "documents compared") > 0.0);
+        assert_eq!(bill.million_events_dollars, 0.0);
+        assert_eq!(of(&bill_of(1.0, 1.0, ""), "documents compared"), 0.0, "there are none");
+    }
+
     fn config(more: &str) -> Config {
         let region =
             |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
@@ -301,7 +353,7 @@ mod tests {
     }
 
     fn bill_of(rate: f64, bytes: f64, more: &str) -> Bill {
-        let load = Load { events_per_second: rate, event_bytes: bytes, agents: 2 };
+        let load = Load { events_per_second: rate, event_bytes: bytes, agents: 2, ..NONE };
         bill(&config(more), load, &Prices::shipped().unwrap()).unwrap()
     }
 
@@ -349,7 +401,7 @@ mod tests {
             let config = Config::parse(&format!("{}{}", region("eu"), region("us")), "x.toml", &|_| None).unwrap();
             bill(
                 &config,
-                Load { events_per_second: 100.0, event_bytes: 1_000.0, agents: 2 },
+                Load { events_per_second: 100.0, event_bytes: 1_000.0, agents: 2, ..NONE },
                 &Prices::shipped().unwrap(),
             )
             .unwrap()
@@ -370,7 +422,7 @@ mod tests {
 
     #[test]
     fn regions_that_are_not_linked_cost_nothing() {
-        let load = Load { events_per_second: 1.0, event_bytes: 1.0, agents: 1 };
+        let load = Load { events_per_second: 1.0, event_bytes: 1.0, agents: 1, ..NONE };
         let config = config("[replication]\nenabled = false\n");
         assert!(bill(&config, load, &Prices::shipped().unwrap()).is_err());
     }
