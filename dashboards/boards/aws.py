@@ -189,7 +189,7 @@ AWS = dashboard(
         lines(
             "RPO exposure",
             "s",
-            "At least 90 s while anything waits, as queues are counted late; of a busy link an upper bound.",
+            "At least 90 s while anything waits, as queues are counted late; an upper bound, above all while something is held.",
             query(EXPOSURE, LINK),
             thresholds=OBJECTIVE,
             custom=DRAWN,

@@ -129,6 +129,12 @@ STATE = dashboard(
             "By region and type. Lines of one type that stay apart: a region lacks some.",
             query("max by (region, type) (hubweave_state_documents{@region})", "{{region}}: {{type}}"),
         ),
+        lines(
+            "Writes on their way",
+            "short",
+            "What services did to documents here and the peer does not have, at most. They count in the RPO exposure of the link.",
+            query("max by (region, peer) (hubweave_link_backlog_deltas{@link})", LINK),
+        ),
         row("Conflicts"),
         lines(
             "Conflicts",

@@ -9,6 +9,7 @@
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
 //! | `GET /v1/keys`, `POST /v1/keys` | the ledger's rows, all or some, for `verify` |
+//! | `GET /v1/regions`, `/v1/failover/inventory`, `POST /v1/failover`, `/v1/drills` | who serves users |
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
 //! | `POST /v1/dlq/redrive`, `/v1/dlq/discard` | dead letters |
 //! | `POST`, `DELETE /v1/faults` | faults of this agent, where they are enabled |
@@ -27,16 +28,21 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{
     authorized,
     control::{self, parse},
     documents, drills, probe,
+    regions::{self, Voting, Whose},
     watch::{History, Watched, watch},
     with_fallbacks,
 };
 use crate::{
-    agent::managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
+    agent::{
+        managed::{self, Managed, explain::Asked, keys::AskedKeys, letters::Selection},
+        regions::failover::Commands,
+    },
     api::{answer, listener::Connection},
     config::Auth,
     faults::{Direction, Order},
@@ -48,6 +54,23 @@ pub struct ManagedAdmin {
     pub agent: Arc<Managed>,
     pub auth: Auth,
     pub history: Arc<History>,
+    failovers: Arc<Semaphore>,
+}
+
+impl ManagedAdmin {
+    pub fn new(agent: Arc<Managed>, auth: Auth) -> Self {
+        Self { agent, auth, history: Arc::default(), failovers: Arc::new(Semaphore::new(regions::COMMANDS_MAX)) }
+    }
+}
+
+impl Voting for ManagedAdmin {
+    fn commands(&self) -> Commands<'_> {
+        self.agent.commands()
+    }
+
+    fn under_way(&self) -> &Arc<Semaphore> {
+        &self.failovers
+    }
 }
 
 type Shared = State<Arc<ManagedAdmin>>;
@@ -83,8 +106,10 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/links/{peer}/replay", post(async || absent(NO_REPLAY)))
         .route("/v1/links/{peer}/repair", post(async || absent(NO_REPAIR)))
         .route("/v1/evictions", get(async || absent(NO_EVICTIONS)).post(async || absent(NO_EVICTIONS)))
+        .route("/v1/failover/inventory", get(inventory))
         .route("/v1/reload", post(async || absent(NO_RELOAD)))
         .route("/v1/drain", post(drain))
+        .merge(regions::router::<ManagedAdmin>())
         .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)
@@ -105,7 +130,7 @@ async fn authorize(State(admin): Shared, request: Request, next: Next) -> Respon
 
 impl Watched for ManagedAdmin {
     fn look(&self) -> Value {
-        json!({ "status": self.agent.status(), "regions": null, "faults": self.agent.faults.list() })
+        json!({ "status": self.agent.status(), "regions": regions::known(&self.agent.regions), "faults": self.agent.faults.list() })
     }
 
     fn metrics(&self) -> &Metrics {
@@ -140,7 +165,11 @@ fn refused(error: &managed::Error) -> Response {
 }
 
 async fn ready(State(admin): Shared) -> Response {
-    probe::ready(admin.agent.stopping().is_cancelled())
+    let not_yet = match admin.agent.stopping().is_cancelled() {
+        true => Some("stopping"),
+        false => (!admin.agent.regions.has_looked()).then_some("starting: the region's table was not read yet"),
+    };
+    probe::ready(not_yet)
 }
 
 async fn health(State(admin): Shared) -> Response {
@@ -148,7 +177,7 @@ async fn health(State(admin): Shared) -> Response {
     let lag = status.links.iter().map(|link| (&link.peer, link.lag_seconds.p99)).collect();
     let unhealthy = match admin.agent.stopping().is_cancelled() {
         true => Some("stopping"),
-        false => admin.agent.is_draining().then_some("the region is not active"),
+        false => admin.agent.regions.unhealthy(),
     };
     probe::health(&status.region, status.state, unhealthy, &lag)
 }
@@ -201,6 +230,16 @@ async fn found_keys(State(admin): Shared, body: Bytes) -> Response {
         Ok(asked) => answered(admin.agent.found_keys(&asked).await),
         Err(response) => *response,
     }
+}
+
+/// Reads the whole ledger.
+async fn inventory(
+    State(admin): Shared,
+    Extension(connection): Extension<Arc<Connection>>,
+    Query(whose): Query<Whose>,
+) -> Response {
+    connection.lift_timeout();
+    answered(admin.agent.inventory(&whose.region).await)
 }
 
 async fn letters(

@@ -18,10 +18,10 @@ pub async fn live() -> Response {
 }
 
 /// The listeners are opened once there is service, so whoever gets an answer gets service.
-pub fn ready(stopping: bool) -> Response {
-    match stopping {
-        false => plain(StatusCode::OK, "ready\n".to_owned()),
-        true => answer::error(StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+pub fn ready(not_yet: Option<&str>) -> Response {
+    match not_yet {
+        None => plain(StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 

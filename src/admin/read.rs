@@ -20,7 +20,7 @@ use crate::{
 type Shared = State<Arc<Admin>>;
 
 pub async fn ready(State(admin): Shared) -> Response {
-    probe::ready(admin.agent.stopping().is_cancelled())
+    probe::ready(admin.agent.stopping().is_cancelled().then_some("stopping"))
 }
 
 pub async fn health(State(admin): Shared) -> Response {

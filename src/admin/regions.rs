@@ -3,20 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Extension,
+    Extension, Router,
     body::Bytes,
     extract::{Query, State},
     http::StatusCode,
     response::Response,
+    routing::{get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{Admin, control::parse, refused};
 use crate::{
-    agent::{
-        Agent,
-        regions::failover::{Error, Request},
+    agent::regions::{
+        Regions,
+        failover::{Commands, Error, Request},
     },
     api::{answer, listener::Connection},
     core::{
@@ -25,7 +27,31 @@ use crate::{
     },
 };
 
-type Shared = State<Arc<Admin>>;
+/// An admin whose agent has a say in who serves users.
+pub trait Voting: Send + Sync + 'static {
+    fn commands(&self) -> Commands<'_>;
+
+    /// Commands under way, which go on when nobody waits for them: [`COMMANDS_MAX`].
+    fn under_way(&self) -> &Arc<Semaphore>;
+}
+
+impl Voting for Admin {
+    fn commands(&self) -> Commands<'_> {
+        self.agent.commands()
+    }
+
+    fn under_way(&self) -> &Arc<Semaphore> {
+        &self.failovers
+    }
+}
+
+/// What all regions' admins answer alike.
+pub fn router<A: Voting>() -> Router<Arc<A>> {
+    Router::new()
+        .route("/v1/regions", get(regions::<A>))
+        .route("/v1/failover", post(failover::<A>))
+        .route("/v1/drills", post(drilled::<A>))
+}
 
 /// How long a command lets links catch up, where it does not say; and at most.
 const WAIT: Duration = Duration::from_secs(300);
@@ -38,13 +64,12 @@ pub const COMMANDS_MAX: usize = 16;
 pub const WORDS_MAX: usize = 500;
 
 /// `GET /v1/regions`.
-pub async fn regions(State(admin): Shared) -> Response {
-    answer::json(StatusCode::OK, &known(&admin.agent))
+async fn regions<A: Voting>(State(admin): State<Arc<A>>) -> Response {
+    answer::json(StatusCode::OK, &known(admin.commands().regions))
 }
 
 /// What this region knows of who serves users.
-pub fn known(agent: &Agent) -> Value {
-    let regions = &agent.regions;
+pub fn known(regions: &Regions) -> Value {
     let view = regions.view();
     let log: Vec<_> = view
         .log
@@ -112,6 +137,9 @@ impl Asked {
         if self.by.len() + self.reason.len() > WORDS_MAX {
             return Err(format!("by and reason: together at most {WORDS_MAX} bytes"));
         }
+        if self.by.chars().chain(self.reason.chars()).any(char::is_control) {
+            return Err("by and reason: no control characters".to_owned());
+        }
         let wait = self.wait_seconds.map(Duration::try_from_secs_f64).transpose();
         let wait = wait.map_err(|error| format!("wait_seconds: {error}"))?.unwrap_or(WAIT);
         if wait > WAIT_MAX {
@@ -131,8 +159,8 @@ impl Asked {
 }
 
 /// `POST /v1/failover`: answers when it is done, or cannot be. It goes on when nobody waits for the answer any more.
-pub async fn failover(
-    State(admin): Shared,
+async fn failover<A: Voting>(
+    State(admin): State<Arc<A>>,
     Extension(connection): Extension<Arc<Connection>>,
     body: Bytes,
 ) -> Response {
@@ -146,13 +174,12 @@ pub async fn failover(
         Ok(request) => request,
         Err(why) => return answer::error(StatusCode::BAD_REQUEST, &why),
     };
-    let Ok(turn) = admin.failovers.clone().try_acquire_owned() else {
+    let Ok(turn) = admin.under_way().clone().try_acquire_owned() else {
         return answer::unavailable("too many commands are under way", Duration::from_secs(1));
     };
-    let agent = admin.agent.clone();
     let performed = async move {
         let _turn = turn;
-        perform(&agent, action, &request).await
+        perform(admin.commands(), action, &request).await
     };
     match tokio::spawn(performed).await {
         Ok(response) => response,
@@ -160,17 +187,17 @@ pub async fn failover(
     }
 }
 
-async fn perform(agent: &Agent, action: Action, request: &Request) -> Response {
+async fn perform(commands: Commands<'_>, action: Action, request: &Request) -> Response {
     let done = match action {
         Action::Plan => {
-            return match agent.plan(request).await {
+            return match commands.plan(request).await {
                 Ok(plan) => answer::json(StatusCode::OK, &plan),
                 Err(error) => not_done(&error),
             };
         }
-        Action::Execute => agent.evacuate(request).await,
-        Action::Abort => agent.abort(request).await,
-        Action::Failback => agent.fail_back(request).await,
+        Action::Execute => commands.evacuate(request).await,
+        Action::Abort => commands.abort(request).await,
+        Action::Failback => commands.fail_back(request).await,
     };
     match done {
         Ok(done) => answer::json(StatusCode::OK, &done),
@@ -192,12 +219,12 @@ fn not_done(error: &Error) -> Response {
 
 #[derive(Deserialize)]
 pub struct Whose {
-    region: String,
+    pub region: String,
 }
 
 /// `GET /v1/failover/inventory?region=R`.
 pub async fn inventory(
-    State(admin): Shared,
+    State(admin): State<Arc<Admin>>,
     Extension(connection): Extension<Arc<Connection>>,
     Query(whose): Query<Whose>,
 ) -> Response {
@@ -219,7 +246,7 @@ struct Drilled {
 }
 
 /// `POST /v1/drills`: a drill ended.
-pub async fn drilled(State(admin): Shared, body: Bytes) -> Response {
+async fn drilled<A: Voting>(State(admin): State<Arc<A>>, body: Bytes) -> Response {
     let drilled: Drilled = match parse(&body) {
         Ok(drilled) => drilled,
         Err(response) => return *response,
@@ -233,8 +260,8 @@ pub async fn drilled(State(admin): Shared, body: Bytes) -> Response {
         let why = format!("drill: 1 to 100 letters, digits, `.`, `_`, `-`; verdict: {}", VERDICTS.join(" or "));
         return answer::error(StatusCode::BAD_REQUEST, &why);
     }
-    match admin.agent.regions.drilled(&drilled.drill, &drilled.verdict, at).await {
+    match admin.commands().regions.drilled(&drilled.drill, &drilled.verdict, at).await {
         Ok(()) => answer::json(StatusCode::OK, &json!({ "drill": drilled.drill, "verdict": drilled.verdict })),
-        Err(error) => answer::unavailable(&error.to_string(), error.retry_after()),
+        Err(error) => answer::unavailable(&error.to_string(), Duration::from_secs(1)),
     }
 }

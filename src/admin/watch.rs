@@ -40,7 +40,7 @@ const WATCHERS_MAX: usize = 32;
 
 /// What an agent shows of itself.
 pub trait Watched: Send + Sync + 'static {
-    /// `status` and `regions` (who serves users; null where nobody decides that) as their own paths answer, and the list of `faults`.
+    /// `status` and `regions` (who serves users) as their own paths answer, and the list of `faults`.
     fn look(&self) -> Value;
     fn metrics(&self) -> &Metrics;
     fn history(&self) -> &Arc<History>;

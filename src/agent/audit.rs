@@ -14,6 +14,7 @@ use super::{
     heartbeat,
     kinds::Kinds,
     queue_link::letter::ACCEPTED,
+    regions::heard::Heard,
     rounds::{self, within},
 };
 use crate::{
@@ -52,6 +53,9 @@ pub struct Ports {
     pub metrics: Arc<Metrics>,
     /// What kinds of events there are, for whoever looks for a key.
     pub kinds: Arc<Kinds>,
+    pub heard: Arc<Heard>,
+    /// See `region.aws.settle`.
+    pub settle: Duration,
 }
 
 /// The label of an origin that is no region of the file.
@@ -122,6 +126,11 @@ fn arrived(options: &Options, ports: &Ports, event: &Event, origin: &str) {
         ports.metrics.applied.with_label_values(&[label]).inc();
     } else if known && event.detail_type == heartbeat::DETAIL_TYPE {
         ports.metrics.heartbeat_received.with_label_values(&[label]).set(ports.clock.now().as_secs_f64());
+        ports.heard.alive(origin);
+        // Heartbeats overtake what takes longer.
+        if let Some(time) = event.time {
+            ports.heard.came(origin, time.minus(ports.settle * 2));
+        }
     }
 }
 

@@ -52,7 +52,7 @@ use self::{
     inbox::{Handed, read_state},
     link::LinkTask,
     payloads::Stores,
-    regions::Regions,
+    regions::{Certainty, Health, HubStore, Regions},
     repairs::{Ended, Repairs},
     watch::Watch,
 };
@@ -141,12 +141,14 @@ impl Agent {
     pub async fn start(parts: Parts) -> Result<Arc<Agent>, crate::ports::hub::Error> {
         let Parts { config, region, hub, peers, objects, documents, regions, clock, entropy, faults, metrics } = parts;
         let ports = regions::Ports {
-            hub: hub.clone(),
+            store: Arc::new(HubStore::new(hub.clone())),
             clock: clock.clone(),
             entropy: entropy.clone(),
             metrics: metrics.clone(),
         };
-        let regions = Regions::new(&config, &region, ports, regions);
+        let regions = Regions::new(&config, &region, ports, regions, (Certainty::Proven, Health::of_hub()));
+        // A log that is open answers at once.
+        let _ = regions.look().await;
         regions.follow();
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -418,7 +420,7 @@ impl Agent {
         });
         futures::future::join_all(hellos).await;
         let interval = self.config.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_interval(&self.region);
-        let told = |accepted| self.regions.beat(accepted, interval);
+        let told = |accepted| self.regions.health.beat(accepted, interval);
         heartbeat::run(self.hub.clone(), self.region.clone(), interval, self.stop.clone(), told).await;
     }
 
@@ -438,6 +440,7 @@ impl Agent {
                 view.held.iter().map(|held| held - 1).min().map_or(view.cursor, |held| held.min(view.cursor))
             });
             let of_links = needed.min().unwrap_or(u64::MAX);
+            self.documents.iter().for_each(|documents| documents.sent_to(of_links));
             let of_documents = self.documents.as_ref().map_or(u64::MAX, LocalDocuments::needed_after);
             self.hub.retain(of_links.min(of_documents));
         }
@@ -450,6 +453,7 @@ impl Agent {
             let metrics = &link.ends.metrics;
             metrics.backlog_events.set(exposure.backlog_events as f64);
             metrics.backlog_bytes.set(exposure.backlog_bytes as f64);
+            metrics.backlog_deltas.set(exposure.backlog_deltas as f64);
             metrics.watermark.set(exposure.watermark.as_secs_f64());
             metrics.exposure.set(exposure.exposure_seconds);
             metrics.dead_letters.set(link.ends.dead_letters() as f64);

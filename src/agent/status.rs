@@ -1,6 +1,6 @@
 //! What a region says of itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub struct LinkStatus {
     pub lag_seconds: Percentiles,
     pub backlog_events: u64,
     pub backlog_bytes: u64,
+    /// What services did to documents here and the peer does not have, at most.
+    pub backlog_deltas: u64,
     /// RFC 3339.
     pub watermark: String,
     pub rpo_exposure_seconds: f64,
@@ -91,6 +93,7 @@ pub struct Status {
 pub(super) struct Exposure {
     pub backlog_events: u64,
     pub backlog_bytes: u64,
+    pub backlog_deltas: u64,
     pub watermark: Timestamp,
     pub exposure_seconds: f64,
 }
@@ -104,14 +107,20 @@ impl Agent {
         let ahead = head.local_events.saturating_sub(view.mark.local_events);
         // A mark that is not known yet (nothing was delivered) counts everything.
         let watermark = if ahead == 0 { now } else { view.mark.accepted };
+        let deltas = self.documents.as_ref().map(|documents| documents.unsent_after(view.cursor)).unwrap_or_default();
+        let watermark = deltas.since.map_or(watermark, |since| since.minus(Duration::from_nanos(1)).min(watermark));
         // The watermark passes what is held; the region's loss would not.
         let exposed_since = view.held_since.map_or(watermark, |since| since.min(watermark));
         let backlog_events = ahead + view.held.len() as u64;
         Exposure {
             backlog_events,
             backlog_bytes: head.local_bytes.saturating_sub(view.mark.local_bytes),
+            backlog_deltas: deltas.deltas,
             watermark,
-            exposure_seconds: if backlog_events == 0 { 0.0 } else { now.since(exposed_since).as_secs_f64() },
+            exposure_seconds: match backlog_events + deltas.deltas {
+                0 => 0.0,
+                _ => now.since(exposed_since).as_secs_f64(),
+            },
         }
     }
 
@@ -127,6 +136,7 @@ impl Agent {
                 lag_seconds: Percentiles::default(),
                 backlog_events: 0,
                 backlog_bytes: 0,
+                backlog_deltas: 0,
                 watermark: now.to_rfc3339(),
                 rpo_exposure_seconds: 0.0,
                 dead_letters: 0,
@@ -182,6 +192,7 @@ impl Agent {
             lag_seconds: if events.p50.is_some() { events } else { percentiles(&metrics.lag_heartbeat) },
             backlog_events: gauges.backlog_events,
             backlog_bytes: gauges.backlog_bytes,
+            backlog_deltas: gauges.backlog_deltas,
             watermark: gauges.watermark.to_rfc3339(),
             rpo_exposure_seconds: gauges.exposure_seconds,
             dead_letters: link.ends.dead_letters(),

@@ -6,7 +6,10 @@
 //!
 //! CloudEvents are absent: their key is their `id`, which an event on a bus has no place for.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
@@ -20,7 +23,7 @@ use axum::{
 use super::{
     Observer,
     answer::{self, read_body},
-    publish::{TARGET, aws_error, aws_json, target, trace_by_request},
+    publish::{TARGET, aws_error, aws_json, aws_unavailable, target, trace_by_request},
     put_events::{self, ResponseEntry},
     shows, state, unauthorized_service,
 };
@@ -28,7 +31,7 @@ use crate::{
     agent::ordered::{Published, Publisher},
     config::{Auth, Limits},
     core::{ingress::Ingress, position::uuid},
-    ports::{clock::Entropy, documents::Documents},
+    ports::{clock::Entropy, documents::Documents, hub},
 };
 
 /// The id of an event that is on the bus under an id that nobody knows any more.
@@ -37,6 +40,8 @@ const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
 /// What the handlers share.
 pub struct ManagedApi {
     pub publisher: Publisher,
+    /// The region takes nothing from services.
+    pub closed: Arc<AtomicBool>,
     /// `None` where there are no types of them.
     pub documents: Option<Arc<dyn Documents>>,
     /// Names and ARNs that mean this region's bus in `EventBusName`.
@@ -81,6 +86,7 @@ async fn authorize(State(api): Shared, request: Request, next: Next) -> Response
 async fn put_events(State(api): Shared, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let mut response = match target(&head.headers) {
+        Some(TARGET) if api.closed.load(Ordering::SeqCst) => aws_unavailable(&hub::Error::Draining),
         Some(TARGET) => api.take(&head.headers, body).await,
         target => {
             let message = format!("the X-Amz-Target is {}; this endpoint knows {TARGET}", target.unwrap_or("none"));

@@ -189,7 +189,7 @@ fn entry(published: Published) -> ResponseEntry {
 }
 
 /// AWS's SDKs try again on any 503, and wait longer if the code says that they are too fast.
-fn aws_unavailable(error: &hub::Error) -> Response {
+pub(super) fn aws_unavailable(error: &hub::Error) -> Response {
     let code = match error {
         hub::Error::Overloaded(_) => "ThrottlingException",
         hub::Error::Draining | hub::Error::Failed(_) => "InternalException",

@@ -96,9 +96,9 @@ pub async fn apply(State(api): State<StateApi>, place: Place, request: Request) 
     let text = std::str::from_utf8(&body)
         .map_err(|_| answer::error(StatusCode::BAD_REQUEST, "the request is not UTF-8 text"))?;
     let ops = op::parse(schema, text).map_err(|refused| failed(&refused.into()))?;
-    let applied = documents.apply(key.clone(), ops, request).await.map_err(|error| failed(&error))?;
-    // It is done, whatever becomes of the look at it.
-    let view = documents.get(key.clone()).await.ok().map(|view| view.unwrap_or_else(nothing));
+    let seen = documents.apply_and_show(key.clone(), ops, request).await;
+    let (applied, view) = seen.map_err(|error| failed(&error))?;
+    let view = view.ok().map(|view| view.unwrap_or_else(nothing));
     Ok(shown(&key, Some(applied.as_str()), view.as_ref()))
 }
 

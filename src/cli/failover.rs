@@ -14,6 +14,9 @@ use super::{
 /// Who does not say by then who serves users does not coordinate either.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// It reads a long piece of a log, or a whole ledger.
+const INVENTORY_TIMEOUT: Duration = Duration::from_secs(900);
+
 /// What a command takes besides its waiting.
 const MARGIN: Duration = Duration::from_secs(60);
 
@@ -136,6 +139,7 @@ fn told(done: &Value) -> String {
 fn rpo(rpo: &Value) -> Option<String> {
     Some(match rpo["kind"].as_str()? {
         "proven" => "RPO 0, proven: its events and documents are in every region that serves".to_owned(),
+        "estimated" => "RPO 0, estimated: its queues and agents have nothing left of before".to_owned(),
         kind => {
             let events = rpo["events"].as_u64().map_or("an unknown number of".to_owned(), out::count);
             let since = rpo["since"].as_str().unwrap_or("it was heard first");
@@ -157,8 +161,10 @@ async fn plan(context: &Context, order: &args::Order) -> Result<(), Error> {
         lines.extend(rpo(&plan["rpo"]).map(|rpo| format!("would be: {rpo}")));
         if let Some(backlog) = plan["backlog_events"].as_u64() {
             let seconds = plan["catch_up_seconds"].as_f64();
-            let time =
-                seconds.map_or("the links stand still".to_owned(), |seconds| format!("about {}", out::span(seconds)));
+            let time = seconds
+                .map_or("the links stood still, or do not tell how fast they are".to_owned(), |seconds| {
+                    format!("about {}", out::span(seconds))
+                });
             lines.push(format!("to bring over first: {}, {time}", out::counted(backlog, "event")));
         }
         lines.push("nothing was decided".to_owned());
@@ -262,7 +268,8 @@ async fn inventory(context: &Context, region: &str) -> Result<(), Error> {
     let others = context.admins().into_iter().filter(|listener| listener.region != region);
     let asked = others.map(|listener| async move {
         let path = format!("/v1/failover/inventory?region={}", http::escape(region));
-        let answer: Result<Value, http::Error> = context.http.json(&listener, Call::get(path)).await;
+        let call = Call::get(path).timeout(INVENTORY_TIMEOUT);
+        let answer: Result<Value, http::Error> = context.http.json(&listener, call).await;
         match answer {
             Ok(inventory) => inventory,
             Err(error) => json!({ "region": listener.region, "error": error.to_string() }),
@@ -286,6 +293,14 @@ async fn inventory(context: &Context, region: &str) -> Result<(), Error> {
                 lines.push("  (the log of that time is partly gone: there may have been more)".to_owned());
             }
             for late in one["named"].as_array().into_iter().flatten() {
+                if let Some(hash) = late["key_hash"].as_str() {
+                    lines.push(format!(
+                        "  key hash {hash} event {} arrived {}",
+                        text(late, "event_id"),
+                        text(late, "arrived")
+                    ));
+                    continue;
+                }
                 lines.push(format!(
                     "  {} {} {} published {} arrived {} offset {}",
                     text(late, "key"),

@@ -77,13 +77,23 @@ pub async fn run(
         let observer = Arc::new(Counted(agent.metrics.clone()));
         let auth = auth.clone();
         let documents = agent.documents.clone().map(|documents| Arc::new(documents) as Arc<dyn Documents>);
-        let api = Arc::new(ManagedApi { publisher, documents, hub_names, ingress, entropy, auth, limits, observer });
+        let api = Arc::new(ManagedApi {
+            publisher,
+            closed: agent.refuses(),
+            documents,
+            hub_names,
+            ingress,
+            entropy,
+            auth,
+            limits,
+            observer,
+        });
         let (marker, until) = (api.clone(), unmarked.clone());
         marking.spawn(async move { marker.publisher.keep_marking(until).await });
         let router = api::managed::router(api);
         servers.spawn(listener::serve(listener, router, options.clone(), stop.clone()));
     }
-    let admin = Arc::new(ManagedAdmin { agent: agent.clone(), auth, history: Arc::default() });
+    let admin = Arc::new(ManagedAdmin::new(agent.clone(), auth));
     servers.spawn(keep_history(admin.clone(), stop.clone()));
     servers.spawn(listener::serve(admin_listener, router(admin.clone()), options.clone(), stop.clone()));
     if let Some(listener) = health_listener {

@@ -11,6 +11,8 @@ use super::{Address, Backend, Config, Link, Mode, Redelivery};
 
 /// EventBridge's bound on a rule's pattern.
 const AWS_PATTERN_CHARACTERS_MAX: usize = 2_048;
+/// A queue's counts are late by so much.
+const COUNTS_LATE: Duration = Duration::from_secs(60);
 const LEDGER_RATES: [u64; 3] = [10, 100, 1000];
 
 /// A topology, explained. Serializes for `--json`; `Display` is for people.
@@ -251,6 +253,13 @@ fn notes(config: &Config) -> Vec<String> {
                 "{name}: local_keys = false: a key that services publish here without the agent makes a second effect \
                  when a peer brings it, and verify does not see it; so does a key that was published through an agent which \
                  died, or whose caller hung up, before its claim was marked"
+            ));
+        }
+        if aws.settle < COUNTS_LATE {
+            notes.push(format!(
+                "{name}: settle = {}: counts of queues are late by up to {}, so a failover may take for done what is not",
+                format_duration(aws.settle),
+                format_duration(COUNTS_LATE)
             ));
         }
         if !aws.audit {

@@ -41,7 +41,7 @@ pub use options::{
     Auth, ClaimCheck, Cluster, Failover, Faults, Heartbeat, Idempotency, Limits, Log, Missing, Objective, Secret,
 };
 pub use otlp::Otlp;
-pub use region::{Aws, Backend, Endpoints, Region, Service};
+pub use region::{Aws, Backend, Endpoints, Region, SETTLE, Service};
 pub use retention::{BYTES_PER_KEY, Redelivery, Term};
 pub use state::{Dynamodb, Kind, StateType};
 pub use units::{format_duration, format_size, parse_duration, parse_size};

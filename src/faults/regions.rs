@@ -30,4 +30,12 @@ impl RemoteRegion for FaultyRegion {
         }
         .boxed()
     }
+
+    fn is_alive(&self) -> bool {
+        self.inner.is_alive()
+    }
+
+    fn needs_agents(&self) -> bool {
+        self.inner.needs_agents()
+    }
 }

@@ -9,10 +9,11 @@ use crate::core::region::VERDICTS;
 pub const PHASES: [&str; 6] = ["assess", "vote", "drain", "catch_up", "compare", "total"];
 
 /// The experiments that come with hubweave, by their files' names.
-pub const DRILLS: [&str; 13] = [
+pub const DRILLS: [&str; 14] = [
     "agent-crash-loop",
     "black-holed-region",
     "clock-skew",
+    "evacuation",
     "failback-under-load",
     "graceful-evacuation",
     "one-way-partition",

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
@@ -79,6 +79,9 @@ pub struct Total {
 }
 
 /// What services and operators ask of the documents of their region. An acknowledged request is durable.
+/// What became of a request, and what its document shows then.
+pub type Seen = (Applied, Result<Option<View>, Error>);
+
 pub trait Documents: Send + Sync {
     /// The configured types.
     fn schemas(&self) -> &Schemas;
@@ -87,6 +90,15 @@ pub trait Documents: Send + Sync {
 
     /// Does all of the operations or none. `request` is the request's idempotency key.
     fn apply(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>>;
+
+    /// As [`apply`](Self::apply), and what the document shows then: it is done, whatever becomes of the look at it.
+    fn apply_and_show(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Seen, Error>> {
+        async move {
+            let applied = self.apply(key.clone(), ops, request).await?;
+            Ok((applied, self.get(key).await))
+        }
+        .boxed()
+    }
 
     /// Takes everything away that this region has seen of the document.
     fn delete(&self, key: Key, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>>;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{
     link::Failure,
     region::{
-        View,
+        Kept, View,
         proof::Report,
         vote::{Message, Vote},
     },
@@ -60,6 +60,37 @@ pub enum Answer {
 /// Another region. Every call ends within its time-out; what a vote says is durable there.
 pub trait RemoteRegion: Send + Sync {
     fn ask(&self, question: Question) -> BoxFuture<'_, Result<Answer, Failure>>;
+
+    /// Whether its last answer tells that the region's agents live.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
+    /// Whether it answers for itself only while its agents live.
+    fn needs_agents(&self) -> bool {
+        true
+    }
+}
+
+/// Where a region keeps its vote, and what follows from what is decided.
+///
+/// Contract: of any number of writes of one version exactly one takes effect; what was answered is durable, and a later
+/// `load` shows it; a write that was not answered may have taken effect.
+pub trait RegionStore: Send + Sync {
+    /// What is kept, and the version that the next write of it names.
+    fn load(&self) -> BoxFuture<'_, Result<(Kept, u64), Error>>;
+
+    /// Writes it where the version still is this one; `false` where it is not, and then nothing was changed.
+    fn store<'a>(&'a self, kept: &'a Kept, version: u64) -> BoxFuture<'a, Result<bool, Error>>;
+
+    /// Waits until what `load` showed last is durable.
+    fn settled(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Where the region is now, in what [`Report`] counts: the end of its log.
+    fn head(&self) -> u64;
+
+    /// From now on services are refused, or not any more.
+    fn set_draining(&self, draining: bool);
 }
 
 /// A region that is asked.

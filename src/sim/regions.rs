@@ -66,9 +66,9 @@ pub fn request(region: &str, of: Move) -> Request {
 /// Has an agent carry it out.
 pub async fn perform(agent: &Agent, request: &Request, of: Move) -> Result<Done, NotDone> {
     match of {
-        Move::Graceful | Move::Ungraceful => agent.evacuate(request).await,
-        Move::Abort => agent.abort(request).await,
-        Move::Back => agent.fail_back(request).await,
+        Move::Graceful | Move::Ungraceful => agent.commands().evacuate(request).await,
+        Move::Abort => agent.commands().abort(request).await,
+        Move::Back => agent.commands().fail_back(request).await,
     }
 }
 

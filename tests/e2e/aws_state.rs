@@ -189,3 +189,25 @@ fn agents_that_are_killed_under_load_lose_no_request_that_was_acknowledged() {
     let table = changes.iter().find(|change| change["name"] == format!("{}-{EU}-documents", cluster.name));
     assert_eq!(table.expect("the table")["done"], "left", "{gone}");
 }
+
+/// A read of the document with its sums, and a write of both.
+#[test]
+fn a_request_takes_two_calls_to_the_table() {
+    let mut cluster = AwsCluster::provisioned(TYPES);
+    let eu = Agent::first(&mut cluster, EU);
+    eu.apply("u1", &json!([plays(1)]));
+    let calls = || {
+        let metrics = Metrics::parse(&Request::get("/metrics").send(eu.admin).expect_status(200).text());
+        let count = |operation| metrics.sum("hubweave_aws_requests_total", &[("operation", operation)]);
+        ["BatchGetItem", "TransactWriteItems"].map(count)
+    };
+    let before = calls();
+    let requests = 50.0;
+    for number in 0..50 {
+        eu.apply(&format!("u{number}"), &json!([plays(1), language("de")]));
+    }
+    let after = calls();
+    for (before, after) in before.into_iter().zip(after) {
+        assert!(after - before >= requests && after - before <= requests + 2.0, "{before} to {after}");
+    }
+}

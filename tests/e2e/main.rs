@@ -15,6 +15,8 @@ mod harness;
 
 mod aws_cli;
 #[cfg(feature = "aws")]
+mod aws_failover;
+#[cfg(feature = "aws")]
 mod aws_faults;
 #[cfg(feature = "aws")]
 mod aws_microburst;

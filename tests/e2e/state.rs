@@ -520,3 +520,33 @@ fn a_conflict_that_comparing_finds_is_told_in_every_region() {
         },
     );
 }
+
+/// What losing the region would cost is also what services did to its documents.
+#[test]
+fn documents_that_did_not_get_out_count_as_exposed_also_after_a_start() {
+    let cluster = start(2);
+    cluster.ok(&["pause", "--from", EU, "--to", US]);
+    for _ in 0..3 {
+        apply(&cluster, EU, "u1", &json!([{ "field": "plays", "op": "increment", "by": 1 }]));
+    }
+    let is_exposed = || {
+        let link = cluster.link(EU, US);
+        link["backlog_deltas"] == 3 && link["backlog_events"] == 0 && link["rpo_exposure_seconds"].as_f64() > Some(0.0)
+    };
+    until(PATIENCE, "three writes to be exposed", is_exposed);
+    assert_eq!(cluster.link(US, EU)["backlog_deltas"], 0, "what came over a link is not this region's to bring");
+    // They are on disk as documents by then, so that the engine does not read them again.
+    thread::sleep(Duration::from_secs(2));
+    cluster.kill_agent(EU);
+    cluster.start_agent(EU);
+    cluster.wait_ready();
+    until(PATIENCE, "them to be exposed again", is_exposed);
+    let metrics = cluster.metrics(EU);
+    assert!((metrics.value("hubweave_link_backlog_deltas", &[("peer", US)]) - 3.0).abs() < 0.1);
+    cluster.ok(&["resume", "--from", EU, "--to", US]);
+    until(PATIENCE, "nothing to be exposed", || {
+        let link = cluster.link(EU, US);
+        link["backlog_deltas"] == 0 && link["rpo_exposure_seconds"].as_f64() == Some(0.0)
+    });
+    assert_eq!(get(&cluster, US, "u1")["value"]["plays"], 3);
+}

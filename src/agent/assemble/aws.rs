@@ -6,7 +6,7 @@ use super::Error;
 use crate::{
     agent::{
         documents::managed::PeerTable,
-        managed::{DocumentPorts, LEASE, LinkPorts, Managed, PUT_BYTES, Parts},
+        managed::{DocumentPorts, LEASE, LinkPorts, Managed, PUT_BYTES, Parts, regions::table::TableRegion},
         ordered::{self, Publisher},
         payloads::{Buckets, Pair},
     },
@@ -28,7 +28,10 @@ use crate::{
     config::{Aws, Config, Link},
     core::{backoff::Backoff, ingress::Ingress, link::Failure},
     embedded::system::{Random, SystemClock},
-    faults::{self, Faults, clock::SkewedClock, documents::FaultyDocuments, managed::Way, objects::FaultyObjects},
+    faults::{
+        self, Faults, clock::SkewedClock, documents::FaultyDocuments, managed::Way, objects::FaultyObjects,
+        regions::FaultyRegion,
+    },
     metrics::Metrics,
     ports::{
         bus::Bus,
@@ -37,6 +40,7 @@ use crate::{
         documents::RemoteDocuments,
         objects::Objects,
         queue::Queue,
+        regions::RemoteRegion,
     },
 };
 
@@ -146,6 +150,20 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         };
         links.insert(link.to, ports);
     }
+    let mut regions: BTreeMap<String, Arc<dyn RemoteRegion>> = BTreeMap::new();
+    for peer in config.regions.iter().filter(|peer| peer.name != region) {
+        let Some((peer_names, peer_aws)) = Names::of(peer).zip(peer.aws.as_ref()) else { continue };
+        let shared = SharedTable::new(&open(peer_aws, CALL_TIMEOUT).await, &peer_names.shared());
+        let table = TableRegion::new(
+            &peer.name,
+            Arc::new(shared),
+            (clock.clone(), entropy.clone()),
+            !config.state.is_empty(),
+            config.suspect_after(&peer.name),
+        );
+        let table = FaultyRegion::new(Arc::new(table), &peer.name, faults.clone(), crash.clone());
+        regions.insert(peer.name.clone(), Arc::new(table));
+    }
     let bus = bus(&clients, &names);
     let ledger = claims(&clients, &names);
     let options = ordered::Options {
@@ -192,6 +210,7 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         },
         audit: queue(names.audit()).await?,
         documents,
+        regions,
         shared: Arc::new(SharedTable::new(&clients, &names.shared())),
         region: region.to_owned(),
         faults: faults.clone(),

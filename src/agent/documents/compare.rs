@@ -86,13 +86,14 @@ impl Compare {
     pub async fn run(self) {
         let mut next = Instant::now() + self.pause();
         let mut failures = 0u32;
+        let mut is_asked = false;
         loop {
             sleep(LOOK).await;
             let fetched = self.fetch_wanted().await;
             if self.rounds.asked.swap(false, Ordering::SeqCst) {
-                next = Instant::now();
+                (is_asked, next) = (true, Instant::now());
             }
-            if Instant::now() >= next && !self.home.is_our_turn(Chore::Compare(&self.peer)).await {
+            if Instant::now() >= next && !is_asked && !self.home.is_our_turn(Chore::Compare(&self.peer)).await {
                 next = Instant::now() + self.pause();
             } else if Instant::now() >= next {
                 let number = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
@@ -119,7 +120,14 @@ impl Compare {
                 failures = if round.is_ok() { 0 } else { failures.saturating_add(1).min(2) };
                 // A region that is far behind goes on at once.
                 let goes_on = matches!(round, Ok(Round { fetched: 1.., .. }));
-                next = Instant::now() + if goes_on { LOOK } else { self.pause() * (1 + failures) };
+                is_asked &= round.is_err();
+                next = Instant::now()
+                    + match (goes_on, is_asked) {
+                        (true, _) => LOOK,
+                        // Somebody waits for it.
+                        (false, true) => SETTLE * (1 + failures),
+                        (false, false) => self.pause() * (1 + failures),
+                    };
             }
             if fetched.is_err() {
                 sleep(self.pause()).await;

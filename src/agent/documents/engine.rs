@@ -272,6 +272,7 @@ impl Engine {
         self.hlc = HybridClock::restored(self.last_hlc);
         self.cursor = meta.cursor.min(head.offset);
         self.shared.needed_after.store(self.cursor, Ordering::SeqCst);
+        self.shared.opened.send_replace(Some(self.cursor));
         self.show(&mut shelf);
         Ok(shelf)
     }

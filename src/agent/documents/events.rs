@@ -148,6 +148,11 @@ pub fn read(record: &Record, schemas: &Schemas) -> Event {
     }
 }
 
+/// Whether it is what a region did to a document.
+pub fn is_delta(record: &Record) -> bool {
+    record.header.is_reserved() && record.detail_type() == DELTA
+}
+
 /// Of an event of type [`DELTA`] and source [`RESERVED_SOURCE`].
 pub fn delta(detail: &str) -> Event {
     read_delta(detail).unwrap_or_else(Event::Unreadable)

@@ -21,6 +21,7 @@ pub mod managed;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 use std::{
     collections::BTreeMap,
@@ -35,12 +36,15 @@ use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::unsent::Waiting;
 use self::{
     compare::Rounds,
     engine::{Engine, Request},
     home::{Chore, From, Home, Tombstone, Tombstones},
+    unsent::Unsent,
 };
 use crate::{
+    agent::inbox::read_state,
     core::{
         region::Members,
         state::{
@@ -134,6 +138,9 @@ struct Shared {
     heard: AtomicU64,
     /// By peer.
     rounds: BTreeMap<String, Arc<Rounds>>,
+    unsent: Arc<Unsent>,
+    /// Where in the log the engine went on at its start.
+    opened: watch::Sender<Option<u64>>,
     failed: watch::Sender<Option<String>>,
 }
 
@@ -147,6 +154,8 @@ impl LocalDocuments {
             needed_after: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             rounds: parts.shelves.peers.keys().map(|peer| (peer.clone(), Arc::default())).collect(),
+            unsent: Arc::default(),
+            opened: watch::Sender::new(None),
             failed: watch::Sender::new(None),
         });
         let documents = LocalDocuments { requests, shared: shared.clone() };
@@ -165,6 +174,17 @@ impl LocalDocuments {
             options: parts.shelves.options,
         };
         keeping.start(tasks, stop);
+        let cursor = |peer: &String| {
+            let progress = |state: &crate::core::journal::State| {
+                state.links.get(peer).and_then(|link| link.progress.as_ref()).map_or(0, |progress| progress.cursor)
+            };
+            read_state(&*parts.hub, progress)
+        };
+        if let Some(from) = parts.shelves.peers.keys().map(cursor).min() {
+            let reading = shared.unsent.clone().read_before(parts.hub.clone(), from, shared.opened.subscribe());
+            let stopped = stop.clone();
+            tasks.spawn(async move { stopped.run_until_cancelled(reading).await });
+        }
         tasks.spawn(Engine::new(parts, shared).run(received, stop.clone()));
         documents
     }
@@ -186,6 +206,16 @@ impl LocalDocuments {
     /// The documents are as the hub's log says up to this offset.
     pub fn heard(&self) -> u64 {
         self.shared.heard.load(Ordering::SeqCst)
+    }
+
+    /// Deltas of this region that a link at `cursor` has not brought.
+    pub fn unsent_after(&self, cursor: u64) -> Waiting {
+        self.shared.unsent.after(cursor)
+    }
+
+    /// All links are past this.
+    pub fn sent_to(&self, cursor: u64) {
+        self.shared.unsent.forget_to(cursor);
     }
 
     /// What is known here of evictions.

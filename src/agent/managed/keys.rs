@@ -230,13 +230,13 @@ impl Managed {
     async fn first_line(&self) -> First {
         self.observe_backlogs();
         let links = self.links.iter().map(async |(peer, link)| {
-            let watermark = *link.watermark.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let cursor = link.cursor();
             let depth = within(CALL_TIMEOUT, link.ports.dead.depth()).await;
             Link {
                 peer: peer.clone(),
                 filtered: link.filtered,
                 since: link.ports.since.to_rfc3339(),
-                watermark: Some(watermark.at()).filter(|at| at.0 > 0).map(|at| at.to_rfc3339()),
+                watermark: Some(cursor).filter(|at| at.0 > 0).map(|at| at.to_rfc3339()),
                 dead_letters: depth.ok().map(|depth| depth.total()),
             }
         });
@@ -273,7 +273,7 @@ async fn keep_alive(sender: &mpsc::Sender<Bytes>) {
 }
 
 /// A page, asked for again while that may help.
-async fn page(claims: &dyn Claims, part: Part, after: Option<KeyHash>) -> Result<Listed, Failure> {
+pub(super) async fn page(claims: &dyn Claims, part: Part, after: Option<KeyHash>) -> Result<Listed, Failure> {
     within(PAGE_MAX, page_of_tries(claims, part, after)).await
 }
 

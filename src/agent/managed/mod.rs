@@ -4,9 +4,11 @@
 //! heartbeat, which link is paused) lies in a table of the region. Nothing here is on a disk.
 
 mod beat;
+mod coordinate;
 pub mod explain;
 pub mod keys;
 pub mod letters;
+pub mod regions;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -15,7 +17,10 @@ mod watermark;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -24,7 +29,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::status::ManagedStatus;
 use self::{
-    beat::{Beat, Step},
+    regions::{
+        Part,
+        table::{TableRegion, TableStore},
+    },
     turns::Turns,
     watermark::Watermark,
 };
@@ -35,24 +43,23 @@ use super::{
     local_keys::{self, LocalKeys},
     pacer::Pacer,
     payloads::Pair,
-    queue_link,
+    queue_link::{self, progress::Progress},
+    regions::{Certainty, Health, Ports as RegionPorts, Regions},
 };
 use crate::{
     config::{self, Config},
-    core::{
-        backoff::Backoff, envelope::Rules, event::RESERVED_SOURCE, ingress::Ingress, json, link::Failure,
-        pattern::Pattern, time::Timestamp,
-    },
+    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, link::Failure, pattern::Pattern, time::Timestamp},
     faults::{Faults, Kind},
     metrics::{LinkMetrics, Metrics},
     ports::{
-        bus::{Bus, Entry, Put},
+        bus::Bus,
         claims::Claims,
         clock::{Clock, Entropy},
         documents::RemoteDocuments,
         items::Items,
         queue::Queue,
-        shared::{Shared, Value},
+        regions::RemoteRegion,
+        shared::Shared,
     },
 };
 
@@ -91,6 +98,12 @@ pub(super) const PUT_BYTES: usize = 1 << 20;
 /// EventBridge may hold an event back for so long before the feed takes it in and its age begins to count.
 const BUS_RETRIES: Duration = Duration::from_secs(86_400);
 
+/// How often a link's queues are asked how much they hold.
+const DEPTH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A look at the region's table that takes longer is one that failed.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The table is read this often at least, so that a pause is soon known to all agents.
 const SHARED_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -128,6 +141,8 @@ pub struct Parts {
     pub local_keys: Option<Arc<dyn Queue>>,
     pub audit: Arc<dyn Queue>,
     pub shared: Arc<dyn Shared>,
+    /// The other regions, by way of their tables.
+    pub regions: BTreeMap<String, Arc<dyn RemoteRegion>>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     /// Where the file has types of documents.
@@ -154,6 +169,11 @@ struct Link {
     metrics: LinkMetrics,
     watermark: Mutex<Watermark>,
     ports: LinkPorts,
+    progress: Arc<Progress>,
+    /// Dead letters, as they were counted last.
+    dead: AtomicU64,
+    /// When the oldest event had been accepted that another agent has worked on for long, in milliseconds.
+    late_elsewhere: AtomicU64,
     /// It has a pattern.
     filtered: bool,
     shadow: bool,
@@ -166,6 +186,11 @@ pub struct Managed {
     pub faults: Arc<Faults>,
     /// Where the file has types of them.
     pub documents: Option<ManagedDocuments>,
+    /// Which regions serve users.
+    pub regions: Regions,
+    part: Part,
+    /// What services ask for through the agent is refused.
+    closed: Arc<AtomicBool>,
     pub clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     shared: Arc<dyn Shared>,
@@ -186,8 +211,10 @@ pub struct Managed {
     /// Names this agent in logs and in the shared table; another one after each start.
     incarnation: String,
     heartbeat: Duration,
+    /// See `region.aws.settle`.
+    settle: Duration,
+    depth_interval: Duration,
     started: Instant,
-    draining: std::sync::atomic::AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -223,8 +250,20 @@ impl Managed {
     /// A link's pattern that cannot be compiled; `config` has checked it.
     pub fn start(parts: Parts) -> Result<Arc<Managed>, crate::core::pattern::Error> {
         let Parts { config, region, links, bus, claims, local_keys, audit, shared, .. } = parts;
-        let Parts { clock, entropy, documents, faults, metrics, .. } = parts;
+        let Parts { clock, entropy, documents, faults, metrics, regions, .. } = parts;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let closed = Arc::<AtomicBool>::default();
+        let ports = RegionPorts {
+            store: Arc::new(TableStore { shared: shared.clone(), clock: clock.clone(), closed: closed.clone() }),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            metrics: metrics.clone(),
+        };
+        let regions = Regions::new(&config, &region, ports, regions, (Certainty::Estimated, Health::of_table()));
+        regions.follow();
+        let settle =
+            config.region(&region).and_then(|region| region.aws.as_ref()).map_or(config::SETTLE, |aws| aws.settle);
+        let depth_interval = DEPTH_INTERVAL.min(settle / 3);
         let ingress = Ingress {
             key_pointers: config.idempotency.key.clone(),
             reference_pointers: config.claim_check.reference.clone(),
@@ -250,13 +289,17 @@ impl Managed {
                 .map(|objects| Arc::new(objects.payloads(&config.claim_check, CALL_TIMEOUT, link_metrics.clone())));
             // Until the region's table was read: an operator may have paused it before this start.
             let (paused, seen) = watch::channel(true);
-            let options = link_options(&config, &link, &ingress, enabled)?;
+            let options = queue_link::Options { depth_interval, ..link_options(&config, &link, &ingress, enabled)? };
             let (shadow, expire_after) = (options.shadow, options.rules.expire_after);
+            let progress = Arc::<Progress>::default();
             let handle = Link {
                 paused,
                 metrics: metrics.link(&link.to),
-                watermark: Mutex::default(),
+                watermark: Mutex::new(Watermark::new(settle)),
                 ports: ports.clone(),
+                progress: progress.clone(),
+                dead: AtomicU64::new(0),
+                late_elsewhere: AtomicU64::new(u64::MAX),
                 filtered: !options.rules.pattern.is_everything(),
                 shadow,
                 expire_after,
@@ -273,6 +316,7 @@ impl Managed {
                 pacer: Arc::new(Pacer::new(link.events_per_second, link.bytes_per_second)),
                 metrics: link_metrics,
                 skipped: metrics.skipped.clone(),
+                progress,
             };
             tasks.spawn(queue_link::run(options, Arc::new(ports), seen, stop.clone()));
             handles.insert(link.to, handle);
@@ -316,6 +360,7 @@ impl Managed {
                 members: others.collect(),
                 turns: Arc::new(Turns::new(shared.clone(), incarnation.clone())),
                 ingress: ingress.clone(),
+                closed: closed.clone(),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
@@ -328,10 +373,20 @@ impl Managed {
         let managed = Arc::new(Managed {
             heartbeat: config.heartbeat_interval(&region),
             incarnation,
+            part: Part::new(TableRegion::new(
+                &region,
+                shared.clone(),
+                (clock.clone(), entropy.clone()),
+                documents.is_some(),
+                config.suspect_after(&region),
+            )),
+            regions,
+            closed,
+            settle,
+            depth_interval,
             documents,
             links: handles,
             started: Instant::now(),
-            draining: false.into(),
             stop: stop.clone(),
             tasks,
             region: region.clone(),
@@ -369,9 +424,19 @@ impl Managed {
             backoff,
             regions: config.regions.iter().map(|region| region.name.clone()).collect(),
         };
-        let ports = audit::Ports { queue: audit, targets, clock, entropy, metrics, kinds };
+        let ports = audit::Ports {
+            queue: audit,
+            targets,
+            clock,
+            entropy,
+            metrics,
+            kinds,
+            heard: managed.regions.heard.clone(),
+            settle,
+        };
         tasks.spawn(audit::run(options, ports, stop));
         tasks.spawn(managed.clone().coordinate());
+        tasks.spawn(managed.clone().mind_regions());
         Ok(managed)
     }
 
@@ -392,17 +457,16 @@ impl Managed {
         self.stop.clone()
     }
 
-    /// From now on the region says that users should go elsewhere; what is published on its bus is sent on all the same.
+    /// From now on this agent says that users should go elsewhere, and refuses what is published through it; what is
+    /// published on the region's bus is sent on all the same.
     pub fn drain(&self) {
         tracing::info!(region = self.region, "draining");
-        self.draining.store(true, std::sync::atomic::Ordering::Relaxed);
-        for state in crate::metrics::REGION_STATES {
-            self.metrics.region_state.with_label_values(&[state]).set(i64::from(state == "draining"));
-        }
+        self.regions.drain_process();
     }
 
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(std::sync::atomic::Ordering::Relaxed)
+    /// Whether what services ask for through the agent is refused.
+    pub fn refuses(&self) -> Arc<AtomicBool> {
+        self.closed.clone()
     }
 
     /// Stops or starts a link of all agents of the region; the others read it within seconds.
@@ -429,96 +493,6 @@ impl Managed {
         tracing::warn!(peer, paused, "link paused or resumed by an operator");
         link.paused.send_replace(paused);
         Ok(())
-    }
-
-    /// Reads what the region's agents share, and sends the heartbeat when it is nobody else's turn.
-    async fn coordinate(self: Arc<Self>) {
-        let mut beat = Beat::new(self.heartbeat);
-        let period = beat.period().min(SHARED_INTERVAL);
-        // Links wait for the first look.
-        let mut pause = Duration::ZERO;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            // Spread, so that agents do not race each time.
-            pause = period.mul_f64(0.75 + 0.5 * self.entropy.next_f64());
-            self.observe_backlogs();
-            let listed = tokio::time::timeout(CALL_TIMEOUT, self.shared.list()).await;
-            let values = match listed {
-                Ok(Ok(values)) => values,
-                Ok(Err(failure)) => {
-                    tracing::warn!(region = self.region, %failure, "the region's table cannot be read");
-                    continue;
-                }
-                Err(_) => {
-                    tracing::warn!(region = self.region, "the region's table does not answer");
-                    continue;
-                }
-            };
-            self.take_over_pauses(&values);
-            let version = values.iter().find(|value| value.name == HEARTBEAT).map_or(0, |value| value.version);
-            if beat.seen(version, self.steady()) == Step::Mine {
-                self.beat(version).await;
-            }
-        }
-    }
-
-    fn take_over_pauses(&self, values: &[Value]) {
-        for (peer, link) in &self.links {
-            let name = pause_name(peer);
-            let paused = values.iter().any(|value| value.name == name && !value.text.is_empty());
-            link.paused.send_if_modified(|now| std::mem::replace(now, paused) != paused);
-        }
-    }
-
-    /// Sends the heartbeat after `version`, unless another agent does.
-    async fn beat(&self, version: u64) {
-        let changed = self.shared.change(HEARTBEAT, &self.incarnation, version);
-        match tokio::time::timeout(CALL_TIMEOUT, changed).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => return,
-            Ok(Err(failure)) => {
-                tracing::warn!(region = self.region, %failure, "no heartbeat this time: the region's table");
-                return;
-            }
-            Err(_) => return,
-        }
-        let number = version + 1;
-        let entry = Entry {
-            source: RESERVED_SOURCE.to_owned(),
-            detail_type: super::heartbeat::DETAIL_TYPE.to_owned(),
-            detail: format!("{{\"region\":{},\"number\":{number}}}", json::quote(&self.region)),
-            ..Entry::default()
-        };
-        let why = match tokio::time::timeout(CALL_TIMEOUT, self.bus.put(vec![entry])).await {
-            Ok(Ok(puts)) => match puts.into_iter().next() {
-                Some(Put::Accepted(_)) => return,
-                Some(Put::Later { code, why } | Put::Refused { code, why }) => format!("{code}: {why}"),
-                None => "no answer for it".to_owned(),
-            },
-            Ok(Err(failure)) => failure.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        tracing::warn!(region = self.region, number, why, "no heartbeat this time");
-    }
-
-    /// A clock that never steps.
-    fn steady(&self) -> Timestamp {
-        Timestamp::from_millis(1).plus(self.started.elapsed())
-    }
-
-    fn observe_backlogs(&self) {
-        let now = self.clock.now();
-        for link in self.links.values() {
-            let backlog = link.metrics.backlog_events.get();
-            let mut watermark = link.watermark.lock().unwrap_or_else(PoisonError::into_inner);
-            watermark.observe(backlog > 0.0, now);
-            link.metrics.watermark.set(watermark.at().as_secs_f64());
-            link.metrics.exposure.set(watermark.exposure(now).as_secs_f64());
-        }
     }
 
     /// Brings the gauges up to date before they are read.
@@ -569,5 +543,6 @@ fn link_options(
         backoff: Backoff { min: link.retry_min, max: link.retry_max },
         hold_after: HOLD_AFTER,
         held_delay: HELD_DELAY,
+        depth_interval: DEPTH_INTERVAL,
     })
 }

@@ -1,12 +1,16 @@
 //! What an agent on managed services says of its region.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering};
 
 use serde::Serialize;
 
 use super::Managed;
 use crate::{
-    agent::status::{Percentiles, percentiles},
+    agent::{
+        regions::Shown,
+        status::{Percentiles, percentiles},
+    },
+    core::region::State,
     ports::documents::Documents,
 };
 
@@ -35,6 +39,11 @@ pub struct ManagedStatus {
     /// Names this agent.
     pub incarnation: String,
     pub links: Vec<ManagedLinkStatus>,
+    /// Of what was decided last.
+    pub epoch: u64,
+    pub regions: Vec<Shown>,
+    /// Of which nothing was heard for too long.
+    pub suspects: Vec<String>,
     pub documents: u64,
     /// Services' events that this agent entered into the ledger or saw arrive, since it started.
     pub events: u64,
@@ -78,13 +87,20 @@ impl Managed {
             });
         }
         links.sort_by(|a, b| a.peer.cmp(&b.peer));
-        let draining = self.is_draining();
+        let draining = self.closed.load(Ordering::SeqCst);
         ManagedStatus {
             region: self.region.clone(),
-            state: if draining { "draining" } else { "active" },
+            state: match self.regions.state() {
+                State::Active if draining => State::Draining,
+                state => state,
+            }
+            .as_str(),
             backend: "aws",
             incarnation: self.incarnation.clone(),
             links,
+            epoch: self.regions.view().epoch(),
+            regions: self.regions.shown(),
+            suspects: self.regions.heard.suspects(),
             documents: self.documents.as_ref().map_or(0, |documents| documents.counts().values().sum()),
             events: self.metrics.events_seen(),
             version: env!("CARGO_PKG_VERSION"),

@@ -10,23 +10,45 @@ use super::*;
 use crate::{
     embedded::system::{Random, SystemClock},
     ports::{
+        bus::{Entry, Put},
         claims::{Claim, Inserted, Part, Row, Token},
         queue::{Depth, Message, Outgoing},
+        shared::Value,
     },
 };
 
 /// A table in memory.
 #[derive(Default)]
-pub struct MemoryShared(Mutex<BTreeMap<String, Value>>);
+pub struct MemoryShared {
+    values: Mutex<BTreeMap<String, Value>>,
+    /// It does not answer.
+    pub is_down: std::sync::atomic::AtomicBool,
+}
+
+impl MemoryShared {
+    fn answers(&self) -> Result<(), Failure> {
+        match self.is_down.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(Failure::Unanswered("the table is down".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Another build was here.
+    pub fn overwrite(&self, name: &str, text: &str) {
+        let value = Value { name: name.to_owned(), version: 1_000, text: text.to_owned() };
+        self.values.lock().unwrap().insert(name.to_owned(), value);
+    }
+}
 
 impl Shared for MemoryShared {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Value>, Failure>> {
-        async { Ok(self.0.lock().unwrap().values().cloned().collect()) }.boxed()
+        async { self.answers().map(|()| self.values.lock().unwrap().values().cloned().collect()) }.boxed()
     }
 
     fn change<'a>(&'a self, name: &'a str, text: &'a str, version: u64) -> BoxFuture<'a, Result<bool, Failure>> {
         async move {
-            let mut values = self.0.lock().unwrap();
+            self.answers()?;
+            let mut values = self.values.lock().unwrap();
             if values.get(name).map_or(0, |value| value.version) != version {
                 return Ok(false);
             }
@@ -97,7 +119,7 @@ impl Bus for MemoryBus {
 }
 
 /// A ledger that nobody asks: the queues are empty.
-struct NoClaims;
+pub(super) struct NoClaims;
 
 impl Claims for NoClaims {
     fn insert(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Result<Inserted, Failure>>, Failure>> {
@@ -139,7 +161,7 @@ impl Claims for NoClaims {
 /// A region whose agents share everything but themselves.
 #[derive(Default)]
 pub(super) struct World {
-    shared: Arc<MemoryShared>,
+    pub shared: Arc<MemoryShared>,
     bus: Arc<MemoryBus>,
     audit: Arc<MemoryQueue>,
     feed: Arc<MemoryQueue>,
@@ -156,10 +178,24 @@ impl World {
 
     /// An agent with a ledger of its own.
     pub(super) fn agent_with(&self, seed: u64, ledger: Arc<dyn Claims>) -> Arc<Managed> {
-        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(Random::seeded(seed)));
+        self.agent_of("eu", seed, ledger, &[("us", None)], Arc::new(SystemClock))
+    }
+
+    /// An agent of some region, with links to others, whose tables it may see.
+    pub(super) fn agent_of(
+        &self,
+        home: &str,
+        seed: u64,
+        ledger: Arc<dyn Claims>,
+        others: &[(&str, Option<Arc<MemoryShared>>)],
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Managed> {
+        let entropy: Arc<dyn Entropy> = Arc::new(Random::seeded(seed));
+        let mut names: Vec<&str> = others.iter().map(|(other, _)| *other).chain([home]).collect();
+        names.sort_unstable();
         let region =
             |name: &str| format!("[[region]]\nname = \"{name}\"\nbackend = \"aws\"\n[region.aws]\nhub = \"hub\"\n");
-        let text = format!("{}{}", region("eu"), region("us"));
+        let text: String = names.into_iter().map(region).collect();
         let config = Config::parse(&text, "x.toml", &|_| None).unwrap();
         let link = LinkPorts {
             feed: self.feed.clone(),
@@ -170,10 +206,16 @@ impl World {
             bus: self.there.clone(),
             objects: None,
         };
+        let remote = |(name, shared): &(&str, Option<Arc<MemoryShared>>)| {
+            let (at, patience) = ((clock.clone(), entropy.clone()), config.suspect_after(name));
+            let table = TableRegion::new(name, shared.clone()?, at, false, patience);
+            Some(((*name).to_owned(), Arc::new(table) as Arc<dyn RemoteRegion>))
+        };
+        let names: Vec<String> = others.iter().map(|(name, _)| (*name).to_owned()).collect();
         Managed::start(Parts {
-            config,
-            region: "eu".to_owned(),
-            links: BTreeMap::from([("us".to_owned(), link)]),
+            regions: others.iter().filter_map(remote).collect(),
+            region: home.to_owned(),
+            links: names.iter().map(|name| (name.clone(), link.clone())).collect(),
             bus: self.bus.clone(),
             claims: ledger,
             local_keys: (!self.without_keys).then(|| -> Arc<dyn Queue> { self.keys.clone() }),
@@ -183,7 +225,8 @@ impl World {
             faults: Arc::new(Faults::new(false, clock.clone(), entropy.clone())),
             clock,
             entropy,
-            metrics: Arc::new(Metrics::new("eu", &["us".to_owned()]).unwrap()),
+            config,
+            metrics: Arc::new(Metrics::new(home, &names).unwrap()),
         })
         .unwrap()
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     calls::{Answer, Results},
     item::{Fate, Feed, Load, Stage},
+    progress::Count,
     work::Work,
 };
 use crate::{
@@ -64,10 +65,12 @@ impl Work {
             Answer::Put { items, result } => self.was_put(&items, result, now),
             Answer::Marked { items, result } => self.marked(&items, result, now),
             Answer::Released { items, result } => self.released(&items, result, now),
-            Answer::Depths { feeds, dead } => {
+            Answer::Depths { feeds, held, dead } => {
                 self.asking_depth = false;
                 self.ports.metrics.backlog_events.set(feeds.total() as f64);
                 self.ports.metrics.dead_letters.set(dead.total() as f64);
+                let at = self.ports.clock.now();
+                self.ports.progress.counted(Count { at, all: feeds.total(), held: held.total() });
             }
             Answer::NoDepths => self.asking_depth = false,
         }
@@ -457,8 +460,9 @@ impl Work {
         let Some(item) = self.items.get(&seq) else { return };
         let metrics = &self.ports.metrics;
         let reserved = item.event.as_ref().is_some_and(|event| event.is_reserved());
+        let at = self.ports.clock.now();
+        self.ports.progress.finished(item.accepted, at);
         if outcome == Outcome::Delivered {
-            let at = self.ports.clock.now();
             let lag = at.since(item.accepted);
             let has_payload = item.event.as_ref().is_some_and(|event| event.has_payload);
             match reserved {

@@ -157,7 +157,9 @@ pub enum Answer {
         result: Results<bool>,
     },
     Depths {
+        /// Main and held together.
         feeds: Depth,
+        held: Depth,
         dead: Depth,
     },
     NoDepths,
@@ -264,10 +266,10 @@ pub fn perform(
                         in_flight: main.in_flight + held.in_flight,
                         delayed: main.delayed + held.delayed,
                     };
-                    Ok((feeds, dead))
+                    Ok((feeds, held, dead))
                 };
                 match within(limit, depths).await {
-                    Ok((feeds, dead)) => Answer::Depths { feeds, dead },
+                    Ok((feeds, held, dead)) => Answer::Depths { feeds, held, dead },
                     Err(failure) => {
                         tracing::debug!(%failure, "the depth of the queues is not known");
                         Answer::NoDepths

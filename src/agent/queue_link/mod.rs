@@ -22,6 +22,7 @@ pub mod letter;
 pub mod next;
 pub mod options;
 pub mod payload;
+pub mod progress;
 pub mod work;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use self::options::Options;
-use self::{calls::perform, item::Feed, work::Work};
+use self::{calls::perform, item::Feed, progress::Progress, work::Work};
 use super::{pacer::Pacer, payloads::Payloads};
 use crate::{
     core::{claim::attempt_within, link::Status, time::Timestamp},
@@ -67,6 +68,7 @@ pub struct Ports {
     pub metrics: Arc<LinkMetrics>,
     /// The skips of all links of the region, by reason.
     pub skipped: prometheus::IntCounterVec,
+    pub progress: Arc<Progress>,
 }
 
 impl Ports {
@@ -113,6 +115,7 @@ pub async fn run(mut options: Options, ports: Arc<Ports>, mut paused: watch::Rec
         show(&work, &mut shown);
         if now >= gauged_at {
             ports.metrics.held.set(work.waiting() as f64);
+            ports.progress.works_on(work.oldest());
             let (waiting, since) = work.waiting_for_payload();
             let seconds = since.map_or(0.0, |since| ports.clock.now().since(since).as_secs_f64());
             ports.metrics.objects_waiting.set(waiting as f64);

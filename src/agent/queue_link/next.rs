@@ -1,7 +1,5 @@
 //! Which call comes next. What ends work goes before what begins it, so that little is under way.
 
-use std::time::Duration;
-
 use super::{
     calls::{Call, Target},
     item::{Fate, Feed, Item, Load, Stage},
@@ -23,9 +21,6 @@ const IN_FLIGHT_MIN: usize = 2 * queue::CALL_MESSAGES_MAX;
 
 /// What may wait for its claim beside what is being received: the next call of each claim under way.
 const UNCLAIMED_MAX: usize = CALLS_MAX * claims::CALL_CLAIMS_MAX;
-
-/// How often the queues are asked how much they hold.
-const DEPTH_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Work {
     /// The next call to make now.
@@ -52,7 +47,7 @@ impl Work {
         let filled = waiting.filter_map(|(due, _)| due.first()).map(|(due, _)| due.plus(FILL));
         let circuits = [&self.ledger, &self.bus, &self.queues].map(|circuit| circuit.deadline());
         let others = circuits.into_iter().chain(filled).chain([self.extend_at, self.depth_at]).filter(|at| *at > now);
-        dues.chain(others).min().unwrap_or_else(|| now.plus(DEPTH_INTERVAL))
+        dues.chain(others).min().unwrap_or_else(|| now.plus(self.options.depth_interval))
     }
 
     fn mark(&mut self, now: Timestamp) -> Option<Call> {
@@ -312,7 +307,7 @@ impl Work {
             return None;
         }
         self.asking_depth = true;
-        self.depth_at = now.plus(DEPTH_INTERVAL);
+        self.depth_at = now.plus(self.options.depth_interval);
         Some(Call::Depth)
     }
 

@@ -45,4 +45,6 @@ pub struct Options {
     pub hold_after: Duration,
     /// and comes back after this; at most 15 minutes.
     pub held_delay: Duration,
+    /// How often the queues are asked how much they hold.
+    pub depth_interval: Duration,
 }

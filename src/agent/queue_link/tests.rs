@@ -115,6 +115,7 @@ impl Fixture {
             backoff: Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) },
             hold_after: Duration::from_secs(20),
             held_delay: Duration::from_secs(60),
+            depth_interval: Duration::from_secs(30),
         };
         let ports = Ports {
             feed: Arc::new(queue(&feed)),
@@ -135,6 +136,7 @@ impl Fixture {
             pacer: Arc::new(Pacer::new(None, None)),
             metrics: Arc::new(metrics.link("b")),
             skipped: metrics.skipped.clone(),
+            progress: Arc::default(),
         };
         Fixture {
             sender: queue(&feed),

@@ -108,6 +108,11 @@ impl Work {
         worst.cloned().unwrap_or(Status::Active)
     }
 
+    /// When the oldest of what is under way had been accepted.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.items.values().map(|item| item.accepted).min()
+    }
+
     /// Messages that wait for something of their own.
     pub fn waiting(&self) -> usize {
         self.items.values().filter(|item| item.seen.is_some() || item.attempts > 0).count()

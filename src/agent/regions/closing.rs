@@ -7,7 +7,10 @@ use tokio::time::sleep;
 use super::{super::documents::LocalDocuments, Regions};
 use crate::{
     core::region::State,
-    ports::{documents::Documents, hub},
+    ports::{
+        documents::Documents,
+        hub::{self, Hub},
+    },
 };
 
 /// How long it is waited for documents to do what events asked for, and how often it is looked.
@@ -31,7 +34,7 @@ impl Regions {
     }
 
     /// Fixes the end of the log while this region is something else than active; called again and again.
-    pub(in crate::agent) async fn close(&self, documents: Option<&LocalDocuments>) {
+    pub(in crate::agent) async fn close(&self, hub: &dyn Hub, documents: Option<&LocalDocuments>) {
         // Whoever changed the view may not have come to it yet; and what was fixed while the region served is void.
         self.follow();
         let ballot = self.view().ballot_of(&self.home);
@@ -41,7 +44,7 @@ impl Regions {
             }
             return;
         }
-        match self.end_of_log(documents).await {
+        match end_of_log(hub, documents).await {
             Ok(Some(head)) => {
                 *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((ballot, head));
             }
@@ -49,25 +52,25 @@ impl Regions {
             Err(error) => tracing::warn!(%error, "the end of the log is not fixed yet"),
         }
     }
+}
 
-    /// `None` while documents still have to do what was asked for by events.
-    async fn end_of_log(&self, documents: Option<&LocalDocuments>) -> Result<Option<u64>, hub::Error> {
-        if let Some(documents) = documents {
-            // The engine does one thing after the other: what it had begun is in the log when it answers.
-            if documents.total().await.is_err() {
-                return Ok(None);
-            }
+/// `None` while documents still have to do what was asked for by events.
+async fn end_of_log(hub: &dyn Hub, documents: Option<&LocalDocuments>) -> Result<Option<u64>, hub::Error> {
+    if let Some(documents) = documents {
+        // The engine does one thing after the other: what it had begun is in the log when it answers.
+        if documents.total().await.is_err() {
+            return Ok(None);
         }
-        // What services had sent before is written before this.
-        self.hub.note(Vec::new()).await?;
-        let head = self.hub.end().offset;
-        let Some(documents) = documents else { return Ok(Some(head)) };
-        for _ in 0..HEARING_LOOKS {
-            if documents.heard() >= head {
-                return Ok(Some(self.hub.end().offset));
-            }
-            sleep(HEARING_LOOK).await;
-        }
-        Ok(None)
     }
+    // What services had sent before is written before this.
+    hub.note(Vec::new()).await?;
+    let head = hub.end().offset;
+    let Some(documents) = documents else { return Ok(Some(head)) };
+    for _ in 0..HEARING_LOOKS {
+        if documents.heard() >= head {
+            return Ok(Some(hub.end().offset));
+        }
+        sleep(HEARING_LOOK).await;
+    }
+    Ok(None)
 }

@@ -9,8 +9,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    super::Agent,
-    Regions,
+    Certainty, Regions,
     rounds::{Decided, Undecided},
 };
 use crate::{
@@ -23,11 +22,12 @@ use crate::{
         time::Timestamp,
     },
     marks::{self, Mark},
-    ports::regions::{Answer, Question},
+    ports::regions::{self, Answer, Question},
 };
 
-/// How often a region is asked how far it is.
+/// How often a region is asked how far it is; where it tells that once a heartbeat, less often.
 const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AT_TABLE: Duration = Duration::from_secs(1);
 
 /// What an operator wants.
 #[derive(Clone, Debug)]
@@ -48,7 +48,8 @@ pub struct Request {
 /// What would be lost, or is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rpo {
-    /// `proven`: nothing. `exposed`: at most what is stated, and what the region took in since it was heard last.
+    /// `proven`: nothing. `estimated`: nothing, as far as queues tell. `exposed`: at most what is stated, and what the region
+    /// took in since it was heard last.
     pub kind: &'static str,
     pub events: Option<u64>,
     pub seconds: Option<f64>,
@@ -57,8 +58,13 @@ pub struct Rpo {
 }
 
 impl Rpo {
-    pub(super) fn proven() -> Rpo {
-        Rpo { kind: "proven", events: Some(0), seconds: Some(0.0), since: None }
+    /// Everything is where it must be.
+    pub(super) fn nothing(certainty: Certainty) -> Rpo {
+        let kind = match certainty {
+            Certainty::Proven => "proven",
+            Certainty::Estimated => "estimated",
+        };
+        Rpo { kind, events: Some(0), seconds: Some(0.0), since: None }
     }
 
     pub(super) fn exposed(exposure: &Exposure) -> Rpo {
@@ -100,8 +106,8 @@ pub struct Done {
 
 impl Done {
     /// Everything is everywhere, but for what is still `open`.
-    fn proven_but(self, open: Vec<String>) -> Done {
-        Done { rpo: open.is_empty().then(Rpo::proven), open, ..self }
+    fn with_all_but(self, open: Vec<String>, certainty: Certainty) -> Done {
+        Done { rpo: open.is_empty().then(|| Rpo::nothing(certainty)), open, ..self }
     }
 }
 
@@ -270,7 +276,22 @@ impl Regions {
     }
 }
 
-impl Agent {
+/// What operators ask for, at an agent of a region.
+#[derive(Clone, Copy)]
+pub struct Commands<'a> {
+    pub regions: &'a Regions,
+    /// What the own region knows.
+    pub own: &'a dyn regions::Regions,
+}
+
+impl Commands<'_> {
+    fn look(&self) -> Duration {
+        match self.regions.certainty {
+            Certainty::Proven => LOOK,
+            Certainty::Estimated => LOOK_AT_TABLE,
+        }
+    }
+
     pub(super) fn check_region(&self, region: &str) -> Result<(), Error> {
         match self.regions.members.contains(region) {
             true => Ok(()),
@@ -294,7 +315,7 @@ impl Agent {
     }
 
     async fn drain_region(&self, request: &Request) -> Result<Done, Error> {
-        let (regions, region) = (&self.regions, &request.region);
+        let (regions, region) = (self.regions, &request.region);
         let from = regions.view().decided(region);
         let mut watch = Watch::new(regions);
         if from != State::Draining {
@@ -321,7 +342,7 @@ impl Agent {
             if patience.is_over(regions, open)? {
                 break undeliverable;
             }
-            sleep(LOOK).await;
+            sleep(self.look()).await;
         };
         watch.lap("drain");
         self.compare(&patience, &mut without).await?;
@@ -337,11 +358,11 @@ impl Agent {
         let decided = regions.take(request, Step::Evacuate(Mode::Graceful), ballot).await?;
         watch.lap("vote");
         marks::hit(Mark::RegionDrained);
-        Ok(watch.done(request, from, State::Evacuated, decided, None).proven_but(without))
+        Ok(watch.done(request, from, State::Evacuated, decided, None).with_all_but(without, regions.certainty))
     }
 
     async fn abandon(&self, request: &Request) -> Result<Done, Error> {
-        let (regions, region) = (&self.regions, &request.region);
+        let (regions, region) = (self.regions, &request.region);
         let (from, ballot) = (regions.view().decided(region), regions.view().ballot_of(region));
         let mut watch = Watch::new(regions);
         let reports = self.reports().await;
@@ -363,7 +384,7 @@ impl Agent {
     /// It is not done, or not yet; what was decided holds.
     pub async fn fail_back(&self, request: &Request) -> Result<Done, Error> {
         self.check_region(&request.region)?;
-        let (regions, region) = (&self.regions, &request.region);
+        let (regions, region) = (self.regions, &request.region);
         regions.exchange().await;
         let from = regions.view().decided(region);
         let mut watch = Watch::new(regions);
@@ -395,7 +416,7 @@ impl Agent {
             if patience.is_over_or_forced(regions, behind, &mut open)? {
                 break;
             }
-            sleep(LOOK).await;
+            sleep(self.look()).await;
         }
         watch.lap("catch_up");
         self.compare(&patience, &mut open).await?;
@@ -415,7 +436,7 @@ impl Agent {
                 open.extend(proof::of_others(other, own, of).1);
             }
         }
-        Ok(watch.done(request, from, State::Active, decided, None).proven_but(open))
+        Ok(watch.done(request, from, State::Active, decided, None).with_all_but(open, regions.certainty))
     }
 
     /// The regions that one that comes back must be equal to.
@@ -458,10 +479,10 @@ impl Agent {
         let mut begun = BTreeMap::new();
         loop {
             let open = self.uncompared(&patience.request.region, &mut begun).await;
-            if patience.is_over_or_forced(&self.regions, open, without)? {
+            if patience.is_over_or_forced(self.regions, open, without)? {
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(self.look()).await;
         }
     }
 
@@ -477,8 +498,8 @@ impl Agent {
             let pair = (one.clone(), other.clone());
             if !begun.contains_key(&pair) {
                 let question = Question::Compare { with: other.clone() };
-                let asked = match one == self.region {
-                    true => self.answer_region(question).await.ok(),
+                let asked = match one == self.regions.home {
+                    true => self.own.answer(question).await.ok(),
                     false => self.regions.ask(&one, question).await.ok(),
                 };
                 if let Some(Answer::Compares { begun: rounds }) = asked {
@@ -510,7 +531,7 @@ impl Agent {
     /// It is not done.
     pub async fn abort(&self, request: &Request) -> Result<Done, Error> {
         self.check_region(&request.region)?;
-        let (regions, region) = (&self.regions, &request.region);
+        let (regions, region) = (self.regions, &request.region);
         regions.exchange().await;
         let from = regions.view().decided(region);
         let (step, to) = match from {
@@ -527,7 +548,7 @@ impl Agent {
     /// Evacuates what a majority suspects for long enough, where that is configured.
     pub(in crate::agent) async fn evacuate_suspects(&self) {
         let Some(patience) = self.regions.options.auto else { return };
-        let regions = &self.regions;
+        let regions = self.regions;
         let lost = |region: &&String| {
             let heard = &regions.heard;
             heard.is_suspected(region) && heard.silent(region) >= patience

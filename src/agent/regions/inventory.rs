@@ -3,27 +3,36 @@
 use serde::Serialize;
 
 use super::super::{Agent, Error};
-use crate::ports::hub::Reader;
+use crate::{core::region::Left, ports::hub::Reader};
 
 /// Events that one answer names; all are counted.
-const NAMED_MAX: usize = 10_000;
+pub const NAMED_MAX: usize = 10_000;
 
 /// Records that are read at once, and about how many bytes of them.
 const CHUNK_EVENTS: usize = 1_000;
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// An event that came late.
-#[derive(Clone, Debug, Serialize)]
+/// An event that came late. A region with a log names it; a ledger has the hash of its key, and its id on the bus.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Late {
-    pub key: String,
-    pub source: String,
-    pub detail_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail_type: Option<String>,
     /// When its origin took it in, by that one's clock. RFC 3339.
-    pub published: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<String>,
     /// When it came here. RFC 3339.
     pub arrived: String,
     /// Where it stands in this region's hub: `hubweave tail --from` shows it.
-    pub offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
     /// A service's event, or one of the agents' own (a delta of a document, for instance).
     pub reserved: bool,
 }
@@ -44,8 +53,24 @@ pub struct Inventory {
     /// Services' events that came late; heartbeats are not counted.
     pub events: u64,
     pub named: Vec<Late>,
-    /// The log begins after the evacuation: what came before that is not told.
+    /// The log begins after the evacuation, or the ledger forgets already: what came before that is not told.
     pub dropped: bool,
+}
+
+impl Inventory {
+    /// Nothing yet.
+    pub fn of(region: &str, origin: &str, left: Option<&Left>) -> Inventory {
+        Inventory {
+            origin: origin.to_owned(),
+            region: region.to_owned(),
+            epoch: left.map(|left| left.epoch),
+            since: left.map(|left| left.at.to_rfc3339()),
+            complete: left.is_some_and(|left| left.to.is_some()),
+            events: 0,
+            named: Vec::new(),
+            dropped: false,
+        }
+    }
 }
 
 impl Agent {
@@ -55,16 +80,7 @@ impl Agent {
     /// The log cannot be read.
     pub async fn inventory(&self, origin: &str) -> Result<Inventory, Error> {
         let left = self.regions.left().remove(origin);
-        let mut inventory = Inventory {
-            origin: origin.to_owned(),
-            region: self.region.clone(),
-            epoch: left.as_ref().map(|left| left.epoch),
-            since: left.as_ref().map(|left| left.at.to_rfc3339()),
-            complete: left.as_ref().is_some_and(|left| left.to.is_some()),
-            events: 0,
-            named: Vec::new(),
-            dropped: false,
-        };
+        let mut inventory = Inventory::of(&self.region, origin, left.as_ref());
         let Some(left) = left else { return Ok(inventory) };
         let end = left.to.unwrap_or_else(|| self.hub.end().offset);
         let from = left.from.max(self.hub.base());
@@ -82,13 +98,14 @@ impl Agent {
                 inventory.events += u64::from(!record.header.is_reserved());
                 if inventory.named.len() < NAMED_MAX {
                     inventory.named.push(Late {
-                        key: record.key().to_owned(),
-                        source: record.source().to_owned(),
-                        detail_type: record.detail_type().to_owned(),
-                        published: record.header.hlc.to_rfc3339(),
+                        key: Some(record.key().to_owned()),
+                        source: Some(record.source().to_owned()),
+                        detail_type: Some(record.detail_type().to_owned()),
+                        published: Some(record.header.hlc.to_rfc3339()),
                         arrived: record.header.accepted.to_rfc3339(),
-                        offset: record.header.offset,
+                        offset: Some(record.header.offset),
                         reserved: record.header.is_reserved(),
+                        ..Late::default()
                     });
                 }
             }

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use super::super::{Agent, INTRODUCTION_WAIT};
+use super::{
+    super::{Agent, INTRODUCTION_WAIT},
+    failover::Commands,
+};
 use crate::ports::regions::{Answer, Error, Question};
 use futures::{FutureExt, future::BoxFuture};
 
@@ -13,6 +16,11 @@ use futures::{FutureExt, future::BoxFuture};
 const CLOSING_LOOK: Duration = Duration::from_millis(100);
 
 impl Agent {
+    /// What operators ask for.
+    pub fn commands(&self) -> Commands<'_> {
+        Commands { regions: &self.regions, own: self }
+    }
+
     /// Tells and hears what is decided of the regions, and does what follows from it.
     pub(in crate::agent) async fn mind_regions(self: Arc<Self>) {
         let minding = async {
@@ -31,7 +39,7 @@ impl Agent {
             let look = if self.regions.is_closing() { CLOSING_LOOK } else { interval };
             // Whether it was woken or not, it looks.
             let _ = tokio::time::timeout(look, self.regions.changed.notified()).await;
-            self.regions.close(self.documents.as_ref()).await;
+            self.regions.close(&*self.hub, self.documents.as_ref()).await;
         }
     }
 
@@ -39,7 +47,7 @@ impl Agent {
         loop {
             tokio::time::sleep(interval).await;
             self.regions.exchange().await;
-            self.evacuate_suspects().await;
+            self.commands().evacuate_suspects().await;
         }
     }
 }

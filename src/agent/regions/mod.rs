@@ -5,12 +5,14 @@
 
 mod closing;
 pub mod failover;
+mod health;
 pub mod heard;
 pub mod inventory;
 mod minding;
 pub mod plan;
 mod reports;
 mod rounds;
+mod store;
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +28,18 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout},
+    time::{sleep, timeout},
 };
 
 use self::heard::Heard;
-use super::inbox::read_state;
+pub use self::{
+    health::{FALL, Health},
+    store::HubStore,
+};
 use crate::{
     config::{Config, Failover},
     core::{
-        journal::Change,
+        backoff::Backoff,
         link::Failure,
         region::{
             Ballot, Kept, Members, State, View,
@@ -45,8 +50,7 @@ use crate::{
     metrics::{Metrics, REGION_STATES},
     ports::{
         clock::{Clock, Entropy},
-        hub::{self, Hub},
-        regions::{Answer, Error, Question, RemoteRegion},
+        regions::{Answer, Error, Question, RegionStore, RemoteRegion},
     },
 };
 
@@ -54,15 +58,13 @@ use crate::{
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const SUSPECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After the hub was found not to accept, it must accept for so long until users are sent here again.
-const HEALTH_RISE: Duration = Duration::from_secs(3);
-
-/// Heartbeats that the hub may refuse in a row, or intervals for which it may not answer, before users are sent elsewhere.
-const HEALTH_FALL: u32 = 3;
+/// How often a change of what is kept is tried while others change it too, and the pauses in between.
+pub const WRITES_MAX: u32 = 10;
+pub const AGAIN: Backoff = Backoff { min: Duration::from_millis(10), max: Duration::from_millis(200) };
 
 /// What a region's part in it is made of.
 pub struct Ports {
-    pub hub: Arc<dyn Hub>,
+    pub store: Arc<dyn RegionStore>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     pub metrics: Arc<Metrics>,
@@ -73,7 +75,9 @@ pub struct Regions {
     pub home: String,
     pub members: Members,
     pub options: Failover,
-    hub: Arc<dyn Hub>,
+    /// How well it can be told that nothing is lost.
+    pub certainty: Certainty,
+    store: Arc<dyn RegionStore>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     metrics: Arc<Metrics>,
@@ -82,27 +86,30 @@ pub struct Regions {
     pub heard: Arc<Heard>,
     /// Held while something is changed, so that what is on disk and what is answered come in one order.
     writing: tokio::sync::Mutex<()>,
-    kept: Mutex<Kept>,
+    /// As it was seen last, and the version of that.
+    kept: Mutex<(Kept, u64)>,
     /// Wakes who minds the regions.
     changed: Notify,
     /// The process is to stop, or an operator wants nothing more of services.
     process_drains: AtomicBool,
     /// See [`Report::closed`](crate::core::region::proof::Report::closed); and the decision that it belongs to.
     closed: Mutex<Option<(Ballot, u64)>>,
-    /// Held while the hub is brought into line: an older look must not come last.
+    /// Held while services are let in or kept out: an older look must not come last.
     following: Mutex<()>,
-    health: Mutex<Health>,
+    pub health: Health,
+    /// It was looked what is kept: until then this region may be something else than it takes itself for.
+    looked: AtomicBool,
     /// Others were asked once, or did not answer in time: what is known here is as good as it gets.
     introduced: AtomicBool,
 }
 
-/// Whether the hub accepts, with hysteresis: a probe should not see a region come and go.
-struct Health {
-    refusals: u32,
-    /// A heartbeat that is not answered yet, and how long it may take.
-    offered: Option<(Instant, Duration)>,
-    /// When it last refused too often.
-    fell: Option<Instant>,
+/// How well a region can tell where its events are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// Its links know of every event.
+    Proven,
+    /// Its queues count late, and do not say what they hold.
+    Estimated,
 }
 
 /// A region as another one shows it.
@@ -130,51 +137,91 @@ impl Regions {
     pub fn new(
         config: &Config,
         home: &str,
-        Ports { hub, clock, entropy, metrics }: Ports,
+        Ports { store, clock, entropy, metrics }: Ports,
         remotes: BTreeMap<String, Arc<dyn RemoteRegion>>,
+        (certainty, health): (Certainty, Health),
     ) -> Regions {
         let regions: Vec<String> = config.regions.iter().map(|region| region.name.clone()).collect();
         let others = regions.iter().filter(|region| *region != home);
         let patience = others.map(|region| (region.clone(), config.suspect_after(region))).collect();
-        let kept = read_state(&*hub, |state| state.regions.as_deref().cloned()).unwrap_or_default();
         Regions {
             home: home.to_owned(),
             members: Members { regions, min_active: config.cluster.min_active },
             options: config.failover.clone(),
-            hub,
+            certainty,
+            store,
             clock,
             entropy,
             metrics,
+            looked: AtomicBool::new(false),
             introduced: AtomicBool::new(remotes.is_empty()),
             remotes,
             heard: Arc::new(Heard::new(patience)),
             writing: tokio::sync::Mutex::default(),
-            kept: Mutex::new(kept),
+            kept: Mutex::default(),
             changed: Notify::new(),
             process_drains: AtomicBool::new(false),
             closed: Mutex::default(),
             following: Mutex::default(),
-            health: Mutex::new(Health { refusals: 0, offered: None, fell: None }),
+            health,
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, (Kept, u64)> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks what is kept.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn look(&self) -> Result<(), Error> {
+        let (kept, version) = self.store.load().await?;
+        self.seen(kept, version);
+        Ok(())
+    }
+
+    /// Whether it was looked what is kept, so that this region knows what it is.
+    pub fn has_looked(&self) -> bool {
+        self.looked.load(Ordering::SeqCst)
+    }
+
+    /// What is kept is this now, or was a moment ago.
+    pub fn seen(&self, kept: Kept, version: u64) {
+        let (before, is_same) = {
+            let mut known = self.kept();
+            // An older look must not come last.
+            if version < known.1 {
+                return;
+            }
+            let is_same = known.0 == kept;
+            (std::mem::replace(&mut *known, (kept, version)).0, is_same)
+        };
+        let is_first = !self.looked.swap(true, Ordering::SeqCst);
+        if is_same && !is_first {
+            return;
+        }
+        // First: a log line may take its time.
+        self.follow();
+        if !is_first {
+            self.tell(&before.voter.view);
+        }
+        self.changed.notify_one();
     }
 
     /// What is decided, as far as this region knows.
     pub fn view(&self) -> View {
-        self.kept().voter.view.clone()
+        self.kept().0.voter.view.clone()
     }
 
     /// When regions were left as they were.
     pub fn left(&self) -> BTreeMap<String, crate::core::region::Left> {
-        self.kept().left.clone()
+        self.kept().0.left.clone()
     }
 
     /// What this region is.
     pub fn state(&self) -> State {
-        self.kept().voter.view.state(&self.home, &self.members)
+        self.kept().0.voter.view.state(&self.home, &self.members)
     }
 
     /// From now on services get nothing any more, whatever the region is.
@@ -187,41 +234,43 @@ impl Regions {
         self.process_drains.load(Ordering::SeqCst)
     }
 
-    /// Changes what is kept, on disk first.
-    async fn change<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> Result<T, hub::Error> {
+    /// Changes what is kept, where it is durable first.
+    async fn change<T>(&self, change: impl Fn(&mut Kept) -> T) -> Result<T, Error> {
         let _writing = self.writing.lock().await;
-        let (changed, result) = {
-            let kept = self.kept();
+        for attempt in 0..WRITES_MAX {
+            if attempt > 0 {
+                sleep(AGAIN.pause(attempt, self.entropy.next_f64())).await;
+            }
+            let (kept, version) = self.store.load().await?;
             let mut changed = kept.clone();
             let result = change(&mut changed);
-            ((*kept != changed).then_some(changed), result)
-        };
-        if let Some(changed) = changed {
-            self.hub.note(vec![Change::Regions { kept: Box::new(changed.clone()) }.into()]).await?;
-            let before = std::mem::replace(&mut *self.kept(), changed);
-            // First: a log line may take its time.
-            self.follow();
-            self.tell(&before.voter.view);
-            self.changed.notify_one();
+            if kept == changed {
+                // Somebody who did not wait for the end of it may have begun to write it.
+                if self.kept().0 != kept {
+                    self.store.settled().await?;
+                }
+                self.seen(kept, version);
+                return Ok(result);
+            }
+            if self.store.store(&changed, version).await? {
+                self.seen(changed, version + 1);
+                return Ok(result);
+            }
         }
-        Ok(result)
+        Err(Error::Unavailable(format!("others change what {} keeps all the time", self.home)))
     }
 
     /// Votes, accepts or learns.
-    async fn vote(&self, message: &Message) -> Result<Vote, hub::Error> {
-        let (head, now) = (self.hub.end().offset, self.clock.now());
-        self.change(|kept| match message {
-            Message::Learn(view) => {
-                kept.learn(&self.home, view, head, now);
-                Vote::Known(kept.voter.view.clone())
-            }
-            message => kept.voter.answer(&self.home, message),
-        })
-        .await
+    async fn vote(&self, message: &Message) -> Result<Vote, Error> {
+        let (head, now) = (self.store.head(), self.clock.now());
+        self.change(|kept| kept.answer(&self.home, message, head, now)).await
     }
 
-    /// Takes in what is decided.
-    pub(super) async fn learn(&self, view: &View) -> Result<(), hub::Error> {
+    /// Takes in what is decided, and says that this region knows it.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub async fn learn(&self, view: &View) -> Result<(), Error> {
         self.vote(&Message::Learn(view.clone())).await.map(drop)
     }
 
@@ -243,12 +292,14 @@ impl Regions {
         }
     }
 
-    /// Brings the hub and the metrics into line with what this region is.
+    /// Brings services and metrics into line with what this region is.
     pub fn follow(&self) {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state();
-        let drains = self.process_drains();
-        self.hub.set_draining(drains || state != State::Active);
+        // An agent that cannot read what is decided takes nothing that would have to be somewhere else.
+        let is_blind = self.certainty == Certainty::Estimated && self.health.problem().is_some();
+        let drains = self.process_drains() || !self.has_looked() || is_blind;
+        self.store.set_draining(drains || state != State::Active);
         let shown = if drains && state == State::Active { State::Draining } else { state };
         for known in REGION_STATES {
             self.metrics.region_state.with_label_values(&[known]).set(i64::from(known == shown.as_str()));
@@ -287,43 +338,22 @@ impl Regions {
         shown.collect()
     }
 
-    /// A heartbeat is offered to the hub (`None`), went in, or did not; one comes each `interval`.
-    pub fn beat(&self, accepted: Option<bool>, interval: Duration) {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(accepted) = accepted else {
-            health.offered = Some((Instant::now(), interval * HEALTH_FALL));
-            return;
-        };
-        let hung = health.offered.take().is_some_and(|(since, patience)| since.elapsed() >= patience);
-        health.refusals = if accepted { 0 } else { health.refusals.saturating_add(1) };
-        if hung || health.refusals >= HEALTH_FALL {
-            health.fell = Some(Instant::now());
-        }
-    }
-
     /// Why users should not be sent here; `None` where they should.
     pub fn unhealthy(&self) -> Option<&'static str> {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         match self.state() {
             State::Draining => Some("the region is being drained"),
             State::Evacuated => Some("the region is evacuated"),
             State::Recovering => Some("the region catches up"),
             State::Active if self.process_drains() => Some("stopping"),
+            State::Active if !self.has_looked() => Some("starting: what is decided was not read yet"),
             State::Active if !self.introduced.load(Ordering::SeqCst) => Some("starting: the other regions are asked"),
-            State::Active if health.refusals >= HEALTH_FALL => Some("the hub does not accept"),
-            State::Active if health.offered.is_some_and(|(since, patience)| since.elapsed() >= patience) => {
-                Some("the hub does not answer: its disk may hang")
-            }
-            State::Active if health.fell.is_some_and(|fell| fell.elapsed() < HEALTH_RISE) => {
-                Some("the hub accepts again, but not for long")
-            }
-            State::Active => None,
+            State::Active => self.health.problem(),
         }
     }
 
     async fn ask(&self, region: &str, question: Question) -> Result<Answer, Failure> {
         if region == self.home {
-            let unavailable = |error: hub::Error| Failure::Unanswered(error.to_string());
+            let unavailable = |error: Error| Failure::Unanswered(error.to_string());
             return match question {
                 Question::Vote(message) => {
                     self.vote(&message).await.map(|vote| Answer::Vote(Box::new(vote))).map_err(unavailable)
@@ -332,12 +362,15 @@ impl Regions {
             };
         }
         let Some(remote) = self.remotes.get(region) else {
-            return Err(Failure::Refused(format!("{region} cannot be asked: it has no api listener")));
+            return Err(Failure::Refused(format!("{region} cannot be asked: the file does not say where")));
         };
-        let patience = if self.heard.is_suspected(region) { SUSPECT_TIMEOUT } else { ASK_TIMEOUT };
+        let is_gone = remote.needs_agents() && self.heard.is_suspected(region);
+        let patience = if is_gone { SUSPECT_TIMEOUT } else { ASK_TIMEOUT };
         match timeout(patience, remote.ask(question)).await {
             Ok(Ok(answer)) => {
-                self.heard.alive(region);
+                if remote.is_alive() {
+                    self.heard.alive(region);
+                }
                 Ok(answer)
             }
             Ok(Err(failure)) => Err(failure),
@@ -345,10 +378,11 @@ impl Regions {
         }
     }
 
-    /// Asks all others whether they know the same, and brings both sides to what either knows.
-    pub async fn exchange(&self) {
+    /// Asks all others whether they know the same, and brings both sides to what either knows. Answers how many regions
+    /// answer, this one included.
+    pub async fn exchange(&self) -> usize {
         let exchanges: Vec<_> = self.remotes.keys().map(|region| self.exchange_with(region).boxed()).collect();
-        join_all(exchanges).await;
+        let answer = join_all(exchanges).await.into_iter().filter(|answers| *answers).count();
         let suspects = self.heard.suspects();
         for region in self.remotes.keys() {
             self.metrics
@@ -357,6 +391,7 @@ impl Regions {
                 .with_label_values(&[region])
                 .set(f64::from(u8::from(suspects.contains(region))));
         }
+        answer + 1
     }
 
     /// The others were asked, or are not waited for any more.
@@ -365,13 +400,14 @@ impl Regions {
         self.follow();
     }
 
-    async fn exchange_with(&self, region: &str) {
+    /// Answers whether it answered.
+    async fn exchange_with(&self, region: &str) -> bool {
         let ours = self.view();
         match self.ask(region, Question::Same { digest: digest(&ours) }).await {
             Ok(Answer::Differs(view)) => {
                 if let Err(error) = self.learn(&view).await {
                     tracing::warn!(region, %error, "what the region decided is not written down yet");
-                    return;
+                    return true;
                 }
                 let learn = Message::Learn(self.view());
                 if let Err(error) = self.ask(region, Question::Vote(Box::new(learn))).await {
@@ -379,15 +415,19 @@ impl Regions {
                 }
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(region, %error, "the region does not say what it knows"),
+            Err(error) => {
+                tracing::debug!(region, %error, "the region does not say what it knows");
+                return false;
+            }
         }
+        true
     }
 
     /// Notes that a drill ended; the others learn it by and by.
     ///
     /// # Errors
-    /// The hub failed or is overloaded.
-    pub async fn drilled(&self, drill: &str, verdict: &str, at: Timestamp) -> Result<(), hub::Error> {
+    /// The store does not take it.
+    pub async fn drilled(&self, drill: &str, verdict: &str, at: Timestamp) -> Result<(), Error> {
         self.change(|kept| kept.voter.view.drilled(drill, verdict, at)).await
     }
 
@@ -399,18 +439,14 @@ impl Regions {
                 let same = digest(&view) == *theirs;
                 Some(Ok(if same { Answer::Same } else { Answer::Differs(Box::new(view)) }))
             }
-            Question::Vote(message) => {
-                let vote = self.vote(message).await;
-                let unavailable = |error: hub::Error| Error::Unavailable(error.to_string());
-                Some(vote.map(|vote| Answer::Vote(Box::new(vote))).map_err(unavailable))
-            }
+            Question::Vote(message) => Some(self.vote(message).await.map(|vote| Answer::Vote(Box::new(vote)))),
             Question::Report | Question::Compare { .. } => None,
         }
     }
 }
 
 /// Two views with the same digest are the same.
-fn digest(view: &View) -> u64 {
+pub fn digest(view: &View) -> u64 {
     let text = serde_json::to_vec(view).unwrap_or_default();
     let hash = Sha256::digest(&text);
     hash.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::{
-    super::Agent,
-    failover::{Error, Request, Rpo},
-};
+use super::failover::{Commands, Error, Request, Rpo};
 use crate::core::region::{
     Mode, State,
     proof::{self, Report},
@@ -36,25 +33,24 @@ pub struct Plan {
     pub rpo: Rpo,
     /// Services' events that would have to be brought over first, over the link that has most.
     pub backlog_events: Option<u64>,
-    /// How long that takes as fast as the links were while the plan looked; `null` where they stood still.
+    /// How long that takes as fast as the links were while the plan looked; `null` where they stood still, or do not tell.
     pub catch_up_seconds: Option<f64>,
     pub coordinator: String,
 }
 
-impl Agent {
+impl Commands<'_> {
     /// What leaving a region would do; decides nothing.
     ///
     /// # Errors
     /// There is no such region.
     pub async fn plan(&self, request: &Request) -> Result<Plan, Error> {
         self.check_region(&request.region)?;
-        self.regions.exchange().await;
+        let answering = self.regions.exchange().await;
         let first = self.report_of(&request.region).await;
         sleep(PLAN_SPAN).await;
         let reports = self.reports().await;
         let mut checks = self.checks(request, &reports);
         let state = self.regions.view().decided(&request.region);
-        let answering = reports.len();
         let majority = self.regions.members.majority();
         checks.push(Check {
             check: "votes",
@@ -68,7 +64,7 @@ impl Agent {
         let now = reports.get(&request.region);
         let backlog_events = now.map(|now| now.links.values().map(|link| link.backlog).max().unwrap_or_default());
         let rpo = match request.mode {
-            Mode::Graceful => Rpo::proven(),
+            Mode::Graceful => Rpo::nothing(self.regions.certainty),
             Mode::Ungraceful => Rpo::exposed(&proof::exposure(&request.region, survivors())),
         };
         Ok(Plan {
@@ -80,13 +76,13 @@ impl Agent {
             rpo,
             backlog_events,
             catch_up_seconds: first.as_ref().zip(now).and_then(|(first, now)| catch_up(first, now)),
-            coordinator: self.region.clone(),
+            coordinator: self.regions.home.clone(),
         })
     }
 
     /// What must be so before a region is left.
     fn checks(&self, request: &Request, reports: &BTreeMap<String, Report>) -> Vec<Check> {
-        let regions = &self.regions;
+        let regions = self.regions;
         let (view, region) = (regions.view(), &request.region);
         let mut checks = Vec::new();
         let mut check = |check, ok, detail: String| checks.push(Check { check, ok, detail });

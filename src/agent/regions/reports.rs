@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::PoisonError};
 
 use futures::{FutureExt, future::join_all};
 
-use super::super::{Agent, inbox::read_state};
+use super::{
+    super::{Agent, inbox::read_state},
+    failover::Commands,
+};
 use crate::{
     config::Mode,
     core::region::proof::{LinkReport, Report},
@@ -55,30 +58,9 @@ impl Agent {
             links: links.chain(off).collect(),
             heard: heard.collect(),
             compared: compared.collect(),
+            estimated: false,
             repairing: self.links.values().any(|link| link.ends.is_repairing()),
         }
-    }
-
-    pub(super) async fn report_of(&self, region: &str) -> Option<Report> {
-        if region == self.region {
-            return Some(self.report());
-        }
-        match self.regions.ask(region, Question::Report).await {
-            Ok(Answer::Report(report)) => Some(*report),
-            Ok(_) => None,
-            Err(error) => {
-                tracing::debug!(region, %error, "no report");
-                None
-            }
-        }
-    }
-
-    /// What all regions that answer know, by region.
-    pub(super) async fn reports(&self) -> BTreeMap<String, Report> {
-        let regions = &self.regions.members.regions;
-        let asked: Vec<_> = regions.iter().map(|region| self.report_of(region).boxed()).collect();
-        let reports = regions.iter().cloned().zip(join_all(asked).await);
-        reports.filter_map(|(region, report)| Some((region, report?))).collect()
     }
 
     /// What a peer asks.
@@ -99,5 +81,30 @@ impl Agent {
             }
             _ => Ok(Answer::Report(Box::new(self.report()))),
         }
+    }
+}
+
+impl Commands<'_> {
+    pub(super) async fn report_of(&self, region: &str) -> Option<Report> {
+        let asked = match region == self.regions.home {
+            true => self.own.answer(Question::Report).await.map_err(|error| error.to_string()),
+            false => self.regions.ask(region, Question::Report).await.map_err(|failure| failure.to_string()),
+        };
+        match asked {
+            Ok(Answer::Report(report)) => Some(*report),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(region, %error, "no report");
+                None
+            }
+        }
+    }
+
+    /// What all regions that answer know, by region.
+    pub(super) async fn reports(&self) -> BTreeMap<String, Report> {
+        let regions = &self.regions.members.regions;
+        let asked: Vec<_> = regions.iter().map(|region| self.report_of(region).boxed()).collect();
+        let reports = regions.iter().cloned().zip(join_all(asked).await);
+        reports.filter_map(|(region, report)| Some((region, report?))).collect()
     }
 }

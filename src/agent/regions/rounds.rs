@@ -15,10 +15,7 @@ use crate::{
             vote::{Message, Vote, Voter},
         },
     },
-    ports::{
-        hub,
-        regions::{Answer, Question},
-    },
+    ports::regions::{self, Answer, Question},
 };
 
 /// Rounds before it is given up; each loses only against another command at the same moment.
@@ -57,7 +54,7 @@ pub enum Undecided {
     #[error("other commands came first, {ROUNDS_MAX} times; try again")]
     Contended,
     #[error(transparent)]
-    Hub(#[from] hub::Error),
+    Store(#[from] regions::Error),
 }
 
 /// The votes for a message, and the latest epoch that a refusal named.
@@ -69,7 +66,7 @@ struct Count {
 impl Undecided {
     /// Another agent may get what this one did not: more votes, or its turn.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Undecided::NoMajority { .. } | Undecided::Open { .. } | Undecided::Contended)
+        !matches!(self, Undecided::Refused(_))
     }
 }
 
@@ -93,7 +90,7 @@ impl Regions {
             }
             let epoch = {
                 let kept = self.kept();
-                kept.voter.promised.epoch.max(kept.voter.view.epoch()).max(seen) + 1
+                kept.0.voter.promised.epoch.max(kept.0.voter.view.epoch()).max(seen) + 1
             };
             let ballot = Ballot { epoch, proposal: self.entropy.next_u64() | 1 };
             let promises = self.poll(Message::Prepare(ballot)).await;
@@ -141,7 +138,7 @@ impl Regions {
     async fn force(&self, order: &Order, promises: &Count) -> Result<Decided, Undecided> {
         let mut base = self.view();
         promises.given.iter().for_each(|(_, vote)| base.join(vote.view()));
-        let promised = self.kept().voter.promised.epoch;
+        let promised = self.kept().0.voter.promised.epoch;
         let ballot = Ballot { epoch: promised.max(base.epoch()) + 1, proposal: self.entropy.next_u64() | 1 };
         let view = order.apply(&base, ballot, &self.members)?;
         tracing::warn!(

@@ -50,7 +50,8 @@ impl Doctor<'_> {
         let Some(account) = self.credentials(&clients, self.region, "credentials", &mut findings).await else {
             return findings;
         };
-        if let Some(place) = self.hub(&clients, self.region, &names, "", &account, &mut findings).await {
+        let place = self.hub(&clients, self.region, &names, "", &account, &mut findings).await;
+        if let Some(place) = place.clone() {
             match Plan::of(self.config, self.region, place) {
                 Ok(plan) => self.resources(&clients, &plan, &mut findings).await,
                 Err(error) => findings.missing("rules", error.to_string(), "change the link's pattern"),
@@ -59,6 +60,15 @@ impl Doctor<'_> {
         for (link, _) in names.links(self.config) {
             let Some(peer) = self.config.region(&link.to) else { continue };
             self.peer(&open, peer, &mut findings).await;
+        }
+        // All regions vote, also those that there is no link to.
+        let is_linked = |name: &str| names.links(self.config).iter().any(|(link, _)| link.to == name);
+        for other in
+            self.config.regions.iter().filter(|other| other.name != self.region.name && !is_linked(&other.name))
+        {
+            let (Some(aws), Some(theirs), Some(place)) = (&other.aws, Names::of(other), &place) else { continue };
+            let place = Place { region: aws.region.clone(), ..place.clone() };
+            self.votes(&open(aws).await, &place, &theirs, &format!("region {}: ", other.name), &mut findings).await;
         }
         if names.links(self.config).is_empty() {
             findings.note("links", "no enabled link begins here: nothing is sent on");
@@ -171,6 +181,7 @@ impl Doctor<'_> {
             }
         }
         self.ledger(clients, &plan.place, &plan.names, "", findings).await;
+        self.votes(clients, &plan.place, &plan.names, "", findings).await;
         if plan.has_documents() {
             self.documents(clients, plan, findings).await;
         }
@@ -269,6 +280,18 @@ impl Doctor<'_> {
         }
     }
 
+    /// What deciding who serves users takes.
+    async fn votes(&self, clients: &Clients, place: &Place, names: &Names, prefix: &str, findings: &mut Findings) {
+        let what = format!("{prefix}votes in {}", names.shared());
+        match probe::votes(clients, &names.shared()).await {
+            Ok(()) => findings.ok(what, "are read and can be given"),
+            Err((action, failure)) => {
+                let (region, resource) = (names.region.clone(), place.table(&names.shared()));
+                Subject { region, what, action, resource }.failed(&failure, findings);
+            }
+        }
+    }
+
     /// The bus's other rules: how many there may still be, and whether some bring events to other regions already.
     async fn others(&self, clients: &Clients, plan: &Plan, findings: &mut Findings) {
         let what = "other rules of the hub";
@@ -315,6 +338,7 @@ impl Doctor<'_> {
         let Some(account) = self.credentials(&clients, peer, &what, findings).await else { return };
         if let Some(place) = self.hub(&clients, peer, &names, &prefix, &account, findings).await {
             self.ledger(&clients, &place, &names, &prefix, findings).await;
+            self.votes(&clients, &place, &names, &prefix, findings).await;
             self.bucket(&clients, &place, &names, &prefix, findings).await;
             if !self.config.state.is_empty() {
                 self.peer_documents(&clients, &place, &names, &prefix, findings).await;

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::{
     aws::{
         Clients, bus::EventBus, claims::ClaimsTable, failure, failure::is_denial, items::ItemsTable, queue::SqsQueue,
+        shared::SharedTable,
     },
     core::{
         finding::Findings,
@@ -32,6 +33,7 @@ use crate::{
         clock::{Clock, Entropy},
         items::{Change, Items, Place},
         queue::Queue,
+        shared::Shared,
     },
 };
 
@@ -237,6 +239,17 @@ pub async fn documents(clients: &Clients, table: &str, entropy: &dyn Entropy) ->
         (true, [Some(_)]) => Ok(()),
         (true, _) => Err((read, odd("was not found"))),
         (false, _) => Err((delete, odd("could not be removed"))),
+    }
+}
+
+/// What any region's agents do with the table of another one; the write is one that cannot take effect.
+pub async fn votes(clients: &Clients, table: &str) -> Result<(), (&'static str, Failure)> {
+    let table = SharedTable::new(clients, table);
+    table.list().await.map_err(|failure| ("dynamodb:Scan", failure))?;
+    let put = "dynamodb:PutItem";
+    match table.change("doctor", "", u64::MAX - 1).await.map_err(|failure| (put, failure))? {
+        false => Ok(()),
+        true => Err((put, Failure::Unanswered("a write that had to fail did not".to_owned()))),
     }
 }
 

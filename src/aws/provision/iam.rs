@@ -37,6 +37,9 @@ const SHARED_WORK: [&str; 6] = [
     "dynamodb:UpdateItem",
 ];
 
+/// Who serves users is decided in the tables of all regions.
+const VOTES_WORK: [&str; 2] = ["dynamodb:PutItem", "dynamodb:Scan"];
+
 /// What keeping documents takes: reading them with their sums, and changing both together.
 const DOCUMENTS_WORK: [&str; 5] =
     ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:DescribeTable", "dynamodb:PutItem", "dynamodb:Query"];
@@ -86,19 +89,27 @@ fn agent(config: &Config, region: &Region, plan: &Plan) -> Result<Vec<Value>, su
         ));
     }
     let mut roles = Vec::new();
+    // In each region's table any agent votes for it.
+    for (number, peer) in config.regions.iter().filter(|peer| peer.name != region.name).enumerate() {
+        let Some(aws) = &peer.aws else { continue };
+        if let Some(role) = &aws.role_arn {
+            roles.push(role.clone());
+            continue;
+        }
+        let plan = Plan::of(config, peer, Place { region: aws.region.clone(), ..place.clone() })?;
+        let table = plan.place.table(&plan.names.shared());
+        statements.push(allow(&format!("VotesAt{}", number + 1), &VOTES_WORK, vec![table]));
+    }
     for (number, (link, _)) in plan.names.links(config).into_iter().enumerate() {
         let Some(peer) = config.region(&link.to) else { continue };
         let Some(aws) = &peer.aws else { continue };
-        match &aws.role_arn {
-            Some(role) => roles.push(role.clone()),
-            None => {
-                let place = Place { region: aws.region.clone(), ..place.clone() };
-                let (plan, suffix) = (Plan::of(config, peer, place)?, format!("At{}", number + 1));
-                statements.extend(arriving(&plan, &suffix));
-                if plan.has_documents() {
-                    let table = plan.place.table(&plan.names.documents());
-                    statements.push(allow(&format!("Documents{suffix}"), &DOCUMENTS_LOOK, vec![table]));
-                }
+        if aws.role_arn.is_none() {
+            let place = Place { region: aws.region.clone(), ..place.clone() };
+            let (plan, suffix) = (Plan::of(config, peer, place)?, format!("At{}", number + 1));
+            statements.extend(arriving(&plan, &suffix));
+            if plan.has_documents() {
+                let table = plan.place.table(&plan.names.documents());
+                statements.push(allow(&format!("Documents{suffix}"), &DOCUMENTS_LOOK, vec![table]));
             }
         }
     }
@@ -220,13 +231,14 @@ mod tests {
         assert_eq!(of("Hub"), ["arn:aws:events:eu-central-1:111122223333:event-bus/hub"]);
         assert_eq!(of("HubAt1"), ["arn:aws:events:us-east-1:111122223333:event-bus/hub"]);
         assert_eq!(of("LedgerAt1"), ["arn:aws:dynamodb:us-east-1:111122223333:table/hw-us-ledger"]);
+        assert_eq!(of("VotesAt1"), ["arn:aws:dynamodb:us-east-1:111122223333:table/hw-us-region"]);
         assert!(of("Queues").contains(&"arn:aws:sqs:eu-central-1:111122223333:hw-eu-to-us".to_owned()));
     }
 
     #[test]
     fn a_peer_with_a_role_is_entered_by_it_alone() {
         let statements = of("agent", "role_arn = \"arn:aws:iam::222222222222:role/hubweave\"\n");
-        assert!(statements.iter().all(|one| one["Sid"] != "HubAt1"));
+        assert!(statements.iter().all(|one| one["Sid"] != "HubAt1" && one["Sid"] != "VotesAt1"));
         let roles = statements.iter().find(|one| one["Sid"] == "Roles").unwrap();
         assert_eq!(list(roles, "Resource"), ["arn:aws:iam::222222222222:role/hubweave"]);
     }

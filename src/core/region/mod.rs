@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::time::Timestamp;
 
 /// Decisions that the log of a [`View`] keeps.
-const LOG_MAX: usize = 256;
+/// A region on managed services keeps all of it in one item of a table.
+const LOG_MAX: usize = 100;
 
 /// Drills that a [`View`] remembers; more than any folder of experiments has.
 const DRILLS_MAX: usize = 256;
@@ -260,10 +261,29 @@ pub struct Left {
 }
 
 impl Kept {
+    /// Answers a message to the voter of `home`. What changed must be durable before the answer goes out.
+    pub fn answer(&mut self, home: &str, message: &vote::Message, head: u64, now: Timestamp) -> vote::Vote {
+        match message {
+            vote::Message::Learn(view) => {
+                self.learn(home, view, head, now);
+                vote::Vote::Known(self.voter.view.clone())
+            }
+            message => self.voter.answer(home, message),
+        }
+    }
+
     /// Takes in what is decided; `home` is this region, `head` the end of its log. Answers whether anything is new.
     pub fn learn(&mut self, home: &str, view: &View, head: u64, now: Timestamp) -> bool {
+        let known = self.voter.view.known.get(home).cloned();
+        let is_new = self.hear(home, view, head, now);
+        self.voter.view.acknowledge(home);
+        is_new || self.voter.view.known.get(home) != known.as_ref()
+    }
+
+    /// As [`learn`](Self::learn), where somebody else writes it down for the region: that it knows it says by itself.
+    pub fn hear(&mut self, home: &str, view: &View, head: u64, now: Timestamp) -> bool {
         let before = self.clone();
-        self.voter.learn(home, view);
+        self.voter.hear(view);
         let known: BTreeSet<Ballot> = before.voter.view.log.iter().map(|decision| decision.ballot).collect();
         let view = &self.voter.view;
         for decision in view.log.iter().filter(|new| new.region != home && !known.contains(&new.ballot)) {

@@ -28,6 +28,9 @@ pub struct Report {
     pub compared: BTreeMap<String, Compared>,
     /// Events that it lost, and asks peers for.
     pub repairing: bool,
+    /// It has no log: places in it are times, in milliseconds since 1970, and a link's cursor is an estimate.
+    #[serde(default)]
+    pub estimated: bool,
 }
 
 /// The link to a peer.
@@ -152,7 +155,7 @@ pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
             continue;
         }
         match report.links.get(peer) {
-            Some(link) => unlinked(link, &format!("{region} -> {peer}"), closed, &mut open),
+            Some(link) => unlinked(report, link, peer, closed, &mut open),
             None => open.push(format!("{region} -> {peer}: there is no link")),
         }
     }
@@ -160,7 +163,8 @@ pub fn undrained(report: &Report, members: &Members) -> Vec<String> {
 }
 
 /// What a link has not brought of its home's log up to `head`.
-fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
+fn unlinked(report: &Report, link: &LinkReport, peer: &str, head: u64, open: &mut Vec<String>) {
+    let name = format!("{} -> {peer}", report.region);
     let brings_nothing = match link.state.as_str() {
         "disabled" => Some("is switched off in the file"),
         "shadow" => Some("is in shadow mode, and brings nothing"),
@@ -171,7 +175,10 @@ fn unlinked(link: &LinkReport, name: &str, head: u64, open: &mut Vec<String>) {
         return;
     }
     let left = head.saturating_sub(link.cursor);
-    if left > 0 {
+    if left > 0 && report.estimated {
+        let until = Timestamp::from_millis(head).to_rfc3339();
+        open.push(format!("{name}: not known to have brought all of until {until} yet, the link is {}", link.state));
+    } else if left > 0 {
         open.push(format!("{name}: {left} entries to go, the link is {}", link.state));
     }
     // Under load others are held all the time.
@@ -217,8 +224,8 @@ pub fn unequal(own: &Report, other: &Report, heads: Heads) -> Vec<String> {
     }
     match (own.links.get(peer), other.links.get(home)) {
         (Some(out), Some(back)) => {
-            unlinked(out, &format!("{home} -> {peer}"), heads.own, &mut open);
-            unlinked(back, &format!("{peer} -> {home}"), heads.other, &mut open);
+            unlinked(own, out, peer, heads.own, &mut open);
+            unlinked(other, back, home, heads.other, &mut open);
         }
         _ => open.push(format!("{home} and {peer} have no links in both directions")),
     }

@@ -331,6 +331,7 @@ fn report(region: &str, links: &[(&str, u64)]) -> Report {
         heard: BTreeMap::new(),
         compared: BTreeMap::new(),
         repairing: false,
+        estimated: false,
     }
 }
 

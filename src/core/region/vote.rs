@@ -88,8 +88,13 @@ impl Voter {
 
     /// Takes in what is decided. The region says of itself that it knows.
     pub fn learn(&mut self, region: &str, view: &View) {
-        self.view.join(view);
+        self.hear(view);
         self.view.acknowledge(region);
+    }
+
+    /// Takes in what is decided, where somebody else writes it down for the region: that it knows it says by itself.
+    pub fn hear(&mut self, view: &View) {
+        self.view.join(view);
         let epoch = self.view.epoch();
         // A forced decision takes an epoch without votes; nobody else shall have it.
         if self.promised.epoch < epoch {

@@ -24,6 +24,7 @@ use crate::{
         ordered::{self, Publisher},
         payloads::{Buckets, Pair},
         queue_link::{self, letter},
+        regions::heard::Heard,
     },
     config::{ClaimCheck, Missing},
     core::{
@@ -309,6 +310,7 @@ impl World {
                 pacer: Arc::new(Pacer::new(self.profile.events_per_second, None)),
                 metrics: link_metrics,
                 skipped: metrics.skipped.clone(),
+                progress: Arc::default(),
             };
             let (sender, receiver) = watch::channel(false);
             paused.push(sender);
@@ -358,6 +360,8 @@ impl World {
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
                 kinds,
+                heard: Arc::new(Heard::new(BTreeMap::new())),
+                settle: Duration::from_secs(90),
             },
             stop.clone(),
         );
@@ -409,6 +413,7 @@ impl World {
             backoff: backoff(),
             hold_after: Duration::from_secs(20),
             held_delay: Duration::from_secs(30),
+            depth_interval: Duration::from_secs(30),
         }
     }
 

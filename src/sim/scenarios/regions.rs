@@ -96,7 +96,7 @@ pub async fn forced_on_both_sides(cluster: &mut Cluster) {
             let unforced = perform(&agent, &request(region, Move::Ungraceful), Move::Ungraceful).await;
             demand(cluster, unforced.is_err(), "one of three is no majority");
             let forced = Request { force: true, alone: true, ..request(region, Move::Ungraceful) };
-            let done = agent.evacuate(&forced).await;
+            let done = agent.commands().evacuate(&forced).await;
             demand(cluster, done.is_ok_and(|done| done.forced), "force needs no majority");
         }
     }
@@ -116,7 +116,7 @@ pub async fn forced_on_both_sides(cluster: &mut Cluster) {
     let Some(agent) = cluster.agent(0).cloned() else { return };
     for region in REGIONS {
         let back = Request { force: true, ..request(region, Move::Back) };
-        let done = agent.fail_back(&back).await;
+        let done = agent.commands().fail_back(&back).await;
         demand(cluster, done.is_ok(), &format!("{region} does not come back: {done:?}"));
     }
 }

@@ -75,6 +75,9 @@ impl Engine {
         let mut conflicts = Vec::new();
         let last = records.last().map_or(self.cursor, |record| record.header.offset);
         for (record, event) in read {
+            if !record.header.is_remote() && events::is_delta(record) {
+                self.shared.unsent.met(record);
+            }
             match event {
                 Event::Delta(key, _, term) if self.leaves_out(record, &key, term) => {}
                 Event::Delta(key, delta, _) => self.hear(shelf, key, *delta, &mut conflicts),

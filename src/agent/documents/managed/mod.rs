@@ -23,7 +23,10 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,7 @@ use self::{
 };
 use super::{
     Keeping, Options, PATIENCE,
+    compare::Rounds,
     events::{self, Asked},
     unavailable,
 };
@@ -116,6 +120,8 @@ pub struct Parts {
     /// All other regions.
     pub members: Vec<String>,
     pub turns: Arc<Turns>,
+    /// Services are refused.
+    pub closed: Arc<AtomicBool>,
     pub ingress: Ingress,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
@@ -145,6 +151,8 @@ struct Inner {
     queue: Arc<dyn Queue>,
     peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
     shared_turns: Arc<Turns>,
+    closed: Arc<AtomicBool>,
+    rounds: BTreeMap<String, Arc<Rounds>>,
     ingress: Ingress,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -168,6 +176,8 @@ impl ManagedDocuments {
         let documents = ManagedDocuments(Arc::new(Inner {
             region: parts.region,
             schemas: parts.schemas,
+            rounds: parts.peers.keys().map(|peer| (peer.clone(), Arc::default())).collect(),
+            closed: parts.closed,
             store: Store::new(parts.items),
             bus: parts.bus,
             queue: parts.queue,
@@ -188,7 +198,7 @@ impl ManagedDocuments {
             name: inner.region.clone(),
             home: Arc::new(documents.clone()),
             peers: inner.peers.clone(),
-            rounds: BTreeMap::new(),
+            rounds: inner.rounds.clone(),
             members,
             clock: inner.clock.clone(),
             entropy: inner.entropy.clone(),
@@ -204,6 +214,11 @@ impl ManagedDocuments {
             rounds::run("documents", receives, backoff, entropy, stopped, || taken.round().boxed()).await;
         });
         documents
+    }
+
+    /// Comparing with each peer.
+    pub fn rounds(&self) -> &BTreeMap<String, Arc<Rounds>> {
+        &self.0.rounds
     }
 }
 
@@ -336,16 +351,30 @@ impl Inner {
         (Dot { replica, number }, at)
     }
 
-    /// Does a request of a service.
-    async fn change(&self, key: &Key, asked: &Asked, request: Option<&str>) -> Result<Applied, Error> {
-        let done = timeout(PATIENCE, self.change_now(key, asked, request.map(Request::of))).await;
-        // It may be done yet: a retry under the same key is harmless.
-        let applied = done.unwrap_or_else(|_| Err(unavailable("the table of documents did not answer in time")))?;
-        self.metrics.state.requests.with_label_values(&[&key.of, applied.as_str()]).inc();
-        Ok(applied)
+    /// Does what a service asks this agent for.
+    async fn asked(&self, key: &Key, asked: &Asked, request: Option<&str>) -> Result<(Applied, Document), Error> {
+        match self.closed.load(Ordering::SeqCst) {
+            true => Err(unavailable("draining: this region takes no new requests")),
+            false => self.change(key, asked, request).await,
+        }
     }
 
-    async fn change_now(&self, key: &Key, asked: &Asked, request: Option<Request>) -> Result<Applied, Error> {
+    /// Does a request of a service, which stands on the bus already or not.
+    async fn change(&self, key: &Key, asked: &Asked, request: Option<&str>) -> Result<(Applied, Document), Error> {
+        let done = timeout(PATIENCE, self.change_now(key, asked, request.map(Request::of))).await;
+        // It may be done yet: a retry under the same key is harmless.
+        let done = done.unwrap_or_else(|_| Err(unavailable("the table of documents did not answer in time")))?;
+        self.metrics.state.requests.with_label_values(&[&key.of, done.0.as_str()]).inc();
+        Ok(done)
+    }
+
+    /// The document is as this request left it.
+    async fn change_now(
+        &self,
+        key: &Key,
+        asked: &Asked,
+        request: Option<Request>,
+    ) -> Result<(Applied, Document), Error> {
         let replica = self.replica().await.map_err(|failure| later(&failure))?;
         let _turn = self.turn([key]).await;
         // Writes of which nobody knows whether they took effect.
@@ -356,14 +385,17 @@ impl Inner {
             let Held { mut document, .. } = loaded.get(key).cloned().unwrap_or_default();
             if let Some(delta) = tried.iter().find(|delta| document.clock().covers(delta.dot())) {
                 self.send(key, delta).await;
-                return Ok(Applied::Done);
+                return Ok((Applied::Done, document));
             }
             if let Some(applied) = asked.is_settled(Some(&document), request.as_ref()) {
-                return Ok(applied);
+                return Ok((applied, document));
             }
             let (dot, at) = self.next(replica, &document);
-            let Some(delta) = asked.perform(&mut document, dot, at, request)? else { return Ok(Applied::Nothing) };
+            let Some(delta) = asked.perform(&mut document, dot, at, request)? else {
+                return Ok((Applied::Nothing, document));
+            };
             self.trim(key, &mut document);
+            let left = document.clone();
             let (changes, _) = loaded
                 .changes(
                     vec![(key.clone(), document)],
@@ -373,7 +405,7 @@ impl Inner {
             match self.store.write(changes).await {
                 Ok(true) => {
                     self.send(key, &delta).await;
-                    return Ok(Applied::Done);
+                    return Ok((Applied::Done, left));
                 }
                 Ok(false) => self.metrics.state.write_conflicts.inc(),
                 Err(Failure::Unanswered(_)) => tried.push(delta),

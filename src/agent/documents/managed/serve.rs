@@ -19,7 +19,7 @@ use crate::{
         },
         time::Timestamp,
     },
-    ports::documents::{Answer, Applied, Documents, Error, Met, Page, Question, Total},
+    ports::documents::{Answer, Applied, Documents, Error, Met, Page, Question, Seen, Total},
 };
 
 impl Documents for ManagedDocuments {
@@ -37,11 +37,21 @@ impl Documents for ManagedDocuments {
     }
 
     fn apply(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
-        async move { self.0.change(&key, &Asked::Ops(ops), request.as_deref()).await }.boxed()
+        async move { Ok(self.0.asked(&key, &Asked::Ops(ops), request.as_deref()).await?.0) }.boxed()
+    }
+
+    /// Without a second look at the table.
+    fn apply_and_show(&self, key: Key, ops: Vec<Op>, request: Option<String>) -> BoxFuture<'_, Result<Seen, Error>> {
+        async move {
+            let (applied, document) = self.0.asked(&key, &Asked::Ops(ops), request.as_deref()).await?;
+            let view = self.0.schemas.get(&key.of).and_then(|schema| document.view(&key, schema));
+            Ok((applied, Ok(view)))
+        }
+        .boxed()
     }
 
     fn delete(&self, key: Key, request: Option<String>) -> BoxFuture<'_, Result<Applied, Error>> {
-        async move { self.0.change(&key, &Asked::Delete, request.as_deref()).await }.boxed()
+        async move { Ok(self.0.asked(&key, &Asked::Delete, request.as_deref()).await?.0) }.boxed()
     }
 
     fn total(&self) -> BoxFuture<'_, Result<Total, Error>> {

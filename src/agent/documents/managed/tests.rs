@@ -166,6 +166,7 @@ impl Site {
             members,
             turns: Arc::new(Turns::new(shared.clone(), format!("{:x}", entropy.next_u64()))),
             ingress: ingress(),
+            closed: Arc::default(),
             clock: Arc::new(wall.clone()),
             entropy,
             metrics: metrics.clone(),
