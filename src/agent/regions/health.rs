@@ -48,11 +48,9 @@ impl Health {
 
     /// Of a table that tells a region's agents what is decided: without it they do not know whether they serve.
     pub fn of_table() -> Health {
-        let words = Words {
-            refuses: "the region's table does not answer: this agent does not know what is decided",
-            hangs: "the region's table hangs: this agent does not know what is decided",
-            rises: "the region's table answers again, but not for long",
-        };
+        let silent = "the region's table does not answer: this agent does not know what is decided";
+        let words =
+            Words { refuses: silent, hangs: silent, rises: "the region's table answers again, but not for long" };
         Health { words, seen: Mutex::default() }
     }
 
