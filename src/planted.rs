@@ -45,6 +45,8 @@ pub enum Bug {
     DeleteTakesUnseen,
     /// Documents: a counter adds a replica's sum to the one that it has, instead of taking the later.
     CountAddedUp,
+    /// Documents: a count that begins anew does not say so, and what was deleted of an earlier one is taken off it.
+    CountBegunOnOldBase,
     /// Documents: a delta is merged though one before it is missing.
     DeltaOverGap,
     /// Documents: a request that was done in two regions counts in both.
@@ -75,10 +77,20 @@ pub enum Bug {
     DeletedBeforeMark,
     /// Managed: a put without an answer is made again and not counted.
     RepeatNotCounted,
+    /// Managed documents: an item is written whatever version it has.
+    ItemUnconditioned,
+    /// Managed documents: a document is written without the sums that it is in.
+    SumsApart,
+    /// Managed documents: what was not answered is done again, and nobody looks whether it took effect.
+    WriteRepeatedBlindly,
+    /// Managed documents: a write that another agent passed counts as one that took effect.
+    CoveredCountsAsDone,
+    /// Managed documents: what no link brought is looked for nowhere.
+    NeverCompared,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 39] = [
         Bug::AcknowledgeBeforeFsync,
         Bug::RetriedFsync,
         Bug::TailNotCut,
@@ -97,6 +109,7 @@ impl Bug {
         Bug::RemovalsForgotten,
         Bug::DeleteTakesUnseen,
         Bug::CountAddedUp,
+        Bug::CountBegunOnOldBase,
         Bug::DeltaOverGap,
         Bug::TwinCounts,
         Bug::CollectedUnseen,
@@ -112,6 +125,11 @@ impl Bug {
         Bug::LeaseByWallClock,
         Bug::DeletedBeforeMark,
         Bug::RepeatNotCounted,
+        Bug::ItemUnconditioned,
+        Bug::SumsApart,
+        Bug::WriteRepeatedBlindly,
+        Bug::CoveredCountsAsDone,
+        Bug::NeverCompared,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -134,6 +152,7 @@ impl Bug {
             Bug::RemovalsForgotten => "removals-forgotten",
             Bug::DeleteTakesUnseen => "delete-takes-unseen",
             Bug::CountAddedUp => "count-added-up",
+            Bug::CountBegunOnOldBase => "count-begun-on-old-base",
             Bug::DeltaOverGap => "delta-over-gap",
             Bug::TwinCounts => "twin-counts",
             Bug::CollectedUnseen => "collected-unseen",
@@ -149,6 +168,11 @@ impl Bug {
             Bug::LeaseByWallClock => "lease-by-wall-clock",
             Bug::DeletedBeforeMark => "deleted-before-mark",
             Bug::RepeatNotCounted => "repeat-not-counted",
+            Bug::ItemUnconditioned => "item-unconditioned",
+            Bug::SumsApart => "sums-apart",
+            Bug::WriteRepeatedBlindly => "write-repeated-blindly",
+            Bug::CoveredCountsAsDone => "covered-counts-as-done",
+            Bug::NeverCompared => "never-compared",
         }
     }
 

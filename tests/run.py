@@ -29,7 +29,7 @@ def simulate(*arguments):
 STAGES = [
     ("format", ["cargo", "fmt", "--check"], 120, False),
     ("lints", ["cargo", "clippy", "--all-targets", "--", "-D", "warnings"], 1500, False),
-    ("unit tests", ["cargo", "test", "--lib", "--bins"], 1800, True),
+    ("unit tests", ["cargo", "test", "--lib"], 1800, True),
     ("documentation's examples", ["cargo", "test", "--doc"], 600, True),
     ("tidiness", ["cargo", "test", "--test", "tidy"], 900, True),
     ("simulation", simulate("--seeds", "0..2000", "--twice", "100", "--require-coverage"), 1200, False),

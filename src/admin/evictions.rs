@@ -1,16 +1,56 @@
-//! Regions that the documents do without.
+//! Regions that the documents do without, and what one that was evicted could not keep.
 
 use std::sync::Arc;
 
-use axum::{body::Bytes, extract::State, http::StatusCode, response::Response};
-use serde::Deserialize;
-use serde_json::json;
-
-use super::{Admin, control::parse, regions::WORDS_MAX};
-use crate::{
-    agent::evict::{Evicted, NotEvicted},
-    api::{answer, state},
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{Query, State},
+    http::StatusCode,
+    response::Response,
+    routing::{get, post},
 };
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Admin, control::parse, managed::ManagedAdmin, regions::WORDS_MAX};
+use crate::{
+    agent::{
+        documents::managed::{GivenUp, ManagedDocuments},
+        evict::{Evicted, Evictions, NotEvicted},
+    },
+    api::{answer, state},
+    core::state::view::View,
+};
+
+/// An admin whose agent can be asked about evictions.
+pub trait Evicting: Send + Sync + 'static {
+    fn evictions(&self) -> Evictions<'_>;
+}
+
+impl Evicting for Admin {
+    fn evictions(&self) -> Evictions<'_> {
+        self.agent.evictions()
+    }
+}
+
+impl Evicting for ManagedAdmin {
+    fn evictions(&self) -> Evictions<'_> {
+        self.agent.evictions()
+    }
+}
+
+/// What every region's agent is asked.
+pub fn router<A: Evicting>() -> Router<Arc<A>> {
+    Router::new().route("/v1/evictions", get(list::<A>).post(evict::<A>))
+}
+
+/// What only an agent of a region with a managed table is asked.
+pub fn given_up_router() -> Router<Arc<ManagedAdmin>> {
+    Router::new()
+        .route("/v1/documents/given-up", get(given_up))
+        .route("/v1/documents/given-up/discard", post(discard_given_up))
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +68,7 @@ struct Asked {
 fn refused(error: &NotEvicted) -> Response {
     let status = match error {
         NotEvicted::Unknown(_) | NotEvicted::NoDocuments => StatusCode::NOT_FOUND,
-        NotEvicted::Itself(_) | NotEvicted::Serves { .. } | NotEvicted::Managed(_) => StatusCode::CONFLICT,
+        NotEvicted::Itself(_) | NotEvicted::Serves { .. } => StatusCode::CONFLICT,
         NotEvicted::Documents(error) => return state::failed(error),
     };
     answer::error(status, &error.to_string())
@@ -42,12 +82,12 @@ fn shown(evicted: Result<Vec<Evicted>, NotEvicted>) -> Response {
 }
 
 /// `GET /v1/evictions`.
-pub async fn list(State(admin): State<Arc<Admin>>) -> Response {
-    shown(admin.agent.evicted().await)
+async fn list<A: Evicting>(State(admin): State<Arc<A>>) -> Response {
+    shown(admin.evictions().evicted().await)
 }
 
 /// `POST /v1/evictions`.
-pub async fn evict(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+async fn evict<A: Evicting>(State(admin): State<Arc<A>>, body: Bytes) -> Response {
     let asked: Asked = match parse(&body) {
         Ok(asked) => asked,
         Err(response) => return *response,
@@ -56,12 +96,58 @@ pub async fn evict(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
         let why = format!("by and reason: together at most {WORDS_MAX} bytes");
         return answer::error(StatusCode::BAD_REQUEST, &why);
     }
-    let agent = &admin.agent;
+    let evictions = admin.evictions();
     if !asked.dry_run {
-        return shown(agent.evict(&asked.region, &asked.by, &asked.reason).await);
+        return shown(evictions.evict(&asked.region, &asked.by, &asked.reason).await);
     }
-    match agent.may_evict(&asked.region) {
-        Ok(()) => shown(agent.evicted().await),
+    match evictions.may_evict(&asked.region) {
+        Ok(()) => shown(evictions.evicted().await),
         Err(error) => refused(&error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    after: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Name {
+    name: String,
+}
+
+fn documents(admin: &ManagedAdmin) -> Result<&ManagedDocuments, Response> {
+    admin.agent.documents.as_ref().ok_or_else(state::none)
+}
+
+fn shown_given_up(given_up: GivenUp) -> Value {
+    let GivenUp { name, key, at, view } = given_up;
+    let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let value = view.as_ref().map(|View { value, .. }| parsed(value));
+    let conflicts = view.as_ref().map(|View { conflicts, .. }| parsed(conflicts));
+    json!({
+        "name": name, "type": key.of, "id": key.id, "at": at.to_rfc3339(), "value": value, "conflicts": conflicts,
+    })
+}
+
+/// `GET /v1/documents/given-up?after`.
+async fn given_up(
+    State(admin): State<Arc<ManagedAdmin>>,
+    Query(Page { after }): Query<Page>,
+) -> Result<Response, Response> {
+    let (documents, next) = documents(&admin)?.given_up(after).await.map_err(|error| state::failed(&error))?;
+    let documents: Vec<Value> = documents.into_iter().map(shown_given_up).collect();
+    Ok(answer::json(StatusCode::OK, &json!({ "documents": documents, "next": next })))
+}
+
+/// `POST /v1/documents/given-up/discard`.
+async fn discard_given_up(State(admin): State<Arc<ManagedAdmin>>, body: Bytes) -> Result<Response, Response> {
+    let Name { name } = parse(&body).map_err(|response| *response)?;
+    let discarded = documents(&admin)?.discard_given_up(&name).await.map_err(|error| state::failed(&error))?;
+    match discarded {
+        true => Ok(answer::json(StatusCode::OK, &json!({ "discarded": name }))),
+        false => Err(answer::error(StatusCode::NOT_FOUND, &format!("nothing is set aside as {name}"))),
     }
 }

@@ -8,6 +8,7 @@
 //! | `GET /v1/watch` | all that the page shows, each second |
 //! | `GET /metrics`, `/v1/status`, `/v1/explain`, `/v1/dlq`, `/v1/dlq/{id}`, `/v1/faults` | reading |
 //! | `GET /v1/documents`, `/v1/documents/total` | documents, for `verify` |
+//! | `GET`, `POST /v1/evictions`, `GET /v1/documents/given-up`, `POST /v1/documents/given-up/discard` | regions that documents do without |
 //! | `GET /v1/keys`, `POST /v1/keys` | the ledger's rows, all or some, for `verify` |
 //! | `GET /v1/regions`, `/v1/failover/inventory`, `POST /v1/failover`, `/v1/drills` | who serves users |
 //! | `POST /v1/links/{peer}/pause`, `resume` | one link, for all agents of the region |
@@ -33,7 +34,7 @@ use tokio::sync::Semaphore;
 use super::{
     authorized,
     control::{self, parse},
-    documents, drills, probe,
+    documents, drills, evictions, probe,
     regions::{self, Voting, Whose},
     watch::{History, Watched, watch},
     with_fallbacks,
@@ -82,7 +83,6 @@ const NO_REPLAY: &str = "a region on AWS has no log to send again from: publish 
                          their keys; what the peer has is suppressed there";
 const NO_REPAIR: &str = "a region on AWS is not refilled by its peers: its queues and its ledger do not lie on an agent's \
                          disk; a table that was lost is restored from DynamoDB's backups";
-const NO_EVICTIONS: &str = "a region that keeps its documents in a managed table knows of no evictions: what is deleted waits for every region";
 const NO_RELOAD: &str =
     "an agent on AWS reads the file when it starts: restart the region's agents, one after the other";
 
@@ -105,11 +105,12 @@ pub fn router(admin: Arc<ManagedAdmin>) -> Router {
         .route("/v1/links/{peer}/resume", post(resume))
         .route("/v1/links/{peer}/replay", post(async || absent(NO_REPLAY)))
         .route("/v1/links/{peer}/repair", post(async || absent(NO_REPAIR)))
-        .route("/v1/evictions", get(async || absent(NO_EVICTIONS)).post(async || absent(NO_EVICTIONS)))
         .route("/v1/failover/inventory", get(inventory))
         .route("/v1/reload", post(async || absent(NO_RELOAD)))
         .route("/v1/drain", post(drain))
         .merge(regions::router::<ManagedAdmin>())
+        .merge(evictions::router::<ManagedAdmin>())
+        .merge(evictions::given_up_router())
         .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)

@@ -119,11 +119,11 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/links/{peer}/replay", post(control::replay))
         .route("/v1/links/{peer}/repair", post(control::repair))
         .route("/v1/failover/inventory", get(regions::inventory))
-        .route("/v1/evictions", get(evictions::list).post(evictions::evict))
         .route("/v1/backup", post(control::back_up))
         .route("/v1/reload", post(control::reload))
         .route("/v1/drain", post(control::drain))
         .merge(regions::router::<Admin>())
+        .merge(evictions::router::<Admin>())
         .merge(drills::router())
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
     with_fallbacks(guarded.merge(probes()).route("/", get(probe::page))).with_state(admin)

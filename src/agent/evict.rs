@@ -1,15 +1,19 @@
 //! Having the documents do without a region that does not come back.
 
-use std::sync::PoisonError;
-
+use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 
-use super::Agent;
+use super::{
+    Agent,
+    documents::{LocalDocuments, managed::ManagedDocuments},
+    managed::Managed,
+    regions::Regions,
+};
 use crate::{
-    config::Backend,
     core::{
         region::State,
         state::standing::{Eviction, Standing},
+        time::Timestamp,
     },
     ports::documents::Error,
 };
@@ -28,8 +32,6 @@ pub enum NotEvicted {
          --mode ungraceful` comes first", state = .state.as_str()
     )]
     Serves { region: String, state: State },
-    #[error("{0} keeps its documents in a managed table, and such a region knows of no evictions yet")]
-    Managed(String),
     #[error(transparent)]
     Documents(#[from] Error),
 }
@@ -48,31 +50,74 @@ pub struct Evicted {
     pub reason: String,
 }
 
+/// The documents of a region, as far as evictions are about them.
+trait Standings: Send + Sync {
+    fn standing(&self) -> BoxFuture<'_, Result<Standing, Error>>;
+
+    fn evict(&self, region: String, eviction: Eviction) -> BoxFuture<'_, Result<Standing, Error>>;
+}
+
+impl Standings for LocalDocuments {
+    fn standing(&self) -> BoxFuture<'_, Result<Standing, Error>> {
+        self.standing().boxed()
+    }
+
+    fn evict(&self, region: String, eviction: Eviction) -> BoxFuture<'_, Result<Standing, Error>> {
+        self.evict(region, eviction).boxed()
+    }
+}
+
+impl Standings for ManagedDocuments {
+    fn standing(&self) -> BoxFuture<'_, Result<Standing, Error>> {
+        self.standing().boxed()
+    }
+
+    fn evict(&self, region: String, eviction: Eviction) -> BoxFuture<'_, Result<Standing, Error>> {
+        self.evict(region, eviction).boxed()
+    }
+}
+
+/// What operators ask of an agent about evictions.
+pub struct Evictions<'a> {
+    regions: &'a Regions,
+    documents: Option<&'a dyn Standings>,
+    now: Timestamp,
+}
+
 impl Agent {
+    pub fn evictions(&self) -> Evictions<'_> {
+        let documents = self.documents.as_ref().map(|documents| documents as &dyn Standings);
+        Evictions { regions: &self.regions, documents, now: self.clock.now() }
+    }
+}
+
+impl Managed {
+    pub fn evictions(&self) -> Evictions<'_> {
+        let documents = self.documents.as_ref().map(|documents| documents as &dyn Standings);
+        Evictions { regions: &self.regions, documents, now: self.clock.now() }
+    }
+}
+
+impl Evictions<'_> {
     /// Why the documents cannot do without `region`, if they cannot.
     ///
     /// # Errors
     /// See [`NotEvicted`].
     pub fn may_evict(&self, region: &str) -> Result<(), NotEvicted> {
-        let regions = &self.regions;
+        self.check(region).map(drop)
+    }
+
+    fn check(&self, region: &str) -> Result<&dyn Standings, NotEvicted> {
+        let regions = self.regions;
         if !regions.members.contains(region) {
             return Err(NotEvicted::Unknown(region.to_owned()));
         }
-        if region == self.region {
+        if region == regions.home {
             return Err(NotEvicted::Itself(region.to_owned()));
         }
-        if self.documents.is_none() {
-            return Err(NotEvicted::NoDocuments);
-        }
-        let managed = {
-            let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-            config.regions.iter().find(|region| region.backend != Backend::Embedded).map(|region| region.name.clone())
-        };
-        if let Some(managed) = managed {
-            return Err(NotEvicted::Managed(managed));
-        }
+        let documents = self.documents.ok_or(NotEvicted::NoDocuments)?;
         match regions.view().state(region, &regions.members) {
-            State::Evacuated => Ok(()),
+            State::Evacuated => Ok(documents),
             state => Err(NotEvicted::Serves { region: region.to_owned(), state }),
         }
     }
@@ -84,13 +129,12 @@ impl Agent {
     /// # Errors
     /// See [`NotEvicted`]; nothing is changed.
     pub async fn evict(&self, region: &str, by: &str, reason: &str) -> Result<Vec<Evicted>, NotEvicted> {
-        self.may_evict(region)?;
-        let documents = self.documents.as_ref().ok_or(NotEvicted::NoDocuments)?;
+        let documents = self.check(region)?;
         let eviction = Eviction {
             term: 0,
             back: false,
             of: self.regions.view().ballot_of(region),
-            at: self.clock.now(),
+            at: self.now,
             by: by.to_owned(),
             reason: reason.to_owned(),
         };
@@ -102,7 +146,7 @@ impl Agent {
     /// # Errors
     /// The documents do not answer, or there are none.
     pub async fn evicted(&self) -> Result<Vec<Evicted>, NotEvicted> {
-        let documents = self.documents.as_ref().ok_or(NotEvicted::NoDocuments)?;
+        let documents = self.documents.ok_or(NotEvicted::NoDocuments)?;
         Ok(shown(&documents.standing().await?))
     }
 }

@@ -6,7 +6,7 @@ use crate::{
         chance::{Chance, SharedChance},
         clock::SimClock,
         managed::{
-            bus as sim_bus, ledger, queue,
+            bus as sim_bus, ledger,
             wire::{Caller, Op, Wire},
         },
         trace::SharedTrace,
@@ -27,8 +27,8 @@ fn fixture() -> Fixture {
     let wire = Wire::new(3, trace.clone());
     let caller = Caller { agent: "a0".to_owned(), life: 1, home: "a" };
     wire.begin(&caller);
-    let audit = queue::Store::new(3, "audit".to_owned(), started);
-    let bus = sim_bus::Store::new(3, "a", started, trace.clone(), Vec::new(), audit, Arc::default());
+    let targets = sim_bus::Targets::unheard(started);
+    let bus = sim_bus::Store::new(3, "a", started, trace.clone(), targets, Arc::default());
     let ledger = ledger::Store::new(3, "a", trace);
     let clock = Arc::new(SimClock::new(started, 0));
     let metrics = Metrics::new("a", &[]).unwrap();

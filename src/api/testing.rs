@@ -184,6 +184,7 @@ impl Documents for FakeDocuments {
                     documents::Answer::Wholes(keys.iter().map(|key| kept.1.get(key).map(Document::encode)).collect())
                 }
                 Question::Includes(asked) => documents::Answer::Includes(vec![false; asked.len()]),
+                Question::Slept => documents::Answer::Slept(None),
                 Question::Standing { standing, .. } => {
                     documents::Answer::Standing(documents::Met { standing, takes_part: true, ..Default::default() })
                 }

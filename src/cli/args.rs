@@ -394,6 +394,18 @@ pub enum State {
     Evict(Evict),
     /// Which regions are evicted, as each region knows it; exit code 1 if one did not answer
     Evictions,
+    /// Documents that a region on AWS could not keep when it was back from an eviction, with what they held
+    GivenUp(GivenUp),
+}
+
+/// Documents that were set aside.
+#[derive(Debug, Args)]
+pub struct GivenUp {
+    #[arg(long)]
+    pub region: String,
+    /// Removes this one for good, by the name that the listing shows
+    #[arg(long, value_name = "NAME")]
+    pub discard: Option<String>,
 }
 
 /// Which region is left out.

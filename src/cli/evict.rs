@@ -7,21 +7,30 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Error,
-    args::Evict,
+    args::{Evict, GivenUp},
     failover::operator,
-    http::Call,
+    http::{Call, escape},
     out::{self, Align},
 };
+use crate::config::Backend;
 
 /// A region that does not answer by then does not evict another one.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What it means, before it is done and after.
-fn meaning(region: &str) -> String {
+fn meaning(context: &Context, region: &str) -> String {
+    let is_embedded = context.config.region(region).is_none_or(|region| region.backend == Backend::Embedded);
+    let back = match is_embedded {
+        true => "it gives up its documents, fetches those of the others, and does its own unsent requests again",
+        false => {
+            "it fetches the documents of the others, keeps what it alone has where nobody can have forgotten it, and sets the \
+             rest aside (`hubweave state given-up`)"
+        }
+    };
     format!(
         "Deletes are forgotten without {region}'s having seen them, and what it wrote and nobody has is not merged.\nWhen it \
-         comes back it gives up its documents, fetches those of the others, and does its own unsent requests again.\nIt \
-         serves documents again after that; `hubweave failover failback --region {region}` brings its users back."
+         comes back {back}.\nIt serves documents again after that; `hubweave failover failback --region {region}` brings its \
+         users back."
     )
 }
 
@@ -30,7 +39,7 @@ pub async fn evict(context: &Context, evict: Evict) -> Result<(), Error> {
     context.region(&region)?;
     if !dry_run && !yes {
         let what = format!("this leaves {region} out; look with --dry-run, and say --yes to do it");
-        return Err(Error::usage(format!("{what}\n{}", meaning(&region))));
+        return Err(Error::usage(format!("{what}\n{}", meaning(context, &region))));
     }
     let body = json!({
         "region": region,
@@ -45,12 +54,16 @@ pub async fn evict(context: &Context, evict: Evict) -> Result<(), Error> {
                 answer["noted_by"] = json!(listener.region);
                 return context.print(&answer, || match dry_run {
                     true => {
-                        format!("{} can evict {region}; nothing was changed.\n{}", listener.region, meaning(&region))
+                        format!(
+                            "{} can evict {region}; nothing was changed.\n{}",
+                            listener.region,
+                            meaning(context, &region)
+                        )
                     }
                     false => format!(
                         "{region} is evicted: {} noted it, the others learn it as they compare.\n{}",
                         listener.region,
-                        meaning(&region)
+                        meaning(context, &region)
                     ),
                 });
             }
@@ -95,4 +108,41 @@ pub async fn evictions(context: &Context) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::no(failed.join("\n"))),
     }
+}
+
+/// Lists what a region has set aside, or discards one of it.
+pub async fn given_up(context: &Context, asked: GivenUp) -> Result<(), Error> {
+    let GivenUp { region, discard } = asked;
+    let listener = context.admin(&region)?;
+    if listener.backend == Backend::Embedded {
+        let why = "is embedded and sets nothing aside: it does its requests again from its log, and its log lines name what it \
+                   could not do";
+        return Err(Error::usage(format!("{region} {why}")));
+    }
+    if let Some(name) = discard {
+        let call = Call::post("/v1/documents/given-up/discard", &json!({ "name": name })).timeout(TIMEOUT);
+        let answer: Value = context.http.json(&listener, call).await?;
+        return context.print(&answer, || format!("discarded {name}"));
+    }
+    let mut all: Vec<Value> = Vec::new();
+    let mut path = "/v1/documents/given-up".to_owned();
+    loop {
+        let answer: Value = context.http.json(&listener, Call::get(&path).timeout(TIMEOUT)).await?;
+        all.extend(answer["documents"].as_array().into_iter().flatten().cloned());
+        let Some(next) = answer["next"].as_str() else { break };
+        path = format!("/v1/documents/given-up?after={}", escape(next));
+    }
+    context.print(&json!({ "region": region, "documents": all }), || match all.len() {
+        0 => format!("{region} has set nothing aside"),
+        _ => {
+            let row = |one: &Value| {
+                let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+                let value =
+                    if one["value"].is_null() { "cannot be shown".to_owned() } else { one["value"].to_string() };
+                vec![text("name"), text("at"), value]
+            };
+            let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+            out::table(&["NAME", "SET ASIDE", "VALUE"].map(|title| (title, Align::Left)), &rows)
+        }
+    })
 }

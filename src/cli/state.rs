@@ -38,6 +38,7 @@ pub async fn state(context: &Context, command: State) -> Result<(), Error> {
     match command {
         State::Evict(of) => evict::evict(context, of).await,
         State::Evictions => evict::evictions(context).await,
+        State::GivenUp(of) => evict::given_up(context, of).await,
         State::Get { document } => {
             known(context, &document)?;
             let answer = call(context, &document, Call::get(path(&document))).await?;

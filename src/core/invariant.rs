@@ -61,6 +61,8 @@ pub enum Invariant {
     Fenced,
     /// Managed services: a put begins only under a claim of its own that lasts longer than the attempt.
     Lease,
+    /// Managed services: the sums in a table are those of its documents.
+    Sums,
 }
 
 impl Invariant {
@@ -104,6 +106,7 @@ impl Invariant {
             Invariant::Counted => "counted",
             Invariant::Fenced => "fenced",
             Invariant::Lease => "lease",
+            Invariant::Sums => "sums",
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::core::{
         Clock, Key, Schemas,
         digest::{Digest, Range},
         op::{Op, Refused},
-        standing::{Standing, Taken},
+        standing::{Slept, Standing, Taken},
         view::View,
     },
 };
@@ -130,6 +130,8 @@ pub enum Question {
     Includes(Vec<(Key, Clock)>),
     /// Who was evicted, as `of` knows it.
     Standing { of: String, standing: Standing },
+    /// Whether the region was away for longer than deletes are remembered.
+    Slept,
 }
 
 /// One answer for each thing asked, in order.
@@ -146,6 +148,8 @@ pub enum Answer {
     Wholes(Vec<Option<Vec<u8>>>),
     Includes(Vec<bool>),
     Standing(Met),
+    /// The last time, or never.
+    Slept(Option<Slept>),
 }
 
 /// What a region says of evictions.
@@ -155,7 +159,7 @@ pub struct Met {
     pub standing: Standing,
     /// The eviction after which this region began anew; 0 where there was none.
     pub term: u64,
-    /// It merges and collects: it is not evicted, or is back.
+    /// It merges and collects: it is not evicted, or is back, and knows that its documents are not too old.
     pub takes_part: bool,
     /// What it had of the asker when that one was evicted.
     pub taken: Option<Taken>,

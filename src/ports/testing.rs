@@ -394,6 +394,12 @@ impl MemoryItems {
         MemoryItems { items: Mutex::new(items), name: Mutex::new("copy".to_owned()), ..MemoryItems::default() }
     }
 
+    /// Holds what another one holds.
+    pub fn replace(&self, other: &MemoryItems) {
+        let items = other.items.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.items.lock().unwrap_or_else(PoisonError::into_inner) = items;
+    }
+
     fn called(&self, what: &'static str) {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }

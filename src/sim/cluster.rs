@@ -13,13 +13,13 @@ use super::{
     Fault, Invariant, Outcome, REGIONS, Settings, Violation,
     chance::Chance,
     disk::Image,
-    documents::Requests,
     history::History,
     later,
     net::Net,
     node::{Node, Profile, REFERENCE, Refused, Running},
     payload::{self, Kind as Payload},
     power::Power,
+    requests::Requests,
     trace::SharedTrace,
 };
 use crate::{

@@ -31,6 +31,9 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
     for id in MORTAL {
         cluster.request(chance.below(3) as usize, id, "", chance.hits(0.5));
     }
+    for index in 0..REGIONS.len() {
+        cluster.request(index, MORTAL[0], "", false);
+    }
     cluster.settle_documents().await;
     let away = chance.below(4) as usize;
     if let Some(home) = REGIONS.get(away) {
@@ -64,17 +67,26 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
         take_back(cluster, others[0], REGIONS[away]).await;
     }
     cluster.pass(2 * horizon);
+    let mut begun = None;
     match evicts {
         // Nobody waits for it.
         true => await_forgotten_by(cluster, &others).await,
-        false => sleep(COLLECTED_WITHIN / 2).await,
+        false if away < REGIONS.len() => sleep(COLLECTED_WITHIN / 2).await,
+        false => begun = begin_anew_early(cluster, MORTAL[0]).await,
     }
     cluster.net.heal();
     cluster.settle_documents().await;
     if evicts && !early {
         take_back(cluster, others[0], REGIONS[away]).await;
     }
+    if !evicts && begun.is_none() {
+        begun = begin_anew_early(cluster, MORTAL[0]).await;
+    }
     await_forgotten(cluster).await;
+    if let Some(begun) = begun {
+        cluster.settle_documents().await;
+        cluster.expect_members(MORTAL[0], &[begun]).await;
+    }
     // Begun anew under the same name.
     let index = chance.below(3) as usize;
     let anew = cluster.request(index, MORTAL[1], "", chance.hits(0.5));
@@ -92,6 +104,21 @@ pub async fn play(cluster: &mut Cluster, chance: &mut Chance) {
     cluster.trace.note(&format!("{} violations", cluster.violations.len()));
 }
 
+/// A document begins anew where it is forgotten while another region remembers it yet. Answers the request that began it.
+pub async fn begin_anew_early(cluster: &mut Cluster, id: &'static str) -> Option<usize> {
+    let started = Instant::now();
+    while started.elapsed() < COLLECTED_WITHIN {
+        let remembering = cluster.remembering(id).await;
+        let first = remembering.iter().position(|remembers| !remembers);
+        match (first, remembering.contains(&true)) {
+            (Some(first), true) => return Some(cluster.request(first, id, "", false)),
+            (Some(_), false) => return None,
+            (None, _) => sleep(Duration::from_secs(1)).await,
+        }
+    }
+    None
+}
+
 /// The region's links stand still, or go on.
 async fn hold_back(cluster: &Cluster, index: usize, still: bool) {
     let Some(agent) = cluster.agent(index).cloned() else { return };
@@ -104,7 +131,7 @@ async fn hold_back(cluster: &Cluster, index: usize, still: bool) {
 pub async fn leave_out(cluster: &mut Cluster, by: usize, region: &'static str) {
     let Some(agent) = cluster.agent(by).cloned() else { return };
     let left = perform(&agent, &request(region, Move::Ungraceful), Move::Ungraceful).await;
-    let evicted = agent.evict(region, "a simulated operator", "").await;
+    let evicted = agent.evictions().evict(region, "a simulated operator", "").await;
     cluster.trace.note(&format!("{region} is left ({}) and evicted: {evicted:?}", left.is_ok()));
     if evicted.is_err() {
         let what = format!("{region} cannot be evicted: {left:?}, {evicted:?}");

@@ -32,6 +32,7 @@ mod objects;
 mod payload;
 pub mod power;
 mod regions;
+mod requests;
 mod rows;
 pub mod scenarios;
 pub mod steps;
@@ -172,8 +173,20 @@ impl World {
                 | Bug::LeaseByWallClock
                 | Bug::DeletedBeforeMark
                 | Bug::RepeatNotCounted
+                | Bug::ItemUnconditioned
+                | Bug::SumsApart
+                | Bug::WriteRepeatedBlindly
+                | Bug::CoveredCountsAsDone
+                | Bug::NeverCompared
         );
-        let both = matches!(bug, Bug::BatchAcknowledgedOnPartialFailure | Bug::DeadLetterCountsAsDelivered);
+        let both = matches!(
+            bug,
+            Bug::BatchAcknowledgedOnPartialFailure
+                | Bug::DeadLetterCountsAsDelivered
+                | Bug::ConflictUntold
+                | Bug::EvictedKeeps
+                | Bug::EvictedHeard
+        );
         both || managed_alone == (self == World::Managed)
     }
 }

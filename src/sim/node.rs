@@ -14,11 +14,11 @@ use super::{
     chance::{Chance, SharedChance},
     clock::SimClock,
     disk::{Image, SimDisk},
-    documents,
     hold::{HoldingInbox, Share},
     net::{Net, SimPeer, Site},
     objects::SimStore,
     power::Power,
+    requests,
     rows::SimRows,
     trace::SharedTrace,
 };
@@ -90,7 +90,7 @@ impl Profile {
         if self.auto {
             text.push_str("[failover]\nauto = \"5s\"\n");
         }
-        text.push_str(documents::TYPES);
+        text.push_str(requests::TYPES);
         let is_there = |region: &str| !absent.contains(region);
         for region in REGIONS.into_iter().filter(|region| is_there(region)) {
             let _ = writeln!(text, "[[region]]\nname = \"{region}\"");

@@ -40,6 +40,10 @@ pub enum Scenario {
     WaitedTooLong,
     /// A document is deleted in two regions and written in the third, at once.
     DeleteBesideIncrement,
+    /// All regions are down for longer than deletes are remembered.
+    EverybodyAway,
+    /// A counter is counted again in a region that has forgotten its delete, while another one remembers it.
+    CountedAnew,
     /// A delta arrives when its document was deleted and every region has forgotten that.
     DeltaAfterForgotten,
     /// A region comes back from a disk that remembers less than the others forgot.
@@ -65,7 +69,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 26] = [
+    pub const ALL: [Scenario; 28] = [
         Scenario::HeldEventCrashRedrive,
         Scenario::HeldEventSenderRestored,
         Scenario::BackupRestoredTwice,
@@ -81,6 +85,8 @@ impl Scenario {
         Scenario::LogTooSmall,
         Scenario::WaitedTooLong,
         Scenario::DeleteBesideIncrement,
+        Scenario::CountedAnew,
+        Scenario::EverybodyAway,
         Scenario::DeltaAfterForgotten,
         Scenario::DocumentsRestored,
         Scenario::RegistersByWrongClocks,
@@ -111,6 +117,8 @@ impl Scenario {
             Scenario::LogTooSmall => "log-too-small",
             Scenario::WaitedTooLong => "waited-too-long",
             Scenario::DeleteBesideIncrement => "delete-beside-increment",
+            Scenario::CountedAnew => "counted-anew",
+            Scenario::EverybodyAway => "everybody-away",
             Scenario::DeltaAfterForgotten => "delta-after-forgotten",
             Scenario::DocumentsRestored => "documents-restored",
             Scenario::RegistersByWrongClocks => "registers-by-wrong-clocks",
@@ -268,6 +276,8 @@ async fn play(cluster: &mut Cluster, scenario: Scenario, seed: u64) {
             cluster.nodes[0].clock.set_skew(0);
         }
         Scenario::DeleteBesideIncrement => documents::delete_beside_increment(cluster).await,
+        Scenario::EverybodyAway => documents::everybody_away(cluster).await,
+        Scenario::CountedAnew => documents::counted_anew(cluster).await,
         Scenario::DeltaAfterForgotten => documents::delta_after_forgotten(cluster).await,
         Scenario::DocumentsRestored => documents::restored(cluster, seed).await,
         Scenario::RegistersByWrongClocks => documents::registers_by_wrong_clocks(cluster).await,

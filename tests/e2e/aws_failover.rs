@@ -1,6 +1,9 @@
 //! Who serves users, where regions are on AWS: decided in their tables, by any agent of any region.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -135,4 +138,55 @@ fn a_lost_region_is_left_and_what_comes_of_it_later_is_named() {
     until(PATIENCE, "it to serve", || is_healthy(us));
     cluster.run(&["verify"]).expect_code(0);
     assert_eq!(inventory(&cluster)["complete"], true);
+}
+
+/// Regions compare every half a minute, and look for evictions as often.
+const COMPARED: Duration = Duration::from_secs(240);
+
+#[test]
+fn a_region_that_is_gone_is_left_out_of_the_documents_and_comes_back_with_what_it_alone_has() {
+    let mut cluster = provisioned();
+    let (eu_api, us_api) = (free_port(), free_port());
+    let (_, eu) = cluster.start_first_agent(EU, &["--api", &format!("127.0.0.1:{eu_api}")]);
+    let (number, us) = cluster.start_first_agent(US, &["--api", &format!("127.0.0.1:{us_api}")]);
+    until(PATIENCE, "both to serve", || is_healthy(eu) && is_healthy(us));
+    assert_eq!(play(us_api, "u1").0, 200);
+    let plays = |api: u16, id: &str| {
+        let answer = Request::get(&format!("/v1/state/profile/{id}")).send(api);
+        (answer.status == 200).then(|| answer.json()["value"]["plays"].as_u64()).flatten()
+    };
+    until(PATIENCE, "the write to arrive", || plays(eu_api, "u1") == Some(1));
+    let evict = |more: &[&'static str]| [&["state", "evict", "--region", US], more].concat();
+    let serves = cluster.run(&evict(&["--yes"]));
+    assert!(serves.code == Some(1) && serves.stderr.contains("is active"), "{serves:?}");
+    // What it writes now leaves it no more.
+    cluster.run(&["pause", "--from", US, "--to", EU]).expect_code(0);
+    assert_eq!((play(us_api, "u1").0, play(us_api, "u2").0), (200, 200));
+    cluster.kill_agent(number);
+    until(COMPARED, "it to be left", || cluster.run(&order("execute", &["--mode", "ungraceful"])).code == Some(0));
+    assert!(cluster.run(&evict(&["--dry-run"])).expect_code(0).stdout.contains("sets the rest aside"));
+    cluster.run(&evict(&["--yes", "--reason", "gone for good"])).expect_code(0);
+    let known = cluster.run(&["state", "evictions"]);
+    assert!(known.stdout.contains("left out") && known.stdout.contains("gone for good"), "{known:?}");
+    assert_eq!(play(eu_api, "u1").0, 200);
+
+    let (_, us) = cluster.start_first_agent(US, &["--api", &format!("127.0.0.1:{us_api}")]);
+    let started = Instant::now();
+    until(COMPARED, "it to be back", || {
+        let shown = Request::get("/v1/evictions").send(eu).json();
+        shown["evictions"][0]["back"] == true && plays(us_api, "u1") == Some(3)
+    });
+    println!("back after {:?}", started.elapsed());
+    until(COMPARED, "what it alone had to be in both", || {
+        plays(eu_api, "u1") == Some(3) && plays(eu_api, "u2") == Some(1) && plays(us_api, "u2") == Some(1)
+    });
+    let aside = cluster.run(&["state", "given-up", "--region", US]).expect_code(0);
+    assert!(aside.stdout.contains("has set nothing aside"), "{}", aside.stdout);
+    let discard = cluster.run(&["state", "given-up", "--region", US, "--discard", "000001-1764312345678/profile/u1"]);
+    assert!(discard.code == Some(1) && discard.stderr.contains("nothing is set aside"), "{discard:?}");
+    cluster.run(&["resume", "--from", US, "--to", EU]).expect_code(0);
+    cluster.run(&order("failback", &[])).expect_code(0);
+    until(PATIENCE, "it to serve", || is_healthy(us));
+    assert_eq!(play(us_api, "u2").0, 200);
+    until(COMPARED, "its writes to be merged again", || plays(eu_api, "u2") == Some(2));
 }

@@ -130,7 +130,12 @@ pub async fn assemble_aws(config: Config, region: &str, with_api: bool) -> Resul
         let peer = open(peer_aws, link.attempt_timeout).await;
         if !config.state.is_empty() {
             let items = Arc::new(ItemsTable::new(&peer, &peer_names.documents()));
-            let table = FaultyDocuments::new(Arc::new(PeerTable::new(items)), &link.to, faults.clone(), crash.clone());
+            let table = FaultyDocuments::new(
+                Arc::new(PeerTable::new(&link.to, items, clock.clone(), config.idempotency.retention)),
+                &link.to,
+                faults.clone(),
+                crash.clone(),
+            );
             tables.insert(link.to.clone(), Arc::new(table));
         }
         let feed = open_queue(link_names.feed).await?;

@@ -23,7 +23,7 @@ use crate::{
     planted::{self, Bug},
     ports::{
         clock::Clock,
-        documents::{Answer, KEYS_MAX, Question, RemoteDocuments},
+        documents::{Answer, KEYS_MAX, Met, Question, RemoteDocuments},
     },
 };
 
@@ -55,14 +55,23 @@ impl Collect {
     }
 
     async fn round(&self) -> Result<(), String> {
-        let Some(without) = self.without().await? else {
-            tracing::debug!("this region is evicted: it collects nothing");
+        let now = self.clock.now();
+        if let Ok(Answer::Slept(Some(slept))) = self.home.answer(Question::Slept).await
+            && now.since(slept.to) < self.options.horizon
+        {
+            // Deletes have grown old in its sleep. A copy from before must find somebody who has lived on.
+            tracing::debug!("this region was away for long: it forgets nothing yet");
             return Ok(());
-        };
-        let before = self.clock.now().minus(self.options.horizon).minus(self.options.horizon);
+        }
+        let before = now.minus(self.options.horizon).minus(self.options.horizon);
         let mut blocked: BTreeMap<&str, u64> = self.members.iter().map(|member| (member.as_str(), 0)).collect();
         let mut after = None;
         loop {
+            // One that was out may be back since the last page.
+            let Some(without) = self.without().await? else {
+                tracing::debug!("this region does not take part: it collects nothing");
+                return Ok(());
+            };
             let page = self.home.tombstones(after.clone(), before).await;
             let (tombstones, next) = page.map_err(|error| error.to_string())?;
             for chunk in tombstones.chunks(KEYS_MAX) {
@@ -169,7 +178,10 @@ impl Collect {
         if unseen.is_empty() {
             return Some(includes);
         }
-        let term = meet(&*self.home, remote, &self.name, peer).await.ok()?.theirs.term;
+        let Met { term, takes_part, .. } = meet(&*self.home, remote, &self.name, peer).await.ok()?.theirs;
+        if !takes_part {
+            return Some(includes);
+        }
         let from = From { peer: peer.to_owned(), term };
         for keys in unseen.chunks(FETCHED) {
             if let Err(why) = fetch(&*self.home, remote, &from, keys.to_vec()).await {

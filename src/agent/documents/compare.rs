@@ -173,14 +173,30 @@ impl Compare {
         Ok(differ)
     }
 
+    /// Asks how the peer slept, where it matters.
+    async fn wake(&self) -> Result<(), String> {
+        if !self.home.wakes(None).await.map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        let slept = match self.remote.ask(Question::Slept).await {
+            Ok(Answer::Slept(slept)) => slept,
+            // A build that does not know the question never waited for an answer.
+            Ok(_) | Err(Failure::Refused(_)) => None,
+            Err(failure) => return Err(failure.to_string()),
+        };
+        self.home.wakes(Some((self.peer.clone(), slept))).await.map(drop).map_err(|error| error.to_string())
+    }
+
     async fn round(&self) -> Result<Round, String> {
         let met = meet(&*self.home, &*self.remote, &self.name, &self.peer).await?;
+        // After that: who is out is not waited for.
+        self.wake().await?;
         self.term.store(met.theirs.term, Ordering::SeqCst);
         if !met.theirs.takes_part || met.theirs.term < met.ours.standing.term(&self.peer) {
-            return Err(format!("{} is evicted: nothing is fetched from it until it has begun anew", self.peer));
+            return Err(format!("{} is evicted or was away for long: nothing is fetched from it yet", self.peer));
         }
         if !met.ours.takes_part {
-            return Err("this region is evicted and begins anew".to_owned());
+            return Err("this region is evicted or was away for long, and fetches nothing yet".to_owned());
         }
         let mut ranges = vec![Range::ALL];
         loop {

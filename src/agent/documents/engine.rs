@@ -1,9 +1,12 @@
 //! The one task that changes documents.
 
+mod answering;
 mod evicting;
 mod hearing;
+mod waking;
 
-pub use self::evicting::Kept;
+use self::waking::Waking;
+pub use self::{evicting::Kept, waking::Woken};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,11 +33,11 @@ use crate::{
         journal::Head,
         region::Members,
         state::{
-            self, Clock as StateClock, Dot, Key, Replica,
+            self, Dot, Key, Replica,
             delta::Delta,
             document::Document,
             op::Refused,
-            standing::{Eviction, Standing, Taken},
+            standing::{Eviction, Slept, Standing, Taken},
             view::View,
         },
         time::Timestamp,
@@ -44,7 +47,7 @@ use crate::{
     planted::{self, Bug},
     ports::{
         clock::{Clock, Entropy},
-        documents::{ANSWER_BYTES_MAX, Answer, Applied, Error, Listed, Met, PAGE_MAX, Question, Total},
+        documents::{Answer, Applied, Error, Listed, Met, PAGE_MAX, Question, Total},
         hub::{self, Hub, Published, Reader},
     },
 };
@@ -124,6 +127,11 @@ pub enum Request {
         eviction: Eviction,
         reply: Reply<Standing>,
     },
+    /// How a peer slept, if it said. Answers whether that is asked.
+    Wakes {
+        heard: Option<(String, Option<Slept>)>,
+        reply: Reply<bool>,
+    },
     /// Comparing with this peer found nothing.
     Equal {
         peer: String,
@@ -160,6 +168,7 @@ pub struct Engine {
     /// By peer: what it had of this region when that was evicted.
     told: BTreeMap<String, Taken>,
     redoing: Option<evicting::Redoing>,
+    waking: Waking,
 }
 
 impl Engine {
@@ -187,6 +196,7 @@ impl Engine {
             kept: Kept::default(),
             told: BTreeMap::new(),
             redoing: None,
+            waking: Waking::default(),
         }
     }
 
@@ -200,6 +210,17 @@ impl Engine {
 
     async fn serve(&mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) -> Result<(), Broken> {
         let mut shelf = self.open().await?;
+        // What the log has is done on documents that are kept, or on none.
+        while self.is_waking() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                received = requests.recv() => match received {
+                    Some(request) => self.take(&mut shelf, vec![request]).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
         let mut reader = self.hub.reader(self.cursor);
         if !self.catch_up(&mut shelf, &mut *reader, &stop).await? {
             return Ok(());
@@ -251,21 +272,8 @@ impl Engine {
         let head = *self.head.borrow();
         let now = self.clock.now();
         let meta = meta.unwrap_or(Meta { cursor: 0, alive: now, hlc: Timestamp::ZERO });
-        if now.since(meta.alive) >= self.options.horizon {
-            // What was deleted since may be forgotten by everybody else, and would come back.
-            let documents = shelf.discard().await?;
-            tracing::warn!(
-                documents,
-                written = meta.alive.to_rfc3339(),
-                "this copy of the documents is older than what regions remember of deletes: it is given up and fetched \
-                 from the peers; what was written here and never left is in this region's log alone"
-            );
-            self.metrics.state.discarded.inc_by(documents);
-            if documents > 0 {
-                marks::hit(Mark::DocumentsDiscarded);
-            }
-        }
         self.kept = shelf.kept().await?.unwrap_or_default();
+        self.wake(&mut shelf, &meta).await?;
         self.show_evicted();
         self.hurry();
         self.last_hlc = meta.hlc.max(head.hlc);
@@ -302,6 +310,7 @@ impl Engine {
             // What was cut short is done by the next start.
             return Ok(false);
         }
+        self.waking.is_caught_up = true;
         self.flush(shelf).await?;
         Ok(true)
     }
@@ -524,65 +533,15 @@ impl Engine {
                 let standing = self.evict(shelf, region, eviction).await?;
                 let _ = reply.send(Ok(standing));
             }
+            Request::Wakes { heard, reply } => {
+                let is_asked = self.hear_of_sleep(shelf, heard).await?;
+                let _ = reply.send(Ok(is_asked));
+            }
             Request::Equal { peer, reply } => {
                 self.equal(shelf, &peer).await?;
                 let _ = reply.send(Ok(()));
             }
         }
         Ok(())
-    }
-
-    /// What a peer asks.
-    async fn answer(&mut self, shelf: &mut Shelf, question: Question) -> Result<Result<Answer, Error>, Broken> {
-        Ok(Ok(match question {
-            Question::Sums(ranges) => {
-                let sums = shelf.sums();
-                match ranges.iter().map(|range| sums.of(*range)).collect() {
-                    Some(sums) => Answer::Sums(sums),
-                    None => return Ok(Err(Error::Refused(Refused::Malformed("no such range".to_owned())))),
-                }
-            }
-            Question::List { bucket, after } => {
-                self.flush(shelf).await?;
-                let (listed, more) = shelf.list(Some(bucket), after.as_ref(), PAGE_MAX).await?;
-                Answer::List { more: more && listed.len() == PAGE_MAX, listed }
-            }
-            Question::Digests(keys) => {
-                shelf.load(&keys).await?;
-                shelf.sums();
-                Answer::Digests(keys.iter().map(|key| shelf.get(key).and_then(Entry::digest)).collect())
-            }
-            Question::Wholes(keys) => {
-                shelf.load(&keys).await?;
-                let mut bytes = 0;
-                let mut wholes = Vec::new();
-                for key in &keys {
-                    let known = shelf.get(key).filter(|entry| entry.document != Document::default());
-                    let whole = known.map(|entry| entry.document.encode());
-                    bytes += whole.as_ref().map_or(0, Vec::len);
-                    if bytes > ANSWER_BYTES_MAX && !wholes.is_empty() {
-                        break;
-                    }
-                    wholes.push(whole);
-                }
-                Answer::Wholes(wholes)
-            }
-            Question::Includes(asked) => {
-                shelf.load(asked.iter().map(|(key, _)| key)).await?;
-                // Whoever asks forgets for good what is seen here, and no delta of it would be young enough to be merged
-                // after a crash.
-                if shelf.dirty() > 0 {
-                    self.flush(shelf).await?;
-                }
-                let includes = |(key, clock): &(Key, StateClock)| {
-                    // Forgotten is seen: only what every region has seen is forgotten.
-                    let has_nothing = |entry: &Entry| entry.document == Document::default() && entry.parked.is_empty();
-                    let seen = |entry: &Entry| has_nothing(entry) || entry.document.clock().includes(clock);
-                    shelf.get(key).is_none_or(seen)
-                };
-                Answer::Includes(asked.iter().map(includes).collect())
-            }
-            Question::Standing { of, standing } => Answer::Standing(self.asked(shelf, &of, &standing).await?),
-        }))
     }
 }

@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     core::{
-        state::{Clock, Key, document::Document},
+        state::{Clock, Key, document::Document, standing::Slept},
         time::Timestamp,
     },
     ports::documents::{Documents, Error, Met},
@@ -30,6 +30,10 @@ pub trait Home: Documents {
 
     /// Takes in what a peer said of evictions, if it said something; answers what is known here.
     fn meet(&self, met: Option<(String, Met)>) -> BoxFuture<'_, Result<Met, Error>>;
+
+    /// Takes in how a peer slept, if it said; answers whether this region has to ask that: it was away for longer than deletes
+    /// are remembered, and does not know yet whether it keeps its documents.
+    fn wakes(&self, heard: Option<(String, Option<Slept>)>) -> BoxFuture<'_, Result<bool, Error>>;
 
     /// Comparing with this peer found nothing that differs.
     fn equal(&self, peer: String) -> BoxFuture<'_, Result<(), Error>>;

@@ -51,7 +51,7 @@ use crate::{
             Key, Schemas,
             document::Document,
             op::Op,
-            standing::{Eviction, Standing},
+            standing::{Eviction, Slept, Standing},
             view::View,
         },
         time::Timestamp,
@@ -347,7 +347,7 @@ impl Documents for LocalDocuments {
         async move {
             let asked = match &question {
                 Question::Sums(ranges) => ranges.len(),
-                Question::List { .. } | Question::Standing { .. } => 1,
+                Question::List { .. } | Question::Standing { .. } | Question::Slept => 1,
                 Question::Digests(keys) | Question::Wholes(keys) => keys.len(),
                 Question::Includes(keys) => keys.len(),
             };
@@ -368,6 +368,10 @@ impl Home for LocalDocuments {
 
     fn meet(&self, met: Option<(String, Met)>) -> BoxFuture<'_, Result<Met, Error>> {
         self.ask(|reply| Request::Meet { met, reply }).boxed()
+    }
+
+    fn wakes(&self, heard: Option<(String, Option<Slept>)>) -> BoxFuture<'_, Result<bool, Error>> {
+        self.ask(|reply| Request::Wakes { heard, reply }).boxed()
     }
 
     fn equal(&self, peer: String) -> BoxFuture<'_, Result<(), Error>> {

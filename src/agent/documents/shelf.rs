@@ -9,6 +9,7 @@
 //! t place type 0 id   time of the last write       tombstones
 //! m                   cursor, alive, hlc
 //! m s                 evictions
+//! m w                 the last time that the region was away for long
 //! ```
 
 use std::{
@@ -17,10 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    engine::Kept,
+    engine::{Kept, Woken},
     form::{decode, encode},
 };
 use crate::{
@@ -53,6 +54,7 @@ const ROWS: u8 = b'r';
 const TOMBSTONES: u8 = b't';
 const META: u8 = b'm';
 const STANDING: [u8; 2] = [META, b's'];
+const WOKEN: [u8; 2] = [META, b'w'];
 
 /// A document, and deltas that came before what they stand on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -169,9 +171,7 @@ impl Shelf {
     /// # Errors
     /// The rows failed, or the note cannot be read.
     pub async fn kept(&self) -> Result<Option<Kept>, Broken> {
-        let note = self.rows.get(vec![STANDING.to_vec()]).await?.pop().flatten();
-        let note = note.map(|bytes| decode(&bytes));
-        note.transpose().map_err(|error| Broken::Row("the note of evictions".to_owned(), error.to_string()))
+        self.note(&STANDING, "the note of evictions").await
     }
 
     /// Notes it, durably.
@@ -182,7 +182,29 @@ impl Shelf {
         Ok(self.rows.commit(vec![(STANDING.to_vec(), Some(encode(kept)))]).await?)
     }
 
-    /// Everything goes but that note: the rows are too old to be merged with what others have.
+    /// What is noted of being away.
+    ///
+    /// # Errors
+    /// The rows failed, or the note cannot be read.
+    pub async fn woken(&self) -> Result<Option<Woken>, Broken> {
+        self.note(&WOKEN, "the note of being away").await
+    }
+
+    async fn note<T: DeserializeOwned>(&self, place: &[u8], what: &str) -> Result<Option<T>, Broken> {
+        let note = self.rows.get(vec![place.to_vec()]).await?.pop().flatten();
+        let note = note.map(|bytes| decode(&bytes));
+        note.transpose().map_err(|error| Broken::Row(what.to_owned(), error.to_string()))
+    }
+
+    /// Notes it, durably.
+    ///
+    /// # Errors
+    /// The rows failed.
+    pub async fn note_woken(&self, woken: &Woken) -> Result<(), Broken> {
+        Ok(self.rows.commit(vec![(WOKEN.to_vec(), Some(encode(woken)))]).await?)
+    }
+
+    /// Everything goes but those notes: the rows are too old to be merged with what others have.
     ///
     /// # Errors
     /// The rows failed.

@@ -350,6 +350,7 @@ async fn two_deletes_that_never_met_do_not_keep_each_other_for_ever() {
     assert_eq!(b.documents.delete(key(), None).await, Ok(Applied::Done));
     wait(3).await;
     let a = Site::start("a", &wall, a.hub.clone(), a.rows.copy(), &[("b", &b)], &["b"]);
+    wait(3).await;
     wall.pass(2 * HORIZON);
     wait(200).await;
     assert_eq!(counter(&a.metrics.text(), "hubweave_state_collected_total"), 1.0);

@@ -187,7 +187,7 @@ pub struct Managed {
     /// Where the file has types of them.
     pub documents: Option<ManagedDocuments>,
     /// Which regions serve users.
-    pub regions: Regions,
+    pub regions: Arc<Regions>,
     part: Part,
     /// What services ask for through the agent is refused.
     closed: Arc<AtomicBool>,
@@ -259,7 +259,8 @@ impl Managed {
             entropy: entropy.clone(),
             metrics: metrics.clone(),
         };
-        let regions = Regions::new(&config, &region, ports, regions, (Certainty::Estimated, Health::of_table()));
+        let certainty = (Certainty::Estimated, Health::of_table());
+        let regions = Arc::new(Regions::new(&config, &region, ports, regions, certainty));
         regions.follow();
         let settle =
             config.region(&region).and_then(|region| region.aws.as_ref()).map_or(config::SETTLE, |aws| aws.settle);
@@ -361,6 +362,7 @@ impl Managed {
                 turns: Arc::new(Turns::new(shared.clone(), incarnation.clone())),
                 ingress: ingress.clone(),
                 closed: closed.clone(),
+                decided: decided(regions.clone()),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
                 metrics: metrics.clone(),
@@ -504,6 +506,18 @@ impl Managed {
             self.metrics.faults_active.with_label_values(&[kind.as_str()]).set(count as i64);
         }
     }
+}
+
+/// What is decided of the region, for its documents.
+fn decided(regions: Arc<Regions>) -> Arc<dyn Fn() -> documents::managed::Decided + Send + Sync> {
+    Arc::new(move || {
+        let (view, home) = (regions.view(), &regions.home);
+        documents::managed::Decided {
+            ballot: view.ballot_of(home),
+            decided: view.decided(home),
+            state: view.state(home, &regions.members),
+        }
+    })
 }
 
 fn pause_name(peer: &str) -> String {

@@ -77,7 +77,7 @@ impl Fixture {
         let (feed, held, dead) = (store("feed"), store("held"), store("dead"));
         let clock = Arc::new(SimClock::new(started, 0));
         let ledger = ledger::Store::new(3, "b", trace.clone());
-        let bus = bus::Store::new(3, "b", started, trace, Vec::new(), store("audit"), Arc::default());
+        let bus = bus::Store::new(3, "b", started, trace, bus::Targets::unheard(started), Arc::default());
         let claims = Arc::new(ledger::SimClaims {
             store: ledger.clone(),
             region: "b",

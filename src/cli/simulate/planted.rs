@@ -1,5 +1,7 @@
 //! Planted bugs: each must be found by a seed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde::Serialize;
 
 use super::{
@@ -34,9 +36,15 @@ pub fn find(name: &str, args: &args::Simulate, json: bool) -> Result<(), Error> 
             return Err(Error::usage(format!("--plant: `{name}`: expected `all` or one of {}", names.join(", "))));
         }
     };
-    let mut found = Vec::new();
-    for bug in bugs {
-        for world in World::ALL.into_iter().filter(|world| world.has(bug)) {
+    let has = |bug: Bug| World::ALL.into_iter().filter(move |world| world.has(bug)).map(move |world| (bug, world));
+    let wanted: Vec<(Bug, World)> = bugs.into_iter().flat_map(has).collect();
+    let next = AtomicUsize::new(0);
+    // A bug is planted on one thread, so each can look for one of its own.
+    let worker = || -> Result<Vec<(usize, Found)>, Error> {
+        let mut found = Vec::new();
+        loop {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            let Some((bug, world)) = wanted.get(nth).copied() else { return Ok(found) };
             planted::plant(Some(bug));
             let result = search(bug, world, args);
             planted::plant(None);
@@ -44,9 +52,20 @@ pub fn find(name: &str, args: &args::Simulate, json: bool) -> Result<(), Error> 
             if !json {
                 tell(&result)?;
             }
-            found.push(result);
+            found.push((nth, result));
         }
-    }
+    };
+    let mut found = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            let panicked = |_| Err(Error::no("a simulation panicked; its message stands above"));
+            all.extend(worker.join().unwrap_or_else(panicked)?);
+        }
+        Ok::<_, Error>(all)
+    })?;
+    found.sort_by_key(|(nth, _)| *nth);
+    let found: Vec<Found> = found.into_iter().map(|(_, found)| found).collect();
     let missed = found.iter().filter(|found| found.seed.is_none()).count();
     match json {
         true => out::json(&found)?,

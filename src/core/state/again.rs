@@ -37,7 +37,10 @@ impl Past {
         for (slot, tally) in &delta.tallies {
             let at = (key.clone(), delta.replica, slot.clone());
             let before = self.sums.insert(at, (tally.plus, tally.minus)).filter(|_| is_next);
-            let before = before.or(is_whole.then_some((0, 0)));
+            // The first of a document that was forgotten, or that has no count yet.
+            let base = delta.bases.iter().find(|(of, by, _)| of == slot && *by == delta.replica);
+            let base = base.map(|(_, _, base)| (base.plus, base.minus));
+            let before = base.or(before).or(is_whole.then_some((0, 0)));
             counts = counts.zip(before).map(|(mut counts, (plus, minus))| {
                 counts.push((slot.clone(), tally.plus.saturating_sub(plus), tally.minus.saturating_sub(minus)));
                 counts
@@ -105,6 +108,10 @@ impl Document {
         }
         if delta.adds.is_empty() && counts.is_empty() && removes.is_empty() && bases.is_empty() {
             return None;
+        }
+        for (slot, _, _) in &counts {
+            let at = (slot.clone(), dot.replica);
+            bases.extend(self.begin_count(&at, dot).map(|base| (slot.clone(), dot.replica, base)));
         }
         let sums = counts.iter().map(|(slot, plus, minus)| {
             let before = self.tallies.get(&(slot.clone(), dot.replica)).copied().unwrap_or_default();

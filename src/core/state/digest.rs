@@ -58,6 +58,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// One bucket.
+    pub const fn bucket(index: u16) -> Range {
+        Range { level: LEVELS - 1, index }
+    }
+
     pub const ALL: Range = Range { level: 0, index: 0 };
 
     /// Whether it is one bucket.

@@ -7,7 +7,8 @@
 //!
 //! **Counters** keep for each replica the sums of what it added and took, and how much of them was deleted (the base); both
 //! only grow, so a count that two regions delete at once is not taken away twice, and an increment beside a delete stays
-//! alone. A dot says that the counter is there at all.
+//! alone. A replica's first count says with a base of nothing that it is the first: the document may have been forgotten, and
+//! another region remember what was deleted of it. A dot says that the counter is there at all.
 //!
 //! **Requests that are tried again.** A document remembers the keys of its requests. Two regions that could not talk may
 //! both have done one. When a document has seen both, one of them counts (the first by time, then dot), and what the others
@@ -182,6 +183,22 @@ impl Document {
         if planted::is(Bug::TwinCounts) { sum } else { sum - repeated }
     }
 
+    /// Whether this write is in it for certain. Writes of the same replica since may have left nothing of it to tell by,
+    /// unless its request has a key.
+    pub fn shows(&self, delta: &Delta) -> bool {
+        let dot = delta.dot();
+        match &delta.request {
+            Some((request, _)) => {
+                self.requests.get(request).is_some_and(|(known, _)| *known == dot)
+                    || self.twins.get(request).is_some_and(|twins| twins.contains_key(&dot))
+            }
+            None if delta.adds.is_empty() => self.clock.get(delta.replica) == delta.to,
+            None => delta.adds.iter().any(|(cell, payload)| {
+                self.cells.get(cell).and_then(|entries| entries.get(&dot)).is_some_and(|found| found == payload)
+            }),
+        }
+    }
+
     /// Whether every repeat that the other knows of is known here.
     pub fn remembers(&self, other: &Document) -> bool {
         let known = |(request, theirs): (&Request, &BTreeMap<Dot, Done>)| {
@@ -273,9 +290,13 @@ impl Document {
         }
         for (slot, replica, base) in &delta.bases {
             let at = (slot.clone(), *replica);
-            let is_beside = self.tallies.get(&at).is_some_and(|tally| tally.number > base.number);
-            marks::hit(if is_beside { Mark::CounterBeside } else { Mark::CounterBase });
-            raise(&mut self.bases, at, *base);
+            if delta.deleted.is_some() {
+                let is_beside = self.tallies.get(&at).is_some_and(|tally| tally.number > base.number);
+                marks::hit(if is_beside { Mark::CounterBeside } else { Mark::CounterBase });
+            } else if self.bases.get(&at).is_some_and(|known| known.number <= base.number && known != base) {
+                marks::hit(Mark::CounterAnew);
+            }
+            raise_base(&mut self.bases, at, *base);
         }
         self.seen(delta);
     }
@@ -348,7 +369,9 @@ impl Document {
             new.into_iter().for_each(|(dot, payload)| self.put(cell.clone(), *dot, payload.clone()));
         }
         other.tallies.iter().for_each(|(at, tally)| raise(&mut self.tallies, at.clone(), *tally));
-        other.bases.iter().for_each(|(at, base)| raise(&mut self.bases, at.clone(), *base));
+        for (at, base) in &other.bases {
+            raise_base(&mut self.bases, at.clone(), *base);
+        }
         for (request, (dot, done)) in &other.requests {
             self.heard(*request, *dot, done.clone());
         }
@@ -395,6 +418,17 @@ fn raise(tallies: &mut BTreeMap<(Slot, Replica), Tally>, at: (Slot, Replica), to
     if tally.number < to.number {
         *tally = to;
     }
+}
+
+/// Answers whether it is new. A count that was begun anew right behind one that was deleted has a base of the same number, and
+/// of nothing: that is the later one.
+pub(super) fn raise_base(bases: &mut BTreeMap<(Slot, Replica), Tally>, at: (Slot, Replica), to: Tally) -> bool {
+    let rank = |base: &Tally| (base.number, std::cmp::Reverse((base.plus, base.minus)));
+    let is_new = bases.get(&at).is_none_or(|known| rank(known) < rank(&to));
+    if is_new {
+        bases.insert(at, to);
+    }
+    is_new
 }
 
 /// The repeat that counts.

@@ -17,6 +17,7 @@
 //! way: see [`document`].
 
 pub mod again;
+mod beyond;
 pub mod delta;
 pub mod digest;
 pub mod document;

@@ -14,7 +14,7 @@
 //! Standings are joined like everything else here, so whoever heard of an eviction spreads it. A region collects without
 //! another one only when all the rest have said that they know.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +110,23 @@ impl Taken {
     }
 }
 
+/// A region was away for longer than deltas are merged: until when it had lived, and when it was there again.
+///
+/// Others may have forgotten deletes meanwhile that it had seen, and that a copy of it from before has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slept {
+    pub from: Timestamp,
+    pub to: Timestamp,
+}
+
+impl Slept {
+    /// Whether a region that slept like `theirs`, or never did, may have forgotten deletes that were made after this one fell
+    /// asleep: only what is two horizons old is forgotten, and no clock is wrong by one.
+    pub fn is_outlived_by(&self, theirs: Option<Slept>, now: Timestamp, horizon: Duration) -> bool {
+        theirs.is_none_or(|theirs| theirs.from.since(self.from) >= horizon || now.since(theirs.to) >= horizon)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +153,15 @@ mod tests {
         assert!(joined.is_out("d") && joined.join(&eviction(1, true, 2)) && !joined.is_out("d"));
         assert!(joined.join(&eviction(2, false, 1)) && joined.is_out("d"));
         assert_eq!((joined.term("d"), joined.term("a"), joined.out().collect::<Vec<_>>()), (2, 0, vec!["d"]));
+    }
+
+    #[test]
+    fn a_region_is_outlived_by_one_that_was_there_long_after_it() {
+        let slept = |from, to| Slept { from: Timestamp(from), to: Timestamp(to) };
+        let (ours, horizon) = (slept(100, 1_000), Duration::from_nanos(50));
+        let outlived = |theirs| ours.is_outlived_by(theirs, Timestamp(1_010), horizon);
+        assert!(outlived(None) && outlived(Some(slept(150, 1_000))) && outlived(Some(slept(100, 960))));
+        assert!(!outlived(Some(slept(149, 1_005))) && !outlived(Some(slept(20, 961))));
     }
 
     #[test]

@@ -325,3 +325,36 @@ fn a_delta_of_one_field_is_small() {
     let delta = a.run(1_700_000_000_000_000_001, r#"{"field":"language","op":"set","value":"fr"}"#);
     assert!(delta.encode().len() < 100, "{} bytes", delta.encode().len());
 }
+
+#[test]
+fn a_count_begins_anew_where_others_have_not_forgotten_yet() {
+    let (mut a, mut b) = (Region::new(1), Region::new(2));
+    let first = a.run(1, r#"{"field":"plays","op":"increment","by":5}"#);
+    b.hear(&first);
+    let delete = a.delete(2).unwrap();
+    b.hear(&delete);
+    // Both have seen the delete, and a forgets first.
+    a.document = Document::default();
+    let anew = a.run(3, r#"{"field":"plays","op":"increment","by":3}"#);
+    b.hear(&anew);
+    assert_eq!((a.value(), b.value()), (r#"{"plays":3}"#.to_owned(), r#"{"plays":3}"#.to_owned()));
+    let whole = b.document.clone();
+    a.document.merge(&whole);
+    assert_eq!(a.value(), r#"{"plays":3}"#);
+}
+
+#[test]
+fn a_count_begins_anew_right_behind_one_that_another_region_deleted() {
+    let (mut a, mut b) = (Region::new(1), Region::new(2));
+    let first = a.run(1, r#"{"field":"plays","op":"increment","by":5}"#);
+    b.hear(&first);
+    let delete = b.delete(2).unwrap();
+    a.document = Document::default();
+    let anew = a.run(3, r#"{"field":"plays","op":"increment","by":3}"#);
+    b.hear(&anew);
+    a.hear(&delete);
+    a.document.merge(&b.document);
+    b.document.merge(&a.document);
+    assert_eq!((a.value(), b.value()), (r#"{"plays":3}"#.to_owned(), r#"{"plays":3}"#.to_owned()));
+    assert_eq!(Digest::of(&key(), &a.document), Digest::of(&key(), &b.document));
+}

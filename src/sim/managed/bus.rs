@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     core::{
+        event::{RESERVED_SOURCE, STATE_CONFLICT, STATE_DELTA, STATE_OPERATION},
         ingress::STAMP,
         json::{self, Json},
         key::KeyHash,
@@ -50,11 +51,55 @@ impl Quality {
     pub const GOOD: Quality = Quality { fire_twice: 0.0, late: 0.0, late_max: Duration::ZERO, put_later: 0.0 };
 }
 
+/// Where the rules of a bus send what it takes.
+#[derive(Clone)]
+pub struct Targets {
+    pub feeds: Vec<Arc<queue::Store>>,
+    pub keys: Arc<queue::Store>,
+    pub audit: Arc<queue::Store>,
+    /// What is about documents, where the region has some.
+    pub state: Option<Arc<queue::Store>>,
+}
+
+impl Targets {
+    /// Queues that nobody receives from.
+    #[cfg(test)]
+    pub fn unheard(started: Instant) -> Targets {
+        let queue = |name: &str| queue::Store::new(1, name.to_owned(), started);
+        Targets { feeds: Vec::new(), keys: queue("keys"), audit: queue("audit"), state: None }
+    }
+
+    /// As `aws::provision` plans the rules. A rule's pattern sees whether there is a stamp, not whether it is a true one.
+    fn of(&self, entry: &Entry, is_stamped: bool) -> Vec<&Arc<queue::Store>> {
+        let is_reserved = entry.source == RESERVED_SOURCE;
+        let mut targets = Vec::new();
+        if is_stamped {
+            targets.push(&self.audit);
+        } else {
+            targets.extend(&self.feeds);
+            targets.extend((!is_reserved).then_some(&self.keys));
+        }
+        let is_of_state = match (is_stamped, is_reserved) {
+            (true, true) => entry.detail_type == STATE_DELTA,
+            (false, false) => entry.detail_type == STATE_OPERATION,
+            _ => false,
+        };
+        targets.extend(self.state.as_ref().filter(|_| is_of_state));
+        targets
+    }
+}
+
+/// About documents, which have an oracle of their own.
+fn is_of_documents(entry: &Entry) -> bool {
+    match entry.source == RESERVED_SOURCE {
+        true => [STATE_DELTA, STATE_CONFLICT].contains(&entry.detail_type.as_str()),
+        false => entry.detail_type == STATE_OPERATION,
+    }
+}
+
 struct State {
     chance: Chance,
     quality: Quality,
-    /// Where events of the region go: its links' queues and that of the local keys.
-    local: Vec<Arc<queue::Store>>,
 }
 
 /// What the service keeps.
@@ -63,7 +108,7 @@ pub struct Store {
     clock: SimClock,
     trace: SharedTrace,
     state: Mutex<State>,
-    audit: Arc<queue::Store>,
+    targets: Targets,
     oracle: Arc<Mutex<Oracle>>,
 }
 
@@ -79,13 +124,17 @@ impl Store {
         region: &'static str,
         started: Instant,
         trace: SharedTrace,
-        local: Vec<Arc<queue::Store>>,
-        audit: Arc<queue::Store>,
+        targets: Targets,
         oracle: Arc<Mutex<Oracle>>,
     ) -> Arc<Store> {
         let chance = Chance::new(seed, &format!("bus {region}"));
-        let state = Mutex::new(State { chance, quality: Quality::GOOD, local });
-        Arc::new(Store { region, clock: SimClock::new(started, 0), trace, state, audit, oracle })
+        let state = Mutex::new(State { chance, quality: Quality::GOOD });
+        Arc::new(Store { region, clock: SimClock::new(started, 0), trace, state, targets, oracle })
+    }
+
+    /// Time goes by that nobody waited for.
+    pub fn pass(&self, time: Duration) {
+        self.clock.pass(time);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -111,7 +160,7 @@ impl Store {
             return Put::Refused { code: "InvalidArgument".to_owned(), why: "simulated".to_owned() };
         }
         let mut state = self.state();
-        let State { chance, quality, .. } = &mut *state;
+        let State { chance, quality } = &mut *state;
         if chance.hits(quality.put_later) {
             self.trace.lock().fault(Fault::Hold);
             return Put::Later { code: "ThrottlingException".to_owned(), why: "simulated".to_owned() };
@@ -120,26 +169,9 @@ impl Store {
         let envelope = self.envelope(&id, entry);
         let origin = parsed.get(STAMP).and_then(|stamp| stamp.get("origin")).and_then(Json::as_str);
         let stamped = parsed.get(STAMP).and_then(|stamp| stamp.get("key"));
-        let bare = json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone());
-        let mark = |name| parsed.get(STAMP).and_then(|stamp| stamp.get(name));
-        let effect = Effect {
-            region: self.region,
-            name: name_of(&entry.detail_type, &parsed),
-            key: stamped.or_else(|| parsed.get("idempotencyKey")).and_then(Json::as_str).map(str::to_owned),
-            refers: payload::referred(&bare),
-            detail: payload::as_published(&bare),
-            pending: mark("payload").is_some(),
-            offloaded: mark("offloaded").and_then(location),
-            source: entry.source.clone(),
-            detail_type: entry.detail_type.clone(),
-            stamped: origin.map(str::to_owned),
-        };
-        self.trace.note(&format!("{} takes {} of {origin:?}", self.region, effect.name));
-        self.oracle().effects.push(effect);
-        // A rule's pattern sees whether there is a stamp, not whether it is a true one.
-        let targets = if origin.is_some() { vec![self.audit.clone()] } else { state.local.clone() };
-        let State { chance, quality, .. } = &mut *state;
-        for target in targets {
+        self.saw(entry, &parsed, origin, stamped);
+        let State { chance, quality } = &mut *state;
+        for target in self.targets.of(entry, origin.is_some()) {
             let times = if chance.hits(quality.fire_twice) { 2 } else { 1 };
             for _ in 0..times {
                 let late = chance.hits(quality.late);
@@ -152,6 +184,40 @@ impl Store {
             }
         }
         Put::Accepted(id)
+    }
+
+    /// Tells the oracle what is on the bus now.
+    fn saw(&self, entry: &Entry, parsed: &Json<'_>, origin: Option<&str>, stamped: Option<&Json<'_>>) {
+        if is_of_documents(entry) {
+            let name = parsed.get("key").and_then(Json::as_str);
+            self.trace.note(&format!("{} takes {} {name:?} of {origin:?}", self.region, entry.detail_type));
+            let mut oracle = self.oracle();
+            let crossed = origin.is_some() && entry.detail_type != STATE_DELTA;
+            if crossed || origin == Some(self.region) {
+                let what = format!("{} of {origin:?} is on the bus of {}", entry.detail_type, self.region);
+                oracle.violate(Invariant::NoLoop, what);
+            }
+            if let Some(name) = name.filter(|_| entry.detail_type == STATE_CONFLICT) {
+                oracle.conflicts_told.entry(self.region).or_default().insert(name.to_owned());
+            }
+            return;
+        }
+        let bare = json::strip_top_level(&entry.detail, STAMP).unwrap_or_else(|| entry.detail.clone());
+        let mark = |name| parsed.get(STAMP).and_then(|stamp| stamp.get(name));
+        let effect = Effect {
+            region: self.region,
+            name: name_of(&entry.detail_type, parsed),
+            key: stamped.or_else(|| parsed.get("idempotencyKey")).and_then(Json::as_str).map(str::to_owned),
+            refers: payload::referred(&bare),
+            detail: payload::as_published(&bare),
+            pending: mark("payload").is_some(),
+            offloaded: mark("offloaded").and_then(location),
+            source: entry.source.clone(),
+            detail_type: entry.detail_type.clone(),
+            stamped: origin.map(str::to_owned),
+        };
+        self.trace.note(&format!("{} takes {} of {origin:?}", self.region, effect.name));
+        self.oracle().effects.push(effect);
     }
 
     fn envelope(&self, id: &str, entry: &Entry) -> String {

@@ -77,6 +77,8 @@ pub struct Oracle {
     order: Vec<String>,
     /// What producers wrote under each location.
     objects: BTreeMap<Location, BTreeSet<Bytes>>,
+    /// Names of conflicts in documents that are on the bus of a region.
+    pub conflicts_told: BTreeMap<&'static str, BTreeSet<String>>,
     pub violations: Vec<Violation>,
     pub acknowledged: u64,
     pub duplicates: u64,

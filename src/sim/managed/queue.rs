@@ -93,6 +93,11 @@ impl Store {
         self.changed.notify_waiters();
     }
 
+    /// Time goes by that nobody waited for.
+    pub fn pass(&self, time: Duration) {
+        self.clock.pass(time);
+    }
+
     /// What is on its way arrives now, and what is delayed becomes visible.
     pub fn hurry(&self) {
         let now = Instant::now();

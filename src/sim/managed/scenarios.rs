@@ -5,15 +5,17 @@ use std::{collections::BTreeSet, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    later,
     wire::Op,
-    world::{DETAIL_TYPE, Profile, SOURCE, World},
+    world::{DAY, DETAIL_TYPE, Profile, SOURCE, World},
 };
 use crate::{
     core::{envelope::Event, ingress::Ingress, json, time::Timestamp},
     sim::{Outcome, Settings, chance::Chance, in_virtual_time},
 };
 
-const DAY: Duration = Duration::from_secs(86_400);
+const KEPT: &str = "kept0";
+const MORTAL: &str = "mortal0";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scenario {
@@ -31,10 +33,18 @@ pub enum Scenario {
     InheritedStamp,
     /// An agent cannot mark for longer than its lease; another takes the claim over, and then the first one comes back.
     LateHolderComesBack,
+    /// Regions that cannot talk change one document, delete another, and do one request twice.
+    DocumentsApart,
+    /// A document is written and nobody hears of it, or nothing of it arrives.
+    TableUnanswered,
+    /// An agent dies between the table and the bus: nothing but comparing tells the others.
+    KilledBetweenTableAndBus,
+    /// Deletes are forgotten in the end, and what was said before them comes after.
+    DeletesForgotten,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 7] = [
+    pub const ALL: [Scenario; 11] = [
         Scenario::ClaimReplyLost,
         Scenario::VisibilityExpires,
         Scenario::DayLate,
@@ -42,6 +52,10 @@ impl Scenario {
         Scenario::TwoPayloads,
         Scenario::InheritedStamp,
         Scenario::LateHolderComesBack,
+        Scenario::DocumentsApart,
+        Scenario::TableUnanswered,
+        Scenario::KilledBetweenTableAndBus,
+        Scenario::DeletesForgotten,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -53,14 +67,33 @@ impl Scenario {
             Scenario::TwoPayloads => "two-payloads-managed",
             Scenario::InheritedStamp => "inherited-stamp",
             Scenario::LateHolderComesBack => "late-holder-comes-back",
+            Scenario::DocumentsApart => "documents-apart",
+            Scenario::TableUnanswered => "table-unanswered",
+            Scenario::KilledBetweenTableAndBus => "killed-between-table-and-bus",
+            Scenario::DeletesForgotten => "deletes-forgotten",
         }
     }
 
     fn agents(self) -> u64 {
         match self {
-            Scenario::VisibilityExpires | Scenario::KilledBetweenPutAndMark | Scenario::LateHolderComesBack => 2,
+            Scenario::VisibilityExpires
+            | Scenario::KilledBetweenPutAndMark
+            | Scenario::LateHolderComesBack
+            | Scenario::KilledBetweenTableAndBus => 2,
             _ => 1,
         }
+    }
+
+    /// How often documents are compared, where there are any.
+    fn documents(self) -> Option<Duration> {
+        let has_some = matches!(
+            self,
+            Scenario::DocumentsApart
+                | Scenario::TableUnanswered
+                | Scenario::KilledBetweenTableAndBus
+                | Scenario::DeletesForgotten
+        );
+        has_some.then_some(Duration::from_secs(10))
     }
 }
 
@@ -81,8 +114,9 @@ pub fn run(scenario: Scenario, seed: u64) -> Result<Outcome, String> {
             forward: false,
             part_bytes: 1_000,
             server_side: true,
+            documents: scenario.documents(),
         };
-        let mut world = World::new(seed, &settings, profile, Chance::new(seed, "scenario"));
+        let mut world = World::new(seed, &settings, profile, Chance::new(seed, "scenario"))?;
         for index in 0..world.nodes.len() {
             world.up(index)?;
         }
@@ -161,8 +195,59 @@ async fn play(world: &mut World, scenario: Scenario) -> Result<(), String> {
             }
             wait(60).await;
         }
+        Scenario::DocumentsApart => apart(world).await,
+        Scenario::TableUnanswered => unanswered(world).await,
+        Scenario::KilledBetweenTableAndBus => {
+            world.wire.trip("a0", Op::Write);
+            let lost = world.request(0, KEPT, "", false);
+            wait(1).await;
+            world.bury();
+            wait(60).await;
+            world.expect_members(KEPT, &[lost]).await;
+        }
+        Scenario::DeletesForgotten => later::play(world).await?,
     }
     Ok(())
+}
+
+async fn apart(world: &mut World) {
+    let before = world.request(0, MORTAL, "", false);
+    wait(20).await;
+    world.expect_members(MORTAL, &[before]).await;
+    for other in ["b", "c"] {
+        world.wire.change("a", other, |quality| quality.cut = true);
+        world.wire.change(other, "a", |quality| quality.cut = true);
+    }
+    let name = |name| format!(r#",{{"field":"name","op":"set","value":"{name}"}}"#);
+    let mut kept = vec![world.request(0, KEPT, &name("of a"), false), world.request(1, KEPT, &name("of b"), false)];
+    let twice = world.request(0, KEPT, "", true);
+    world.ask(1, twice);
+    kept.push(twice);
+    world.delete_document(0, MORTAL);
+    let beside = world.request(1, MORTAL, "", false);
+    wait(60).await;
+    world.wire.heal();
+    wait(60).await;
+    world.expect_members(KEPT, &kept).await;
+    world.expect_members(MORTAL, &[beside]).await;
+}
+
+async fn unanswered(world: &mut World) {
+    let mut kept = Vec::new();
+    for is_keyed in [true, false, false] {
+        world.wire.lose_next_reply("a0", Op::Write);
+        kept.push(world.request(0, KEPT, "", is_keyed));
+        wait(20).await;
+    }
+    // Not done here, and asked for elsewhere.
+    world.wire.mute("a0", Op::Write, Instant::now() + Duration::from_secs(40));
+    kept.push(world.request(0, KEPT, "", true));
+    wait(20).await;
+    world.ask(1, kept[3]);
+    wait(60).await;
+    world.ask(0, kept[3]);
+    wait(30).await;
+    world.expect_members(KEPT, &kept).await;
 }
 
 /// A detail as a peer of region `a` receives it.

@@ -5,11 +5,9 @@ use std::time::Duration;
 use super::{
     bus,
     wire::{Op, Quality},
-    world::{DETAIL_TYPE, World, lock},
+    world::{DAY, DETAIL_TYPE, World, lock},
 };
 use crate::sim::{Fault, REGIONS, payload};
-
-const DAY: Duration = Duration::from_secs(86_400);
 
 impl World {
     /// The next thing that happens.
@@ -28,8 +26,12 @@ impl World {
             0..60 => self.traffic(),
             60..88 => self.fault(faults)?,
             88..95 => self.operate().await,
-            _ => self.check(),
+            _ => {
+                self.check();
+                self.check_documents().await;
+            }
         }
+        self.ask_documents();
         // Whoever is down comes up some time.
         let down = (0..self.nodes.len()).find(|index| !self.nodes[*index].is_up());
         if let Some(index) = down.filter(|_| self.chance.hits(0.2)) {
@@ -111,6 +113,8 @@ impl World {
                 let late_max = if self.chance.hits(0.3) { DAY } else { self.chance.millis(1_000, 60_000) };
                 let late = if on { 0.1 } else { 0.0 };
                 self.regions[there].bus.change(|quality| *quality = bus::Quality { late, late_max, ..*quality });
+                let (too_late, stale) = if on { (0.1, 0.5) } else { (0.0, 0.0) };
+                self.change_table(there, |quality| (quality.late, quality.stale) = (too_late, stale));
                 let slowest = if on { self.chance.between(20, 6_000) } else { Quality::GOOD.delay_max_ms };
                 self.wire.change(home, region, |quality| quality.delay_max_ms = slowest);
             }
@@ -118,6 +122,7 @@ impl World {
                 self.wire.change(home, region, |quality| quality.throttle = strength);
                 self.regions[there].bus.change(|quality| quality.put_later = strength);
                 self.regions[there].ledger.set_row_fails(strength);
+                self.change_table(there, |quality| quality.trouble = strength);
             }
             // An agent that is cut off from its own region is a crashed one, near enough.
             Fault::Partition => self.wire.change(home, region, |quality| quality.cut = on && home != region),
@@ -125,7 +130,10 @@ impl World {
             Fault::TimeoutAfterSuccess => self.wire.change(home, region, |quality| quality.lose_reply = strength),
             Fault::Hold => self.regions[there].bus.change(|quality| quality.put_later = strength),
             Fault::Damage => self.wire.change(home, region, |quality| quality.damage = strength),
-            Fault::Error => self.regions[there].ledger.set_row_fails(strength),
+            Fault::Error => {
+                self.regions[there].ledger.set_row_fails(strength);
+                self.change_table(there, |quality| quality.trouble = strength);
+            }
             // These queues keep no order anyway, and managed services have neither disk nor members of ours.
             Fault::Reorder
             | Fault::FailedSync
@@ -138,12 +146,17 @@ impl World {
         Ok(())
     }
 
+    fn deadly(&self) -> &'static [Op] {
+        let [rest @ .., _] = &Op::DEADLY;
+        if self.profile.documents.is_some() { &Op::DEADLY } else { rest }
+    }
+
     /// An agent dies now, or as soon as a service has done something for it.
     fn kill(&mut self) {
         let index = self.chance.below(self.nodes.len() as u64) as usize;
         if self.chance.hits(0.4) {
             self.crash(index);
-        } else if let Some(op) = self.chance.pick(&Op::DEADLY).copied() {
+        } else if let Some(op) = self.chance.pick(self.deadly()).copied() {
             self.wire.trip(&self.nodes[index].name, op);
         }
     }

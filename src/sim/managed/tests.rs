@@ -8,7 +8,7 @@ use super::{
 use crate::{
     planted::{self, Bug},
     ports::{clock::Clock, conformance},
-    sim::{clock::SimClock, trace::SharedTrace},
+    sim::{Invariant, clock::SimClock, trace::SharedTrace},
 };
 
 #[test]
@@ -92,6 +92,26 @@ fn a_late_holder_finds_its_claim_gone_and_every_repeat_is_counted() {
 }
 
 #[test]
+fn documents_changed_apart_unheard_or_by_an_agent_that_died_become_equal_and_nothing_counts_twice() {
+    for (scenario, requests) in [
+        (Scenario::DocumentsApart, (6, 0, 1)),
+        (Scenario::TableUnanswered, (4, 1, 0)),
+        (Scenario::KilledBetweenTableAndBus, (0, 0, 0)),
+    ] {
+        for seed in 0..5 {
+            assert_eq!(played(scenario, seed).requests, requests, "{scenario:?} {seed}");
+        }
+    }
+}
+
+#[test]
+fn deletes_are_forgotten_and_what_was_said_before_brings_nothing_back() {
+    for seed in 0..5 {
+        played(Scenario::DeletesForgotten, seed);
+    }
+}
+
+#[test]
 fn planted_bugs_are_found() {
     for (bug, invariants) in [
         (Bug::DuplicateAgainstLiveClaim, &[Invariant::Delivered][..]),
@@ -102,6 +122,12 @@ fn planted_bugs_are_found() {
         (Bug::DeletedBeforeMark, &[Invariant::Durable]),
         (Bug::RepeatNotCounted, &[Invariant::Counted]),
         (Bug::DeadLetterCountsAsDelivered, &[Invariant::Delivered]),
+        (Bug::ItemUnconditioned, &[Invariant::OneEffect, Invariant::Durable, Invariant::Delivered, Invariant::Sums]),
+        (Bug::SumsApart, &[Invariant::Sums]),
+        (Bug::WriteRepeatedBlindly, &[Invariant::OneEffect]),
+        (Bug::CoveredCountsAsDone, &[Invariant::Durable]),
+        (Bug::NeverCompared, &[Invariant::Delivered]),
+        (Bug::ConflictUntold, &[Invariant::Told]),
     ] {
         planted::plant(Some(bug));
         let found = (0..300).find(|seed| {
@@ -145,8 +171,15 @@ async fn the_simulated_ledger_keeps_its_contract() {
 async fn the_simulated_bus_keeps_its_contract() {
     let (wire, caller, _, trace) = services();
     let started = Instant::now();
-    let audit = queue::Store::new(1, "audit".to_owned(), started);
-    let store = bus::Store::new(1, "a", started, trace.clone(), Vec::new(), audit, Arc::default());
+    let targets = bus::Targets::unheard(started);
+    let store = bus::Store::new(1, "a", started, trace.clone(), targets, Arc::default());
     let ledger = ledger::Store::new(1, "a", trace);
     conformance::bus(Arc::new(bus::SimBus { store, region: "a", caller, wire, ledger, attempt: Duration::ZERO })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_simulated_table_keeps_its_contract() {
+    let (wire, caller, _, trace) = services();
+    let store = items::Store::new(1, "a", trace);
+    conformance::items::check(&items::SimItems { store, region: "a", caller, wire }).await;
 }

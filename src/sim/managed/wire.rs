@@ -37,12 +37,15 @@ pub enum Op {
     Get,
     Put,
     Object,
+    Read,
+    Turn,
+    Write,
 }
 
 impl Op {
-    /// Those after which a crash leaves something behind.
-    pub const DEADLY: [Op; 8] =
-        [Op::Object, Op::Receive, Op::Insert, Op::TakeOver, Op::Put, Op::Mark, Op::Send, Op::Release];
+    /// Those after which a crash leaves something behind. The last one is of documents.
+    pub const DEADLY: [Op; 9] =
+        [Op::Object, Op::Receive, Op::Insert, Op::TakeOver, Op::Put, Op::Mark, Op::Send, Op::Release, Op::Write];
 }
 
 /// What the way from one region to another does to calls.

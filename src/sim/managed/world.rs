@@ -7,50 +7,45 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    bus, ledger,
+    bus,
+    documents::Desk,
+    ledger,
     objects::SimBucket,
-    oracle::{Counted, Effect, Oracle, name_of},
+    oracle::Oracle,
     queue,
     wire::{Caller, Wire},
 };
 use crate::{
     agent::{
         Pacer, audit,
+        documents::managed::ManagedDocuments,
         kinds::Kinds,
         local_keys::{self, LocalKeys},
         ordered::{self, Publisher},
         payloads::{Buckets, Pair},
-        queue_link::{self, letter},
+        queue_link,
         regions::heard::Heard,
     },
     config::{ClaimCheck, Missing},
-    core::{
-        backoff::Backoff,
-        envelope::Rules,
-        ingress::Ingress,
-        json::{self, Json},
-        key::KeyHash,
-        object::Location,
-        pattern::Pattern,
-    },
+    core::{backoff::Backoff, envelope::Rules, ingress::Ingress, object::Location, pattern::Pattern, state::Schemas},
     metrics::Metrics,
     ports::{
         bus::{Entry, Put},
-        claims::State,
         clock::{Clock, Entropy},
         queue::Queue,
     },
     sim::{
-        Invariant, REGIONS, Settings,
+        REGIONS, Settings,
         chance::{Chance, SharedChance},
         clock::SimClock,
         disk::{Handle, SimDisk},
         node::REFERENCE,
         objects::SimStore,
         payload,
+        requests::{self, Requests},
         trace::SharedTrace,
     },
 };
@@ -59,7 +54,10 @@ const LEASE: Duration = Duration::from_secs(15);
 const ATTEMPT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(3);
 const VISIBILITY: Duration = Duration::from_secs(20);
-const DAY: Duration = Duration::from_secs(86_400);
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long keys and deletes are remembered: longer than anything comes late.
+pub const RETENTION: Duration = Duration::from_secs(15 * 86_400);
 
 pub const SOURCE: &str = "app.simulated";
 pub const DETAIL_TYPE: &str = "Simulated";
@@ -81,6 +79,8 @@ pub struct Profile {
     pub part_bytes: u64,
     /// Copies are made without the agent.
     pub server_side: bool,
+    /// Regions have documents, and compare them this often.
+    pub documents: Option<Duration>,
 }
 
 impl Profile {
@@ -96,6 +96,7 @@ impl Profile {
             forward: pick(&[0, 1]) == 1,
             part_bytes: pick(&[16, 1_000]),
             server_side: pick(&[0, 1]) == 1,
+            documents: None,
         }
     }
 }
@@ -109,6 +110,7 @@ pub struct Region {
     /// Holds the region's bucket.
     pub disk: SimDisk,
     pub links: BTreeMap<&'static str, Link>,
+    pub documents: Option<Desk>,
 }
 
 /// The queues of a link, in its home region.
@@ -122,17 +124,20 @@ impl Region {
     /// Everything that must become empty.
     pub fn queues(&self) -> impl Iterator<Item = &Arc<queue::Store>> {
         let links = self.links.values().flat_map(|link| [&link.feed, &link.held]);
-        links.chain([&self.keys, &self.audit])
+        links.chain([&self.keys, &self.audit]).chain(self.documents.iter().map(|desk| &desk.queue))
     }
 }
 
 /// An agent while it is up.
-struct Running {
+pub struct Running {
     tasks: Vec<JoinHandle<()>>,
+    /// Tasks of the documents, which end at whatever await each of them stands.
+    tracker: TaskTracker,
     stop: CancellationToken,
     publisher: Arc<Publisher>,
-    caller: Caller,
+    pub caller: Caller,
     paused: Vec<watch::Sender<bool>>,
+    pub documents: Option<ManagedDocuments>,
 }
 
 pub struct Node {
@@ -140,7 +145,7 @@ pub struct Node {
     pub home: usize,
     life: u64,
     pub clock: Arc<SimClock>,
-    running: Option<Running>,
+    pub running: Option<Running>,
 }
 
 impl Node {
@@ -158,8 +163,12 @@ pub struct World {
     pub regions: Vec<Region>,
     pub nodes: Vec<Node>,
     pub oracle: Arc<Mutex<Oracle>>,
+    /// To documents, and what they are drawn from: the rest of a seed is the same without them.
+    pub requests: Arc<Mutex<Requests>>,
+    pub asking: Chance,
+    pub schemas: Schemas,
     /// Of all lives, with the region that they belong to.
-    metrics: Vec<(&'static str, Arc<Metrics>)>,
+    pub metrics: Vec<(&'static str, Arc<Metrics>)>,
     pub started: Instant,
 }
 
@@ -167,7 +176,7 @@ pub fn lock(oracle: &Mutex<Oracle>) -> MutexGuard<'_, Oracle> {
     oracle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn ingress() -> Ingress {
+pub fn ingress() -> Ingress {
     Ingress {
         key_pointers: vec!["/detail/idempotencyKey".to_owned()],
         reference_pointers: vec![REFERENCE.to_owned()],
@@ -175,13 +184,16 @@ fn ingress() -> Ingress {
     }
 }
 
-fn backoff() -> Backoff {
+pub fn backoff() -> Backoff {
     Backoff { min: Duration::from_millis(100), max: Duration::from_secs(5) }
 }
 
 impl World {
     /// A world in which everything works, with no agent up yet.
-    pub fn new(seed: u64, settings: &Settings, profile: Profile, chance: Chance) -> World {
+    ///
+    /// # Errors
+    /// The type of its documents cannot be read.
+    pub fn new(seed: u64, settings: &Settings, profile: Profile, chance: Chance) -> Result<World, String> {
         let started = Instant::now();
         let trace = SharedTrace::new(started, settings.lines);
         let oracle: Arc<Mutex<Oracle>> = Arc::default();
@@ -197,11 +209,19 @@ impl World {
             };
             let links: BTreeMap<_, _> = REGIONS.into_iter().filter(|peer| *peer != name).map(link).collect();
             let (keys, audit) = (store(format!("{name}-keys")), store(format!("{name}-audit")));
-            let mut local: Vec<_> = links.values().map(|link| link.feed.clone()).collect();
-            local.push(keys.clone());
-            let bus = bus::Store::new(seed, name, started, trace.clone(), local, audit.clone(), oracle.clone());
+            let documents = profile
+                .documents
+                .map(|_| Desk::new(seed, name, started, trace.clone(), store(format!("{name}-state"))));
+            let targets = bus::Targets {
+                feeds: links.values().map(|link| link.feed.clone()).collect(),
+                keys: keys.clone(),
+                audit: audit.clone(),
+                state: documents.as_ref().map(|desk| desk.queue.clone()),
+            };
+            let bus = bus::Store::new(seed, name, started, trace.clone(), targets, oracle.clone());
             let disk = SimDisk::new(Chance::new(seed, &format!("bucket {name}")));
-            Region { name, bus, ledger: ledger::Store::new(seed, name, trace.clone()), keys, audit, disk, links }
+            let ledger = ledger::Store::new(seed, name, trace.clone());
+            Region { name, bus, ledger, keys, audit, disk, links, documents }
         };
         let regions = REGIONS.map(region).into();
         let nodes = (0..REGIONS.len()).flat_map(|home| (0..profile.agents).map(move |number| (home, number)));
@@ -212,9 +232,12 @@ impl World {
             clock: Arc::new(SimClock::new(started, 0)),
             running: None,
         });
-        World {
+        Ok(World {
             seed,
             chance,
+            requests: Arc::default(),
+            asking: Chance::new(seed, "documents"),
+            schemas: requests::schemas()?,
             wire: Wire::new(seed, trace.clone()),
             trace,
             regions,
@@ -223,10 +246,10 @@ impl World {
             metrics: Vec::new(),
             started,
             profile,
-        }
+        })
     }
 
-    fn queue(&self, store: &Arc<queue::Store>, caller: &Caller) -> Arc<dyn Queue> {
+    pub fn queue(&self, store: &Arc<queue::Store>, caller: &Caller) -> Arc<dyn Queue> {
         let (store, wire) = (store.clone(), self.wire.clone());
         Arc::new(queue::SimQueue { store, region: caller.home, caller: caller.clone(), wire })
     }
@@ -241,7 +264,7 @@ impl World {
         })
     }
 
-    fn bus(&self, region: &Region, caller: &Caller) -> Arc<bus::SimBus> {
+    pub fn bus(&self, region: &Region, caller: &Caller) -> Arc<bus::SimBus> {
         Arc::new(bus::SimBus {
             store: region.bus.clone(),
             region: region.name,
@@ -326,7 +349,7 @@ impl World {
                 visibility: VISIBILITY,
                 poll: VISIBILITY,
                 receives: 2,
-                retention: 15 * DAY,
+                retention: RETENTION,
                 backoff: backoff(),
             },
             local_keys::Ports {
@@ -342,6 +365,7 @@ impl World {
         tasks.push(tokio::spawn(async move { keys.run(stopped).await }));
         let mut targets: Vec<_> = region.links.values().map(|link| self.queue(&link.feed, &caller)).collect();
         targets.push(self.queue(&region.keys, &caller));
+        targets.extend(region.documents.iter().map(|desk| self.queue(&desk.queue, &caller)));
         let audit = audit::run(
             audit::Options {
                 home: region.name.to_owned(),
@@ -374,7 +398,7 @@ impl World {
                 call_timeout: CALL,
                 patience: Duration::from_secs(8),
                 put_bytes: 1 << 20,
-                retention: 15 * DAY,
+                retention: RETENTION,
                 backoff: backoff(),
             },
             ordered::Ports {
@@ -385,8 +409,11 @@ impl World {
                 metrics: metrics.link(region.name),
             },
         ));
+        let tracker = TaskTracker::new();
+        let documents = self.start_documents(&caller, &node.clock, &metrics, &tracker, &stop);
         self.metrics.push((region.name, metrics));
-        self.nodes[index].running = Some(Running { tasks, stop, publisher, caller, paused });
+        let running = Running { tasks, tracker, stop, publisher, caller, paused, documents };
+        self.nodes[index].running = Some(running);
         Ok(())
     }
 
@@ -409,7 +436,7 @@ impl World {
             unmarked_max: self.profile.unmarked_max,
             put_bytes: 1 << 20,
             entry_bytes_max: 2_500,
-            retention: 15 * DAY,
+            retention: RETENTION,
             backoff: backoff(),
             hold_after: Duration::from_secs(20),
             held_delay: Duration::from_secs(30),
@@ -429,6 +456,7 @@ impl World {
         for node in self.nodes.iter_mut().filter(|node| killed.contains(&node.name)) {
             if let Some(running) = node.running.take() {
                 running.tasks.iter().for_each(JoinHandle::abort);
+                running.stop.cancel();
             }
         }
     }
@@ -441,6 +469,8 @@ impl World {
         for task in running.tasks {
             let _ = task.await;
         }
+        running.tracker.close();
+        running.tracker.wait().await;
         self.wire.end(&self.nodes[index].name);
     }
 
@@ -505,92 +535,6 @@ impl World {
         };
         if let Put::Accepted(_) = region.bus.put(&entry) {
             lock(&self.oracle).taken_raw(region.name, &name, told);
-        }
-    }
-
-    /// Names with dead letters and their reasons, by the region that they were for.
-    fn letters(&self) -> BTreeMap<&'static str, Vec<(String, String)>> {
-        let mut letters: BTreeMap<&'static str, Vec<(String, String)>> = BTreeMap::new();
-        for (peer, link) in self.regions.iter().flat_map(|region| &region.links) {
-            for message in link.dead.bodies() {
-                let parsed = json::parse(&message.body).ok();
-                let detail = parsed.as_ref().and_then(|parsed| parsed.get("detail"));
-                let detail_type = parsed.as_ref().and_then(|parsed| parsed.get("detail-type")).and_then(Json::as_str);
-                let name = detail.map(|detail| name_of(detail_type.unwrap_or_default(), detail)).unwrap_or_default();
-                let reason = message.attributes.get(letter::REASON).cloned().unwrap_or_default();
-                letters.entry(peer).or_default().push((name, reason));
-            }
-        }
-        letters
-    }
-
-    pub fn counted(&self) -> [Counted; 3] {
-        REGIONS.map(|region| {
-            let mut counted = Counted::default();
-            for (home, metrics) in &self.metrics {
-                let link = metrics.link(region);
-                counted.possible += link.repeats_unanswered.get() + link.repeats_taken_over.get();
-                if *home == region {
-                    for result in ["late", "repeat"] {
-                        counted.late += metrics.local_entries.with_label_values(&[result]).get();
-                    }
-                }
-            }
-            counted
-        })
-    }
-
-    /// What is open although nothing is wrong any more.
-    pub fn open_ends(&self) -> Vec<String> {
-        let mut open = Vec::new();
-        for region in &self.regions {
-            for queue in region.queues() {
-                let held = queue.bodies().len();
-                if held > 0 {
-                    open.push(format!("{held} messages in {}", queue.name));
-                }
-            }
-        }
-        open
-    }
-
-    /// Takes what the services saw into the oracle.
-    pub fn check(&self) {
-        let mut oracle = lock(&self.oracle);
-        for region in &self.regions {
-            for late in region.ledger.take_late() {
-                oracle.violate(Invariant::Fenced, late);
-            }
-        }
-        let objects = self.regions.iter().map(|region| (region.name, region.disk.objects())).collect();
-        oracle.check(&objects);
-    }
-
-    pub fn check_end(&self) {
-        self.check();
-        let mut oracle = lock(&self.oracle);
-        let key_of = |effect: &Effect| {
-            KeyHash::of(&effect.source, &effect.detail_type, effect.key.as_deref().unwrap_or_default())
-        };
-        let ledgers: BTreeMap<_, _> = self.regions.iter().map(|region| (region.name, region.ledger.clone())).collect();
-        let take_overs = |region, effect: &Effect| {
-            ledgers.get(region).map_or(0, |ledger: &Arc<ledger::Store>| ledger.take_overs(key_of(effect)))
-        };
-        oracle.check_end(&self.letters(), &self.counted(), take_overs);
-        // Every effect has its key in the ledger, done: whoever comes next is told.
-        let mut undone = Vec::new();
-        for region in &self.regions {
-            for effect in oracle.effects.iter().filter(|effect| effect.region == region.name) {
-                if effect.key.is_none() {
-                    continue;
-                }
-                if !region.ledger.row(key_of(effect)).is_some_and(|row| matches!(row.state, State::Done { .. })) {
-                    undone.push(format!("{} is on the bus of {} and not done in its ledger", effect.name, region.name));
-                }
-            }
-        }
-        for what in undone {
-            oracle.violate(Invariant::Durable, what);
         }
     }
 }

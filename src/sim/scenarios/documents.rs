@@ -33,6 +33,41 @@ async fn weeks_pass(cluster: &mut Cluster) {
     later::await_forgotten(cluster).await;
 }
 
+pub async fn counted_anew(cluster: &mut Cluster) {
+    for index in 0..REGIONS.len() {
+        cluster.request(index, MORTAL, "", true);
+    }
+    cluster.settle_documents().await;
+    cluster.delete_document(0, MORTAL);
+    wait(3_000).await;
+    cluster.pass(2 * later::horizon(cluster));
+    let Some(begun) = later::begin_anew_early(cluster, MORTAL).await else { return };
+    cluster.settle_documents().await;
+    cluster.expect_members(MORTAL, &[begun]).await;
+    later::await_forgotten(cluster).await;
+}
+
+pub async fn everybody_away(cluster: &mut Cluster) {
+    cluster.expects_losses = true;
+    let mut kept = Vec::new();
+    for index in 0..REGIONS.len() {
+        kept.push(cluster.request(index, KEPT, "", true));
+    }
+    cluster.settle_documents().await;
+    apart(cluster, true);
+    // Nobody else has this, and it is not among the documents on disk yet.
+    kept.push(cluster.request(1, KEPT, "", true));
+    wait(500).await;
+    (0..REGIONS.len()).for_each(|index| cluster.crash(index));
+    cluster.pass(2 * later::horizon(cluster));
+    apart(cluster, false);
+    for index in 0..REGIONS.len() {
+        cluster.up(index).await;
+    }
+    cluster.settle_documents().await;
+    cluster.expect_members(KEPT, &kept).await;
+}
+
 pub async fn delete_beside_increment(cluster: &mut Cluster) {
     cluster.request(2, MORTAL, "", true);
     cluster.settle_documents().await;
@@ -142,7 +177,7 @@ pub async fn evicted_and_back(cluster: &mut Cluster, seed: u64) {
         // Once more, before it has done everything again.
         wait(250 * (seed % 40)).await;
         if let Some(agent) = cluster.agent(1).cloned() {
-            let again = agent.evict("c", "a simulated operator", "").await;
+            let again = agent.evictions().evict("c", "a simulated operator", "").await;
             cluster.trace.note(&format!("evicted again: {again:?}"));
         }
     }

@@ -102,7 +102,7 @@ impl Engine {
         self.kept.coming.as_ref().map(|coming| coming.step)
     }
 
-    fn is_out(&self) -> bool {
+    pub(super) fn is_out(&self) -> bool {
         self.kept.standing.term(&self.home) > self.term()
     }
 
@@ -113,6 +113,11 @@ impl Engine {
 
     /// Why services are not served.
     pub(super) fn absent(&self) -> Option<&'static str> {
+        if self.is_waking() {
+            return Some(
+                "this region was away for long: it asks the others whether they were, before it serves its documents",
+            );
+        }
         let is_away = self.is_out() || self.step().is_some_and(|step| step < Step::Whole);
         is_away
             .then_some("this region was evicted: it fetches the documents of the others before it serves its own again")
@@ -156,7 +161,7 @@ impl Engine {
 
     /// On its way back a region waits for its peers at every step: it does not wait for the next comparison as well.
     pub(super) fn hurry(&self) {
-        if self.kept.coming.is_some() {
+        if self.kept.coming.is_some() || self.is_waking() {
             self.shared.rounds.values().for_each(|rounds| _ = rounds.ask());
         }
     }
@@ -197,26 +202,29 @@ impl Engine {
     /// An operator has the documents do without a region.
     pub(super) async fn evict(
         &mut self,
-        shelf: &Shelf,
+        shelf: &mut Shelf,
         region: String,
         eviction: Eviction,
     ) -> Result<Standing, Broken> {
         if !self.kept.standing.is_out(&region) && region != self.home {
             let term = self.kept.standing.term(&region) + 1;
-            self.join(shelf, &Standing([(region, Eviction { term, back: false, ..eviction })].into())).await?;
+            let standing = Standing([(region, Eviction { term, back: false, ..eviction })].into());
+            self.join(shelf, &standing).await?;
+            self.hear_who_is_out(shelf, &standing).await?;
         }
         Ok(self.kept.standing.clone())
     }
 
     fn met(&self) -> Met {
         let (standing, term) = (self.kept.standing.clone(), self.term());
-        Met { standing, term, takes_part: self.takes_in(), taken: None }
+        Met { standing, term, takes_part: self.takes_in() && !self.is_waking(), taken: None }
     }
 
     /// Takes in what a peer said.
-    pub(super) async fn meet(&mut self, shelf: &Shelf, met: Option<(String, Met)>) -> Result<Met, Broken> {
+    pub(super) async fn meet(&mut self, shelf: &mut Shelf, met: Option<(String, Met)>) -> Result<Met, Broken> {
         let Some((peer, met)) = met else { return Ok(self.met()) };
         self.join(shelf, &met.standing).await?;
+        self.hear_who_is_out(shelf, &met.standing).await?;
         if let Some(taken) = met.taken.filter(|taken| taken.term() == self.term()) {
             self.told.insert(peer.clone(), taken);
         }
@@ -293,6 +301,7 @@ impl Engine {
         kept.coming = Some(Coming { until, step: Step::GivesUp });
         self.keep(shelf, kept.clone()).await?;
         let documents = if planted::is(Bug::EvictedKeeps) { 0 } else { shelf.discard().await? };
+        self.stop_waking(shelf).await?;
         (self.wanted, self.told, self.redoing) = (BTreeMap::new(), BTreeMap::new(), None);
         (self.replica, self.given) = (Replica(self.entropy.next_u64()), 0);
         self.flush(shelf).await?;

@@ -146,7 +146,7 @@ impl Engine {
         if entry.document.clock().covers(delta.dot()) {
             return;
         }
-        if delta.at < now.minus(self.options.horizon) {
+        if delta.at < self.oldest() {
             // A delete that it would undo may be forgotten; whoever has the document tells.
             tracing::warn!(document = %key, written = delta.at.to_rfc3339(), "a delta is too old to be merged");
             self.metrics.state.too_old.inc();
@@ -187,7 +187,7 @@ impl Engine {
 
     /// Drops deltas that waited until they were too old to be merged: what they stand on is lost.
     pub(super) fn give_up_old(&self, shelf: &mut Shelf, key: &Key) {
-        let before = self.clock.now().minus(self.options.horizon);
+        let before = self.oldest();
         let is_old = |delta: &Delta| delta.at < before;
         let waiting = shelf.get(key).map(|entry| entry.parked.as_slice()).unwrap_or_default();
         let old = waiting.iter().filter(|delta| is_old(delta)).count();

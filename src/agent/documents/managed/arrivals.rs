@@ -1,23 +1,28 @@
 //! What comes from the queue: deltas of other regions, and operations that services of this one published.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 
-use super::{Inner, edit::Edit};
+use super::{
+    Inner,
+    change::Tried,
+    edit::{Came, Edit},
+};
 use crate::{
     agent::{
-        documents::events::{self, Asked, DELTA, OPERATION},
+        documents::{
+            events::{self, Asked, DELTA, OPERATION},
+            home::From,
+        },
         rounds::within,
     },
     core::{
         envelope::{self, Provenance},
         link::Failure,
-        state::{Key, delta::Delta, document::Document},
+        state::{Key, document::Document},
     },
+    marks::{self, Mark},
     ports::{
         documents::{Answer, Error, Question},
         queue::{self, Message},
@@ -52,24 +57,22 @@ enum Next {
 
 /// A message, as far as it is about documents.
 enum Said {
-    Delta { key: Key, delta: Box<Delta>, origin: String },
+    Delta { key: Key, came: Box<Came> },
     Operation { key: Key, asked: Asked, request: String },
 }
 
 impl Inner {
     /// Takes some messages in; answers how many there were.
     pub(super) async fn round(&self) -> Result<usize, Failure> {
-        self.replica().await?;
+        self.opened().await?;
         let receive = self.queue.receive(queue::CALL_MESSAGES_MAX, POLL, VISIBILITY);
         let messages = within(POLL + CALL_TIMEOUT, receive).await?;
         let mut next = vec![Next::Delete; messages.len()];
-        let mut deltas: BTreeMap<Key, Vec<(usize, Delta, String)>> = BTreeMap::new();
+        let mut deltas: BTreeMap<Key, Vec<(usize, Came)>> = BTreeMap::new();
         let mut operations = Vec::new();
         for (index, message) in messages.iter().enumerate() {
             match self.read(message) {
-                Some(Said::Delta { key, delta, origin }) => {
-                    deltas.entry(key).or_default().push((index, *delta, origin));
-                }
+                Some(Said::Delta { key, came }) => deltas.entry(key).or_default().push((index, *came)),
                 Some(Said::Operation { key, asked, request }) => operations.push((index, key, asked, request)),
                 None => {}
             }
@@ -109,7 +112,10 @@ impl Inner {
         };
         let said = match (&event.provenance, event.is_reserved(), event.detail_type.as_str()) {
             (Provenance::Stamped { origin, .. }, true, DELTA) => match events::delta(&event.detail) {
-                events::Event::Delta(key, delta, _) => Ok(Said::Delta { key, delta, origin: origin.clone() }),
+                events::Event::Delta(key, delta, term) => {
+                    let from = From { peer: origin.clone(), term };
+                    Ok(Said::Delta { key, came: Box::new(Came { delta: *delta, from }) })
+                }
                 events::Event::Unreadable(why) => Err(why),
                 _ => return None,
             },
@@ -133,13 +139,17 @@ impl Inner {
 
     async fn operate(&self, key: &Key, asked: &Asked, request: &str) -> Next {
         match self.change(key, asked, Some(request)).await {
-            Ok(_) => Next::Delete,
+            Ok(_) => {
+                marks::hit(Mark::OperationDone);
+                Next::Delete
+            }
             Err(Error::Refused(refused)) => {
                 tracing::warn!(document = %key, %refused, request, "a published operation is refused");
                 self.metrics.state.unreadable.inc();
                 Next::Delete
             }
             Err(error) => {
+                marks::hit(Mark::OperationWaits);
                 tracing::debug!(document = %key, %error, "a published operation waits");
                 Next::Again(LATER)
             }
@@ -147,22 +157,17 @@ impl Inner {
     }
 
     /// Merges the deltas of several documents, together if nobody stands in the way.
-    async fn merge_deltas(
-        &self,
-        deltas: &BTreeMap<Key, Vec<(usize, Delta, String)>>,
-        messages: &[Message],
-        next: &mut [Next],
-    ) {
+    async fn merge_deltas(&self, deltas: &BTreeMap<Key, Vec<(usize, Came)>>, messages: &[Message], next: &mut [Next]) {
         let oldest = self.clock.now().minus(self.options.horizon);
-        let fresh = |deltas: &[(usize, Delta, String)]| -> Vec<Delta> {
-            deltas.iter().map(|(_, delta, _)| delta).filter(|delta| delta.at >= oldest).cloned().collect()
+        let fresh = |deltas: &[(usize, Came)]| -> Vec<Came> {
+            deltas.iter().map(|(_, came)| came).filter(|came| came.delta.at >= oldest).cloned().collect()
         };
-        let fresh: Vec<(&Key, Vec<Delta>)> = deltas.iter().map(|(key, deltas)| (key, fresh(deltas))).collect();
+        let fresh: Vec<(&Key, Vec<Came>)> = deltas.iter().map(|(key, deltas)| (key, fresh(deltas))).collect();
         let edits: Vec<(&Key, Edit<'_>)> = fresh.iter().map(|(key, deltas)| (*key, Edit::Deltas(deltas))).collect();
         let mut together = None;
         if edits.len() > 1 {
             let _turn = self.turn(deltas.keys()).await;
-            together = self.try_edit(&edits, &mut BTreeSet::new()).await.unwrap_or_default();
+            together = self.try_edit(&edits, &mut Tried::default()).await.unwrap_or_default();
         }
         let mut results = Vec::with_capacity(edits.len());
         match together {
@@ -174,23 +179,38 @@ impl Inner {
             }
         }
         for ((key, deltas), result) in deltas.iter().zip(results) {
-            for (index, delta, origin) in deltas {
+            for (index, Came { delta, from }) in deltas {
                 next[*index] = match &result {
                     Err(Failure::Refused(_)) => Next::Again(MUCH_LATER),
                     Err(failure) => {
+                        marks::hit(Mark::DeltaWaits);
                         tracing::debug!(document = %key, %failure, "a delta waits");
                         Next::Again(LATER)
                     }
                     Ok(_) if delta.at < oldest => {
                         // A delete that it would undo may be forgotten; whoever has the document tells.
                         let written = delta.at.to_rfc3339();
+                        marks::hit(Mark::DeltaExpired);
                         tracing::warn!(document = %key, written, "a delta is too old to be merged");
                         self.metrics.state.too_old.inc();
-                        self.fetch(key, origin).await
+                        self.fetch(key, &from.peer).await
+                    }
+                    Ok(edited) if edited.left_out.contains(&delta.dot()) => {
+                        let From { peer, term } = from;
+                        marks::hit(Mark::DeltaRefused);
+                        tracing::info!(document = %key, origin = peer, term, "a delta of an evicted region is not merged");
+                        self.metrics.state.left_out.with_label_values(&[peer]).inc();
+                        Next::Delete
                     }
                     Ok(edited) if !edited.waiting.contains(&delta.dot()) => Next::Delete,
-                    Ok(_) if messages.get(*index).is_some_and(|message| message.received < 2) => Next::Again(SOON),
-                    Ok(_) => self.fetch(key, origin).await,
+                    Ok(_) if messages.get(*index).is_some_and(|message| message.received < 2) => {
+                        marks::hit(Mark::DeltaEarly);
+                        Next::Again(SOON)
+                    }
+                    Ok(_) => {
+                        marks::hit(Mark::DeltaFetched);
+                        self.fetch(key, &from.peer).await
+                    }
                 };
             }
         }
@@ -198,15 +218,17 @@ impl Inner {
 
     /// Takes the document as its writer has it, or another region.
     async fn fetch(&self, key: &Key, origin: &str) -> Next {
-        let first = self.peers.get(origin);
-        let others = self.peers.iter().filter(|(peer, _)| *peer != origin).map(|(_, remote)| remote);
-        for remote in first.into_iter().chain(others) {
+        let first = self.peers.get_key_value(origin);
+        let others = self.peers.iter().filter(|(peer, _)| *peer != origin);
+        for (peer, remote) in first.into_iter().chain(others) {
+            let Some(from) = self.source(peer, &**remote).await else { continue };
             let Ok(Answer::Wholes(wholes)) = remote.ask(Question::Wholes(vec![key.clone()])).await else { continue };
             let Some(whole) = wholes.into_iter().next() else { continue };
             // Nobody has it any more.
             let Some(whole) = whole else { return Next::Delete };
             match Document::decode(&whole) {
-                Ok(document) => match self.edit(key, Edit::Whole(&document)).await {
+                Ok(document) => match self.edit(key, Edit::Whole(&document, &from)).await {
+                    Ok(edited) if edited.is_refused => {}
                     Ok(_) => return Next::Delete,
                     Err(failure) => tracing::debug!(document = %key, %failure, "a document that was fetched waits"),
                 },

@@ -10,13 +10,19 @@
 //! What other regions did comes from a queue, in any order and more than once ([`arrivals`]); merging it again changes
 //! nothing.
 //!
+//! A region that was evicted says so in its table, and looks through it before it takes part again ([`evicting`]).
+//!
 //! All agents of a region are one replica, as the document's own version orders what they do. The replica is named after
 //! the table, so that one restored from a backup, which DynamoDB makes a new table of, numbers no write a second time. A
 //! number begins with the time, so that a document that was forgotten and begun anew has none of its old dots.
 
 mod arrivals;
+mod change;
+mod cleaning;
 mod edit;
+mod evicting;
 mod serve;
+mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -33,13 +39,15 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use sha2::{Digest as _, Sha256};
 use tokio::{
-    sync::{MutexGuard, OnceCell},
-    time::{Instant, sleep, timeout},
+    sync::{MutexGuard, Notify, OnceCell},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::evicting::{Decided, GivenUp};
 use self::{
-    edit::{Edit, Edited},
+    evicting::Waking,
+    standing::Kept,
     store::{GROUPS, Group, Held, Store},
 };
 use super::{
@@ -59,20 +67,17 @@ use crate::{
         hlc::HybridClock,
         ingress::Ingress,
         link::Failure,
-        state::{
-            Dot, Key, Replica, Request, Schemas,
-            delta::Delta,
-            document::{Conflict, Document},
-            op::Refused,
-        },
+        state::{Dot, Key, Replica, Request, Schemas, delta::Delta, document::Document, op::Refused, standing::Slept},
         time::Timestamp,
     },
+    marks::{self, Mark},
     metrics::Metrics,
+    planted::{self, Bug},
     ports::{
         bus::{Bus, Entry, Put},
         clock::{Clock, Entropy},
         documents::{Answer, Applied, Error, Question, RemoteDocuments},
-        items::{CHANGES_MAX, ITEM_BYTES_MAX, Items, WRITE_BYTES_MAX},
+        items::{ITEM_BYTES_MAX, Items},
         queue::Queue,
     },
 };
@@ -117,11 +122,13 @@ pub struct Parts {
     pub queue: Arc<dyn Queue>,
     /// Of the regions that this region has an enabled link to.
     pub peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
-    /// All other regions.
+    /// All other regions of the file.
     pub members: Vec<String>,
     pub turns: Arc<Turns>,
     /// Services are refused.
     pub closed: Arc<AtomicBool>,
+    /// What was decided of this region.
+    pub decided: Arc<dyn Fn() -> Decided + Send + Sync>,
     pub ingress: Ingress,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
@@ -150,8 +157,15 @@ struct Inner {
     bus: Arc<dyn Bus>,
     queue: Arc<dyn Queue>,
     peers: BTreeMap<String, Arc<dyn RemoteDocuments>>,
+    members: Vec<String>,
     shared_turns: Arc<Turns>,
     closed: Arc<AtomicBool>,
+    decided: Arc<dyn Fn() -> Decided + Send + Sync>,
+    /// What the table said of evictions when this agent looked last, and the version of that.
+    kept: Mutex<(Kept, u64)>,
+    /// There may be something to do about evictions.
+    stirred: Notify,
+    waking: Mutex<Waking>,
     rounds: BTreeMap<String, Arc<Rounds>>,
     ingress: Ingress,
     clock: Arc<dyn Clock>,
@@ -159,7 +173,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     options: Options,
     /// Once the table was looked at.
-    replica: OnceCell<Replica>,
+    table: OnceCell<String>,
     hlc: Mutex<HybridClock>,
     /// This agent's tasks do not stand in each other's way: one at a time changes documents of a group.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -169,16 +183,22 @@ struct Inner {
 impl ManagedDocuments {
     /// Starts the tasks of a region's documents.
     pub fn start(parts: Parts, tasks: &TaskTracker, stop: &CancellationToken) -> ManagedDocuments {
-        let Parts { receives, backoff, members, .. } = parts;
+        let Parts { receives, backoff, .. } = parts;
         for of in parts.schemas.keys() {
             parts.metrics.state.show_type(of, &parts.schemas[of]);
         }
+        let region = parts.region.clone();
         let documents = ManagedDocuments(Arc::new(Inner {
-            region: parts.region,
+            region: region.clone(),
             schemas: parts.schemas,
             rounds: parts.peers.keys().map(|peer| (peer.clone(), Arc::default())).collect(),
             closed: parts.closed,
-            store: Store::new(parts.items),
+            decided: parts.decided,
+            members: parts.members,
+            kept: Mutex::default(),
+            stirred: Notify::new(),
+            waking: Mutex::default(),
+            store: Store::new(&region, parts.items, parts.clock.clone(), parts.options.horizon),
             bus: parts.bus,
             queue: parts.queue,
             peers: parts.peers,
@@ -188,7 +208,7 @@ impl ManagedDocuments {
             entropy: parts.entropy,
             metrics: parts.metrics,
             options: parts.options,
-            replica: OnceCell::new(),
+            table: OnceCell::new(),
             hlc: Mutex::default(),
             turns: (0..GROUPS).map(|_| tokio::sync::Mutex::default()).collect(),
             counts: Mutex::default(),
@@ -199,7 +219,7 @@ impl ManagedDocuments {
             home: Arc::new(documents.clone()),
             peers: inner.peers.clone(),
             rounds: inner.rounds.clone(),
-            members,
+            members: inner.members.clone(),
             clock: inner.clock.clone(),
             entropy: inner.entropy.clone(),
             metrics: inner.metrics.clone(),
@@ -208,6 +228,8 @@ impl ManagedDocuments {
         keeping.start(tasks, stop);
         let (tended, stopped) = (inner.clone(), stop.clone());
         tasks.spawn(async move { stopped.run_until_cancelled(tended.tend()).await });
+        let (minded, stopped) = (documents.clone(), stop.clone());
+        tasks.spawn(async move { stopped.run_until_cancelled(minded.mind_evictions()).await });
         let (taken, stopped) = (inner.clone(), stop.clone());
         tasks.spawn(async move {
             let entropy = taken.entropy.clone();
@@ -226,8 +248,9 @@ impl ManagedDocuments {
 pub struct PeerTable(Store);
 
 impl PeerTable {
-    pub fn new(items: Arc<dyn Items>) -> PeerTable {
-        PeerTable(Store::new(items))
+    /// `horizon`: how long regions remember deletes.
+    pub fn new(region: &str, items: Arc<dyn Items>, clock: Arc<dyn Clock>, horizon: Duration) -> PeerTable {
+        PeerTable(Store::new(region, items, clock, horizon))
     }
 }
 
@@ -244,61 +267,63 @@ fn later(failure: &Failure) -> Error {
 }
 
 impl Inner {
-    /// Who writes here. The first look at the table also tells whether it can be merged with what the peers have.
-    async fn replica(&self) -> Result<Replica, Failure> {
-        self.replica.get_or_try_init(|| self.open()).await.copied()
+    /// What the table calls itself. The first look also tells whether it can be merged with what the peers have.
+    async fn opened(&self) -> Result<&str, Failure> {
+        self.table.get_or_try_init(|| self.open()).await.map(String::as_str)
     }
 
-    async fn open(&self) -> Result<Replica, Failure> {
-        let identity = self.store.identity().await?;
-        let hash = Sha256::digest(format!("{}/{identity}", self.region));
-        let mut replica = [0; 8];
-        replica.copy_from_slice(&hash[..8]);
+    /// The same, if the region serves its documents.
+    async fn serving(&self) -> Result<&str, Error> {
+        let table = self.opened().await.map_err(|failure| later(&failure))?;
+        match self.absent() {
+            Some(why) => Err(unavailable(why)),
+            None => Ok(table),
+        }
+    }
+
+    async fn open(&self) -> Result<String, Failure> {
+        let table = self.store.identity().await?;
         let (alive, version) = self.store.alive().await?;
         let now = self.clock.now();
-        if let Some(alive) = alive
-            && now.since(alive) >= self.options.horizon
-        {
-            // What was deleted since may be forgotten by everybody else, and would come back. What another agent of the
-            // region has written meanwhile is newer.
-            let discarded = self.discard(alive.plus(self.options.horizon)).await?;
-            tracing::warn!(
-                documents = discarded,
-                written = alive.to_rfc3339(),
-                "this table of documents is older than what regions remember of deletes: they are given up and fetched from \
-                 the peers"
-            );
-            self.metrics.state.discarded.inc_by(discarded);
-        }
+        // What was deleted since may be forgotten by everybody else, and would come back from a copy.
+        let slept = alive.filter(|alive| now.since(*alive) >= self.options.horizon).map(|from| Slept { from, to: now });
+        self.open_table(&table, slept).await?;
         self.store.set_alive(now, version).await?;
-        Ok(Replica(u64::from_be_bytes(replica)))
+        Ok(table)
     }
 
-    async fn discard(&self, before: Timestamp) -> Result<u64, Failure> {
-        let mut discarded = 0;
-        for key in self.store.older(before).await? {
-            discarded += u64::from(self.edit(&key, Edit::Discard { before }).await?.changed);
-        }
-        Ok(discarded)
+    /// Who writes to a document. A region that is back from an eviction may have set aside what it wrote, which somebody else may
+    /// have: it is another replica then.
+    fn replica(&self, table: &str, terms: &BTreeMap<String, u64>) -> Replica {
+        let name = match terms.get(&self.region) {
+            None => format!("{}/{table}", self.region),
+            Some(term) => format!("{}/{table}/{term}", self.region),
+        };
+        let hash = Sha256::digest(name);
+        let mut replica = [0; 8];
+        replica.copy_from_slice(&hash[..8]);
+        Replica(u64::from_be_bytes(replica))
     }
 
     /// Shows what there is, and writes down that the region lives.
     async fn tend(&self) {
-        let mut lived: Option<Instant> = None;
+        let mut lived: Option<Timestamp> = None;
         loop {
             match self.look().await {
                 Ok(()) => {}
                 Err(failure) => tracing::warn!(region = self.region, %failure, "the documents' table cannot be read"),
             }
-            if lived.is_none_or(|lived| lived.elapsed() >= ALIVE_INTERVAL) && self.live().await.is_ok() {
-                lived = Some(Instant::now());
+            // By the clock that others read it by.
+            let now = self.clock.now();
+            if lived.is_none_or(|lived| now.since(lived) >= ALIVE_INTERVAL) && self.live().await.is_ok() {
+                lived = Some(now);
             }
             sleep(TEND_INTERVAL.mul_f64(0.75 + 0.5 * self.entropy.next_f64())).await;
         }
     }
 
     async fn live(&self) -> Result<(), Failure> {
-        self.replica().await?;
+        self.opened().await?;
         let (_, version) = self.store.alive().await?;
         // Who was quicker said the same.
         self.store.set_alive(self.clock.now(), version).await.map(drop)
@@ -347,7 +372,8 @@ impl Inner {
             hlc.tick(now)
         };
         let chance = self.entropy.next_u64() & ((1 << CHANCE_BITS) - 1);
-        let number = (now.as_millis() << CHANCE_BITS | chance).max(document.clock().get(replica) + 1);
+        // No two agents draw one number, also where another one's clock is ahead: it tells whose write took effect.
+        let number = (now.as_millis() << CHANCE_BITS | chance).max(document.clock().get(replica) + 1 + chance);
         (Dot { replica, number }, at)
     }
 
@@ -375,7 +401,7 @@ impl Inner {
         asked: &Asked,
         request: Option<Request>,
     ) -> Result<(Applied, Document), Error> {
-        let replica = self.replica().await.map_err(|failure| later(&failure))?;
+        let table = self.serving().await?;
         let _turn = self.turn([key]).await;
         // Writes of which nobody knows whether they took effect.
         let mut tried: Vec<Delta> = Vec::new();
@@ -383,14 +409,25 @@ impl Inner {
             self.pause(attempt).await;
             let loaded = self.store.load(std::slice::from_ref(key)).await.map_err(|failure| later(&failure))?;
             let Held { mut document, .. } = loaded.get(key).cloned().unwrap_or_default();
-            if let Some(delta) = tried.iter().find(|delta| document.clock().covers(delta.dot())) {
+            let took_effect = |delta: &&Delta| {
+                let is_covered = document.clock().covers(delta.dot());
+                document.shows(delta) || is_covered && planted::is(Bug::CoveredCountsAsDone)
+            };
+            if let Some(delta) = tried.iter().find(took_effect) {
+                marks::hit(Mark::ItemWriteFound);
                 self.send(key, delta).await;
                 return Ok((Applied::Done, document));
+            }
+            // All agents write as one replica, so another one's later write covers a write of ours that never took effect.
+            let is_covered = tried.iter().any(|delta| document.clock().covers(delta.dot()));
+            if is_covered && request.is_none() && *asked != Asked::Delete {
+                marks::hit(Mark::ItemWriteUnknown);
+                return Err(unavailable("others changed the document since, and whether this was done is not known"));
             }
             if let Some(applied) = asked.is_settled(Some(&document), request.as_ref()) {
                 return Ok((applied, document));
             }
-            let (dot, at) = self.next(replica, &document);
+            let (dot, at) = self.next(self.replica(table, &loaded.terms(key)), &document);
             let Some(delta) = asked.perform(&mut document, dot, at, request)? else {
                 return Ok((Applied::Nothing, document));
             };
@@ -404,10 +441,17 @@ impl Inner {
                 .map_err(|error| Refused::TooLarge(error.to_string()))?;
             match self.store.write(changes).await {
                 Ok(true) => {
+                    if !tried.is_empty() {
+                        marks::hit(Mark::ItemWriteAgain);
+                    }
                     self.send(key, &delta).await;
                     return Ok((Applied::Done, left));
                 }
-                Ok(false) => self.metrics.state.write_conflicts.inc(),
+                Ok(false) => {
+                    marks::hit(Mark::ItemConflict);
+                    self.metrics.state.write_conflicts.inc();
+                }
+                Err(Failure::Unanswered(_)) if planted::is(Bug::WriteRepeatedBlindly) => {}
                 Err(Failure::Unanswered(_)) => tried.push(delta),
                 Err(failure) => return Err(later(&failure)),
             }
@@ -427,7 +471,9 @@ impl Inner {
 
     /// Tells the other regions of a write that is in the table.
     async fn send(&self, key: &Key, delta: &Delta) {
-        if let Err(why) = self.put(events::of_delta(key, delta, 0)).await {
+        let term = self.kept().term;
+        if let Err(why) = self.put(events::of_delta(key, delta, term)).await {
+            marks::hit(Mark::DeltaUnsent);
             tracing::warn!(document = %key, why, "the bus takes no delta: comparing brings the document to the peers");
             self.metrics.state.unsent.inc();
         }
@@ -452,94 +498,5 @@ impl Inner {
             };
         }
         Err(why)
-    }
-
-    /// Puts conflicts into the feed, before anything that depends on them is written.
-    async fn tell(&self, key: &Key, conflicts: &[Conflict], told: &mut BTreeSet<String>) -> Result<(), Failure> {
-        for conflict in conflicts {
-            let draft = events::of_conflict(key, conflict);
-            let name = draft.key.clone().unwrap_or_default();
-            if told.contains(&name) {
-                continue;
-            }
-            self.put(draft).await.map_err(|why| Failure::Unanswered(format!("a conflict cannot be told: {why}")))?;
-            let resolution = events::resolution(conflict.kind);
-            self.metrics.state.conflicts.with_label_values(&[&key.of, &conflict.slot.field, resolution]).inc();
-            tracing::debug!(document = %key, field = %conflict.slot, resolution, "two regions wrote at once");
-            told.insert(name);
-        }
-        Ok(())
-    }
-
-    /// Changes a document.
-    async fn edit(&self, key: &Key, edit: Edit<'_>) -> Result<Edited, Failure> {
-        let _turn = self.turn([key]).await;
-        let mut told = BTreeSet::new();
-        for attempt in 0..MERGES_MAX {
-            self.pause(attempt).await;
-            if let Some(mut edited) = self.try_edit(&[(key, edit)], &mut told).await? {
-                return edited.pop().ok_or_else(|| Failure::Unanswered("no answer for it".to_owned()));
-            }
-        }
-        Err(Failure::Unanswered(format!("others change document {key} all the time")))
-    }
-
-    /// Changes several documents together. `None` if that did not work out; a second time what was done is not done again.
-    async fn try_edit(
-        &self,
-        edits: &[(&Key, Edit<'_>)],
-        told: &mut BTreeSet<String>,
-    ) -> Result<Option<Vec<Edited>>, Failure> {
-        let keys: Vec<Key> = edits.iter().map(|(key, _)| (*key).clone()).collect();
-        let loaded = self.store.load(&keys).await?;
-        let mut all = Vec::with_capacity(edits.len());
-        let mut changed = Vec::new();
-        for (key, edit) in edits {
-            let Held { mut document, .. } = loaded.get(key).cloned().unwrap_or_default();
-            let edited = edit.perform(&mut document);
-            if edited.changed {
-                self.trim(key, &mut document);
-                changed.push(((*key).clone(), document));
-            }
-            all.push(edited);
-        }
-        if changed.is_empty() {
-            return Ok(Some(all));
-        }
-        let is_one = edits.len() == 1;
-        let (changes, bytes) = match loaded.changes(changed, ITEM_BYTES_MAX) {
-            Ok(changes) => changes,
-            Err(_) if !is_one => return Ok(None),
-            Err(error) => {
-                let document = keys.first().map(Key::to_string).unwrap_or_default();
-                tracing::error!(
-                    document,
-                    %error,
-                    "what other regions wrote does not fit into this document: it waits until something is removed"
-                );
-                self.metrics.state.too_large.inc();
-                return Err(Failure::Refused(format!("document {document}: {error}")));
-            }
-        };
-        if !is_one && (bytes > WRITE_BYTES_MAX || changes.len() > CHANGES_MAX) {
-            return Ok(None);
-        }
-        for (key, edited) in keys.iter().zip(&all) {
-            self.tell(key, &edited.conflicts, told).await?;
-        }
-        match self.store.write(changes).await {
-            Ok(true) => {
-                for (key, edited) in keys.iter().zip(&all) {
-                    self.metrics.state.merges.with_label_values(&[&key.of]).inc_by(edited.merged);
-                }
-                Ok(Some(all))
-            }
-            Ok(false) => {
-                self.metrics.state.write_conflicts.inc();
-                Ok(None)
-            }
-            Err(Failure::Unanswered(_)) => Ok(None),
-            Err(failure) => Err(failure),
-        }
     }
 }

@@ -7,6 +7,8 @@
 //! m             alive     when the region was last seen to live
 //! ```
 //!
+//! What it holds of evictions is in [`standing`](super::standing).
+//!
 //! A document and the sums of its group change in one write, so a comparison of regions reads 256 small items, however
 //! many documents there are, and they are never wrong.
 
@@ -23,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::{
     agent::{
-        documents::form::{decode, encode},
+        documents::form::{decode, decode_as, encode, encode_as},
         rounds::within,
     },
     core::{
@@ -36,7 +38,9 @@ use crate::{
         },
         time::Timestamp,
     },
+    planted::{self, Bug},
     ports::{
+        clock::Clock,
         documents::{ANSWER_BYTES_MAX, Answer, Listed, Met, PAGE_MAX, Page, Question},
         items::{CHANGES_MAX, Change, Item, Items, Place},
     },
@@ -47,7 +51,11 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Buckets whose sums stand in one item.
 const GROUP_BITS: u32 = 4;
-const GROUP_BUCKETS: usize = 1 << GROUP_BITS;
+pub const GROUP_BUCKETS: usize = 1 << GROUP_BITS;
+
+/// The form of sums that say something of evicted regions. A build that knows nothing of evictions must not change the
+/// documents beside them.
+const WITH_TERMS: u8 = 2;
 
 /// Items with sums; as many requests at once stand in nobody's way but for chance.
 pub const GROUPS: usize = 1 << (BUCKET_BITS - GROUP_BITS);
@@ -89,6 +97,9 @@ pub struct Group {
     pub tombstones: BTreeMap<String, u64>,
     /// No tombstone is older; there may be none any more.
     pub oldest: Option<Timestamp>,
+    /// By evicted region: what it wrote in an earlier term is not merged.
+    #[serde(skip)]
+    pub terms: BTreeMap<String, u64>,
 }
 
 impl Default for Group {
@@ -98,6 +109,7 @@ impl Default for Group {
             documents: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             oldest: None,
+            terms: BTreeMap::new(),
         }
     }
 }
@@ -126,6 +138,7 @@ fn count(counts: &mut BTreeMap<String, u64>, of: &str, before: bool, after: bool
     }
 }
 
+/// The number of a bucket's group.
 pub fn group(key: &Key) -> usize {
     usize::from(bucket(key)) / GROUP_BUCKETS
 }
@@ -142,8 +155,23 @@ fn key_of(sort: &str) -> Option<Key> {
     sort.split_once('/').map(|(of, id)| Key::new(of, id))
 }
 
-fn sums_place(group: usize) -> Place {
+pub fn sums_place(group: usize) -> Place {
     Place::new(format!("s{:x}", group / PARTITION_GROUPS), format!("{group:02x}"))
+}
+
+/// The change that writes sums in place of those of this version.
+pub fn sums_change(group: usize, sums: &Group, version: u64) -> Change {
+    let bytes = if sums.terms.is_empty() { encode(sums) } else { encode_as(WITH_TERMS, &(sums, &sums.terms)) };
+    Change { place: sums_place(group), bytes: Some(bytes), version }
+}
+
+pub fn decode_group(group: usize, item: &Item) -> Result<Group, Failure> {
+    let read = match decode::<Group>(&item.bytes) {
+        Err(Unreadable::Version(WITH_TERMS)) => decode_as::<(Group, BTreeMap<String, u64>)>(WITH_TERMS, &item.bytes)
+            .map(|(sums, terms)| Group { terms, ..sums }),
+        read => read,
+    };
+    read.map_err(|error| unreadable(&format!("the sums {group:02x}"), &error))
 }
 
 fn alive_place() -> Place {
@@ -164,6 +192,11 @@ pub struct TooLarge(pub usize, pub usize);
 impl Loaded {
     pub fn get(&self, key: &Key) -> Option<&Held> {
         self.held.get(key)
+    }
+
+    /// From which term on something of evicted regions is merged into this document.
+    pub fn terms(&self, key: &Key) -> BTreeMap<String, u64> {
+        self.groups.get(&group(key)).map(|(sums, _)| sums.terms.clone()).unwrap_or_default()
     }
 
     /// What to write so that these documents stand there instead, and the bytes of it.
@@ -198,9 +231,12 @@ impl Loaded {
             changes.push(Change { place: place(&key), bytes: content, version: before.version });
         }
         for (number, (sums, version)) in groups {
-            let content = encode(&sums);
-            bytes += content.len();
-            changes.push(Change { place: sums_place(number), bytes: Some(content), version });
+            if planted::is(Bug::SumsApart) {
+                continue;
+            }
+            let change = sums_change(number, &sums, version);
+            bytes += change.bytes.as_ref().map_or(0, Bytes::len);
+            changes.push(change);
         }
         Ok((changes, bytes))
     }
@@ -208,20 +244,33 @@ impl Loaded {
 
 /// The documents of one region, as its table has them.
 pub struct Store {
+    region: String,
     items: Arc<dyn Items>,
+    clock: Arc<dyn Clock>,
+    horizon: Duration,
     sums: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Group>>)>>,
 }
 
 impl Store {
-    pub fn new(items: Arc<dyn Items>) -> Store {
-        Store { items, sums: tokio::sync::Mutex::default() }
+    pub fn new(region: &str, items: Arc<dyn Items>, clock: Arc<dyn Clock>, horizon: Duration) -> Store {
+        Store { region: region.to_owned(), items, clock, horizon, sums: tokio::sync::Mutex::default() }
+    }
+
+    /// What the region says of evictions; where nobody has written for a horizon, its table may be an old copy that no agent has
+    /// looked through yet.
+    async fn met(&self) -> Result<Met, Failure> {
+        let (kept, _) = self.kept().await?;
+        let (alive, _) = self.alive().await?;
+        let is_old = alive.is_some_and(|alive| self.clock.now().since(alive) >= self.horizon);
+        let met = kept.met(&self.region);
+        Ok(Met { takes_part: met.takes_part && !is_old, ..met })
     }
 
     pub async fn identity(&self) -> Result<String, Failure> {
         within(CALL_TIMEOUT, self.items.identity()).await
     }
 
-    async fn get(&self, places: Vec<Place>) -> Result<Vec<Option<Item>>, Failure> {
+    pub async fn get(&self, places: Vec<Place>) -> Result<Vec<Option<Item>>, Failure> {
         let mut found = Vec::with_capacity(places.len());
         for places in places.chunks(CHANGES_MAX) {
             found.extend(within(CALL_TIMEOUT, self.items.get(places.to_vec())).await?);
@@ -242,8 +291,8 @@ impl Store {
             loaded.held.insert(key.clone(), item.map_or_else(|| Ok(Held::default()), |item| held(key, &item))?);
         }
         for (number, item) in numbers.into_iter().zip(found) {
-            let sums =
-                item.map_or_else(|| Ok((Group::default(), 0)), |item| Ok((sums(number, &item)?, item.version)))?;
+            let sums = item
+                .map_or_else(|| Ok((Group::default(), 0)), |item| Ok((decode_group(number, &item)?, item.version)))?;
             loaded.groups.insert(number, sums);
         }
         Ok(loaded)
@@ -291,7 +340,7 @@ impl Store {
         for (sort, item) in try_join_all(pages).await?.into_iter().flatten() {
             let number = usize::from_str_radix(&sort, 16).unwrap_or(GROUPS);
             if let Some(group) = groups.get_mut(number) {
-                *group = sums(number, &item)?;
+                *group = decode_group(number, &item)?;
             }
         }
         let groups = Arc::new(groups);
@@ -299,11 +348,16 @@ impl Store {
         Ok(groups)
     }
 
+    /// Some items of a partition behind `after`, and whether there are more.
+    pub async fn page(&self, partition: &str, after: Option<String>) -> Result<(Vec<(String, Item)>, bool), Failure> {
+        within(CALL_TIMEOUT, self.items.list(partition.to_owned(), after)).await
+    }
+
     /// All items of a partition behind `after`.
     async fn partition(&self, partition: String, mut after: Option<String>) -> Result<Vec<(String, Item)>, Failure> {
         let mut all = Vec::new();
         loop {
-            let (page, more) = within(CALL_TIMEOUT, self.items.list(partition.clone(), after)).await?;
+            let (page, more) = self.page(&partition, after).await?;
             after = page.last().map(|(sort, _)| sort.clone());
             all.extend(page);
             if !more || after.is_none() {
@@ -390,18 +444,12 @@ impl Store {
         self.search(after, may_have, wanted).await
     }
 
-    /// All documents whose last write was before, tombstones as well.
+    /// The documents of a bucket, tombstones as well.
     ///
     /// # Errors
     /// The table did not answer, or a newer build wrote there.
-    pub async fn older(&self, before: Timestamp) -> Result<Vec<Key>, Failure> {
-        let buckets: Vec<u16> = (0..BUCKETS).collect();
-        let mut keys = Vec::new();
-        for buckets in buckets.chunks(LISTED) {
-            let rows = self.rows(buckets, None).await?;
-            keys.extend(rows.into_iter().filter(|(_, row)| row.newest < before).map(|(key, _)| key));
-        }
-        Ok(keys)
+    pub async fn keys(&self, bucket: u16) -> Result<Vec<Key>, Failure> {
+        Ok(self.rows(&[bucket], None).await?.into_iter().map(|(key, _)| key).collect())
     }
 
     /// What a peer asks. `None` of what there is no such range of.
@@ -442,7 +490,9 @@ impl Store {
                 }
                 Answer::Wholes(wholes)
             }
-            Question::Standing { .. } => Answer::Standing(Met { takes_part: true, ..Met::default() }),
+            // It is only read here: the region hears of evictions as it asks the others.
+            Question::Standing { .. } => Answer::Standing(self.met().await?),
+            Question::Slept => Answer::Slept(self.kept().await?.0.slept),
             Question::Includes(asked) => {
                 let keys: Vec<Key> = asked.iter().map(|(key, _)| key.clone()).collect();
                 let held = self.look(&keys).await?;
@@ -476,16 +526,12 @@ pub fn digest(groups: &[Group]) -> Digest {
 }
 
 /// What a newer build wrote would be lost if it were written over.
-fn unreadable(what: &str, error: &Unreadable) -> Failure {
+pub fn unreadable(what: &str, error: &Unreadable) -> Failure {
     Failure::Refused(format!("the item of {what}: {error}"))
 }
 
 fn told_damaged(key: &Key, why: &str) {
     tracing::error!(document = %key, why, "a document in the table is damaged: it is fetched from the peers");
-}
-
-fn sums(group: usize, item: &Item) -> Result<Group, Failure> {
-    decode(&item.bytes).map_err(|error| unreadable(&format!("the sums {group:02x}"), &error))
 }
 
 /// What is damaged begins anew: the other regions have it, and it is compared with them.

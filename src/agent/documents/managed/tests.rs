@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
     agent::{documents::tests::Wall, managed::tests::MemoryShared},
     core::{
         envelope,
+        region::{Ballot, State},
         state::{
             digest::Range,
             testing::{key, ops, schema},
@@ -21,6 +23,8 @@ use crate::{
         testing::MemoryItems,
     },
 };
+
+mod evictions;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HORIZON: Duration = Duration::from_secs(15 * 86_400);
@@ -132,6 +136,7 @@ struct Site {
     shared: Arc<MemoryShared>,
     documents: ManagedDocuments,
     metrics: Arc<Metrics>,
+    decided: Arc<Mutex<Decided>>,
     stop: CancellationToken,
 }
 
@@ -154,7 +159,12 @@ impl Site {
     ) -> Site {
         let members: Vec<String> = peers.iter().map(|(name, _)| (*name).to_owned()).collect();
         let metrics = Arc::new(Metrics::new(name, &members).unwrap());
-        let remote = |items: &Arc<MemoryItems>| Arc::new(PeerTable::new(items.clone())) as Arc<dyn RemoteDocuments>;
+        let remote = |name: &str, items: &Arc<MemoryItems>| {
+            Arc::new(PeerTable::new(name, items.clone(), Arc::new(wall.clone()), HORIZON)) as Arc<dyn RemoteDocuments>
+        };
+        let (ballot, decided) = (Ballot::default(), State::Active);
+        let decided = Arc::new(Mutex::new(Decided { ballot, decided, state: decided }));
+        let known = decided.clone();
         let entropy: Arc<dyn Entropy> = Arc::new(Random::from_system());
         let parts = Parts {
             region: name.to_owned(),
@@ -162,11 +172,12 @@ impl Site {
             items: items.clone(),
             bus: bus.clone(),
             queue: queue.clone(),
-            peers: peers.iter().map(|(name, items)| ((*name).to_owned(), remote(items))).collect(),
+            peers: peers.iter().map(|(name, items)| ((*name).to_owned(), remote(name, items))).collect(),
             members,
             turns: Arc::new(Turns::new(shared.clone(), format!("{:x}", entropy.next_u64()))),
             ingress: ingress(),
             closed: Arc::default(),
+            decided: Arc::new(move || *known.lock().unwrap()),
             clock: Arc::new(wall.clone()),
             entropy,
             metrics: metrics.clone(),
@@ -176,7 +187,13 @@ impl Site {
         };
         let stop = CancellationToken::new();
         let documents = ManagedDocuments::start(parts, &TaskTracker::new(), &stop);
-        Site { name, items, bus, queue, shared, documents, metrics, stop }
+        Site { name, items, bus, queue, shared, documents, metrics, decided, stop }
+    }
+
+    /// Another agent of the region.
+    fn another(&self, wall: &Wall) -> Site {
+        let parts = (self.items.clone(), self.bus.clone(), self.queue.clone(), self.shared.clone());
+        Site::agent(self.name, parts, &[], wall)
     }
 
     async fn apply(&self, text: &str) -> Applied {
@@ -320,8 +337,9 @@ async fn a_request_is_two_calls_and_a_key_is_known_in_every_region() {
 async fn agents_of_one_region_share_its_documents() {
     let wall = Wall::new();
     let one = Site::of("eu", Arc::default(), &[], &wall);
-    let parts = (one.items.clone(), one.bus.clone(), one.queue.clone(), one.shared.clone());
-    let other = Site::agent("eu", parts, &[], &wall);
+    let other = one.another(&wall);
+    // Both have looked at the table.
+    sleep(Duration::from_secs(1)).await;
     let all = (0..40).map(|nth| {
         let agent = if nth % 2 == 0 { &one } else { &other };
         let key = Key::new("profile", &format!("u{}", nth / 2 % 4));
@@ -357,6 +375,31 @@ async fn a_write_that_was_not_answered_is_done_once() {
     let refused = site.documents.apply(key(), ops(&increment(1)), None).await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     assert_eq!((site.value().await, site.deltas().len()), (json!({"plays": 3}), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_did_not_take_effect_is_not_taken_for_one_that_another_agent_passed() {
+    let wall = Wall::new();
+    let one = Site::of("eu", Arc::default(), &[], &wall);
+    let ahead = Wall::new();
+    ahead.pass(DAY / 24);
+    let other = one.another(&ahead);
+    one.apply(&increment(1)).await;
+    other.apply(&increment(1)).await;
+    for (request, expected) in [(None, 3), (Some("k".to_owned()), 5)] {
+        sleep(Duration::from_secs(1)).await;
+        one.items.trouble.lock().unwrap().push((false, Failure::Unanswered("late".to_owned())));
+        let ours = one.documents.apply(key(), ops(&increment(1)), request.clone());
+        let theirs = other.documents.apply(key(), ops(&increment(1)), None);
+        let (ours, theirs) = futures::future::join(ours, theirs).await;
+        assert_eq!(theirs, Ok(Applied::Done));
+        match request {
+            None => assert!(matches!(ours, Err(Error::Unavailable { .. })), "{ours:?}"),
+            Some(_) => assert_eq!(ours, Ok(Applied::Done)),
+        }
+        assert_eq!(one.value().await, json!({"plays": expected}));
+    }
+    assert_eq!(one.deltas().len(), 5, "nothing was told that is not in the table");
 }
 
 #[tokio::test(start_paused = true)]
@@ -453,7 +496,7 @@ async fn two_deletes_that_never_met_do_not_keep_each_other_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_table_that_was_restored_writes_as_another_and_one_that_is_too_old_begins_anew() {
+async fn a_table_that_was_restored_writes_as_another_and_one_that_is_too_old_is_looked_through() {
     let wall = Wall::new();
     let (eu, us) = two(&wall);
     eu.apply(&increment(5)).await;
@@ -471,8 +514,11 @@ async fn a_table_that_was_restored_writes_as_another_and_one_that_is_too_old_beg
     restored.stop.cancel();
     wall.pass(HORIZON + DAY);
     let old = Site::of("eu", old, &[("us", &us.items)], &wall);
+    while old.documents.get(key()).await.is_err() {
+        sleep(Duration::from_secs(1)).await;
+    }
     settle(&[&old, &us]).await;
-    assert_eq!(old.counter("hubweave_state_discarded_documents_total"), 1.0);
+    assert_eq!(old.counter("hubweave_state_discarded_documents_total"), 0.0, "the other one has all of it");
     assert_eq!(old.value().await, json!({"plays": 18}));
     let (kept, listed) = old.sums().await;
     assert_eq!(kept, listed);
